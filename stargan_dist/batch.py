@@ -1,0 +1,42 @@
+"""What one iteration consumes."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """One rank's share of a global batch (SPEC of the method: arXiv 1912.01865, section 2.2).
+
+    Images travel as uint8 (B, 3, H, H) and become floats in [-1, 1] on the device: see `to`.
+    """
+
+    x: Tensor  # sources
+    y: Tensor  # (B,) their domains
+    x_ref: Tensor  # references of domain y_trg, drawn independently of the sources
+    x_ref2: Tensor  # other images of the same domain
+    y_trg: Tensor  # (B,) target domains
+    z: Tensor  # (B, latent_dim) ~ N(0, I)
+    z2: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
+        """Move to the device; images and latents become `dtype`, images in [-1, 1]."""
+
+        def move(t: Tensor) -> Tensor:
+            t = t.to(device, non_blocking=True)
+            if t.dtype == torch.uint8:
+                return to_unit(t, dtype)
+            return t.to(dtype) if t.is_floating_point() else t
+
+        return Batch(*map(move, self))
+
+
+def to_unit(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 [0, 255] -> float [-1, 1]."""
+    return images.to(dtype) / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float [-1, 1] -> uint8 [0, 255], rounded; what lies outside is clamped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,1 @@
+"""Samples: which, in which order, and how they are read."""

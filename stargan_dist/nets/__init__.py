@@ -1,0 +1,1 @@
+"""The networks. They import torch alone."""

@@ -1,0 +1,141 @@
+"""Building blocks of StarGAN v2 (arXiv 1912.01865, appendix A)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def he_init(module: nn.Module) -> None:
+    """He normal (fan-in, ReLU gain) for convolutions and linear layers, zero biases.
+
+    For `net.apply(he_init)`. Stacked linear layers do the same when they are made.
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.2)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _halve(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2)
+
+
+def _conv1x1(dim_in: int, dim_out: int) -> nn.Module:
+    """The shortcut of a block, where the widths differ."""
+    return nn.Identity() if dim_in == dim_out else nn.Conv2d(dim_in, dim_out, 1, bias=False)
+
+
+class StackedLinear(nn.Module):
+    """K linear layers, one per domain, their weights stacked: (K, out, in) and (K, out).
+
+    The rows of the batch's domains are picked first and multiplied afterwards, so the cost of a
+    step does not grow with K and every parameter stays in the graph.
+    """
+
+    def __init__(self, num_domains: int, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_domains, dim_out, dim_in))
+        self.bias = nn.Parameter(torch.zeros(num_domains, dim_out))
+        nn.init.normal_(self.weight, std=math.sqrt(2 / dim_in))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x (B, in), y (B,) domain indices -> (B, out)."""
+        weight = self.weight.index_select(0, y)  # (B, out, in)
+        bias = self.bias.index_select(0, y)
+        return torch.baddbmm(bias[:, :, None], weight, x[:, :, None])[:, :, 0]
+
+
+class ResBlock(nn.Module):
+    """Pre-activation residual block, (shortcut + residual) / sqrt(2), that may halve the size."""
+
+    def __init__(
+        self, dim_in: int, dim_out: int, *, normalize: bool = False, downsample: bool = False
+    ) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.norm1 = nn.InstanceNorm2d(dim_in, affine=True) if normalize else nn.Identity()
+        self.conv1 = nn.Conv2d(dim_in, dim_in, 3, 1, 1)
+        self.norm2 = nn.InstanceNorm2d(dim_in, affine=True) if normalize else nn.Identity()
+        self.conv2 = nn.Conv2d(dim_in, dim_out, 3, 1, 1)
+        self.conv1x1 = _conv1x1(dim_in, dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.conv1x1(x)
+        h = self.conv1(_leaky(self.norm1(x)))
+        if self.downsample:
+            shortcut, h = _halve(shortcut), _halve(h)
+        h = self.conv2(_leaky(self.norm2(h)))
+        return (shortcut + h) / math.sqrt(2)
+
+
+class AdaIN(nn.Module):
+    """Adaptive instance normalisation: (1 + gamma) * norm(x) + beta, both linear in the style."""
+
+    def __init__(self, style_dim: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(channels, affine=False)
+        self.affine = nn.Linear(style_dim, 2 * channels)
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        """x (B, C, H, W), s (B, style_dim) -> (B, C, H, W)."""
+        gamma, beta = self.affine(s)[:, :, None, None].chunk(2, dim=1)
+        return (1 + gamma) * self.norm(x) + beta
+
+
+class AdaINResBlock(nn.Module):
+    """Residual block of the decoder, styled by AdaIN, that may double the size.
+
+    With the high-pass option it has neither shortcut nor 1/sqrt(2): what is kept of the source
+    then comes through the high-pass filter. Its 1×1 convolution stays, unused, because the
+    published networks and parameter counts hold it.
+    """
+
+    def __init__(
+        self, dim_in: int, dim_out: int, style_dim: int, *, upsample: bool, shortcut: bool
+    ) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.shortcut = shortcut
+        self.adain1 = AdaIN(style_dim, dim_in)
+        self.conv1 = nn.Conv2d(dim_in, dim_out, 3, 1, 1)
+        self.adain2 = AdaIN(style_dim, dim_out)
+        self.conv2 = nn.Conv2d(dim_out, dim_out, 3, 1, 1)
+        self.conv1x1 = _conv1x1(dim_in, dim_out)
+
+    def _residual(self, x: Tensor, s: Tensor) -> Tensor:
+        h = _leaky(self.adain1(x, s))
+        h = self.conv1(_double(h) if self.upsample else h)
+        return self.conv2(_leaky(self.adain2(h, s)))
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        h = self._residual(x, s)
+        if not self.shortcut:
+            return h
+        return (self.conv1x1(_double(x) if self.upsample else x) + h) / math.sqrt(2)
+
+
+class HighPass(nn.Module):
+    """Depth-wise 3×3 high-pass filter, divided by w_hpf."""
+
+    kernel: Tensor
+
+    def __init__(self, w_hpf: float) -> None:
+        super().__init__()
+        kernel = torch.full((3, 3), -1.0)
+        kernel[1, 1] = 8.0
+        self.register_buffer("kernel", kernel / w_hpf, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(channels, 1, 3, 3)
+        return F.conv2d(x, kernel, padding=1, groups=channels)

@@ -1,0 +1,1 @@
+"""Shards: tar files of images, and the index that describes them."""

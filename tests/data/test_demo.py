@@ -1,0 +1,112 @@
+"""The demo data set: seeded, complete, and true to the factors written beside it."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stargan_dist.data.demo import SPECIES, Factors, draw, main, sample_factors, write_dataset
+from stargan_dist.errors import UserError
+
+COUNT = 4
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set of seed 0."""
+    dest = tmp_path_factory.mktemp("demo") / "animals"
+    write_dataset(dest, COUNT, SIZE, seed=0)
+    return dest
+
+
+def read_rows(dataset: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (dataset / "factors.jsonl").read_text().splitlines()]
+
+
+def contents(dataset: Path) -> dict[str, bytes]:
+    files = (path for path in dataset.rglob("*") if path.is_file())
+    return {str(path.relative_to(dataset)): path.read_bytes() for path in files}
+
+
+def test_writes_count_images_of_each_species(dataset: Path) -> None:
+    expected = {f"images/{species}/{i:06d}.png" for species in SPECIES for i in range(COUNT)}
+    assert contents(dataset).keys() == expected | {"factors.jsonl"}
+    with Image.open(dataset / "images/cat/000000.png") as image:
+        assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
+
+
+def test_nothing_but_the_data_set_is_left(dataset: Path) -> None:
+    assert list(dataset.parent.iterdir()) == [dataset]
+
+
+def test_same_seed_gives_same_bytes_and_another_seed_does_not(
+    dataset: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        write_dataset(tmp_path / str(seed), COUNT, SIZE, seed)
+    assert contents(tmp_path / "0") == contents(dataset)
+    assert contents(tmp_path / "1") != contents(dataset)
+
+
+def test_each_image_can_be_drawn_alone_from_its_line(dataset: Path) -> None:
+    for row in read_rows(dataset):
+        file = Path(str(row.pop("file")))
+        factors = sample_factors(0, file.parent.name, int(file.stem))
+        assert row == json.loads(json.dumps(asdict(factors)))
+        with Image.open(dataset / "images" / file) as image:
+            assert image.tobytes() == draw(factors, SIZE).tobytes()
+
+
+@pytest.mark.parametrize("species", SPECIES)
+def test_head_centre_has_the_colour_of_the_fur_and_a_corner_that_of_the_background(
+    species: str,
+) -> None:
+    for i in range(20):
+        factors = sample_factors(0, species, i)
+        pixels = np.asarray(draw(factors, 128), dtype=np.float64)
+        column, row = round(factors.x * 128), round(factors.y * 128)
+        centre = pixels[row - 1 : row + 1, column - 1 : column + 1].mean(axis=(0, 1))
+        np.testing.assert_allclose(centre, factors.fur, atol=8)
+        np.testing.assert_allclose(pixels[1, 1], factors.background, atol=1)
+
+
+def test_colours_do_not_tell_the_species() -> None:
+    """The mean colours of the species differ by no more than the sampling error."""
+    for colour in ("fur", "background"):
+        means = [
+            np.mean([getattr(sample_factors(0, species, i), colour) for i in range(500)], axis=0)
+            for species in SPECIES
+        ]
+        assert np.ptp(means, axis=0).max() < 15
+
+
+def test_tilt_is_clockwise() -> None:
+    upright = Factors("rabbit", 0.5, 0.6, 0.2, 0.0, (200, 90, 90), (240, 240, 240))
+    tilted = np.asarray(draw(replace(upright, tilt=0.3), 64).convert("L"), dtype=np.float64)
+    ears = tilted[5:20]
+    assert (ears[:, 32:] < 200).sum() > 2 * (ears[:, :32] < 200).sum()
+
+
+def test_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        write_dataset(tmp_path, COUNT, SIZE, seed=0)
+    assert (tmp_path / "kept").read_text() == "mine"
+
+
+def test_refuses_a_count_of_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        write_dataset(tmp_path / "animals", 0, SIZE, seed=0)
+
+
+def test_takes_over_an_empty_folder_and_an_interrupted_run(tmp_path: Path) -> None:
+    dest = tmp_path / "animals"
+    dest.mkdir()
+    (tmp_path / "animals.partial" / "images" / "cat").mkdir(parents=True)
+    main([str(dest), "--count", "1", "--size", "16"])
+    assert len(read_rows(dest)) == len(SPECIES)
+    assert list(tmp_path.iterdir()) == [dest]
