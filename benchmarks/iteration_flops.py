@@ -19,8 +19,9 @@ from torch.utils.flop_counter import flop_registry
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from stargan_dist.batch import Batch
+from stargan_dist.config import LossConfig
 from stargan_dist.nets.v2 import Networks, build_networks
-from stargan_dist.objectives.stargan_v2 import LossWeights, StarGANv2, Terms
+from stargan_dist.objectives.stargan_v2 import StarGANv2, Terms
 from tests.objectives.literal import literal_iteration
 
 
@@ -69,10 +70,10 @@ def make_batch(size: int, domains: int, batch: int) -> Batch:
 
 def count_gflop(networks: Networks, batch: Batch, *, literal: bool) -> float:
     """GFLOP per image of one iteration, all forwards and backwards."""
-    objective = StarGANv2(networks, LossWeights())
+    objective = StarGANv2(networks, LossConfig())
     with FlopCount() as counter:
         if literal:
-            literal_iteration(networks, None, batch, LossWeights(), lambda_ds=1.0)
+            literal_iteration(networks, None, batch, LossConfig(), lambda_ds=1.0)
         else:
             objective.iterate(BackwardOnly(objective), batch, step=0)
     return counter.total / 1e9 / len(batch.y)

@@ -6,7 +6,6 @@ sees one forward per backward. D is handed to the generator side frozen, as an a
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from stargan_dist import losses
 from stargan_dist.batch import Batch
+from stargan_dist.config import LossConfig
 from stargan_dist.nets.v2 import Encoded, Networks
 
 Terms = dict[str, Tensor]
@@ -28,17 +28,6 @@ class Guide(NamedTuple):
 
 LATENT = Guide("latent", ("G", "F", "E"))
 REFERENCE = Guide("reference", ("G",))
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """λ of the terms, section 2.2. The diversity weight falls to 0 over `ds_iter` iterations."""
-
-    reg: float = 1.0
-    sty: float = 1.0
-    cyc: float = 1.0
-    ds: float = 1.0
-    ds_iter: int = 100_000
 
 
 class Translation(NamedTuple):
@@ -64,7 +53,7 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 class DiscriminatorSide(nn.Module):
     """D on real images of their domains and fakes of their targets: Eq. (1) and R1."""
 
-    def __init__(self, networks: Networks, weights: LossWeights) -> None:
+    def __init__(self, networks: Networks, weights: LossConfig) -> None:
         super().__init__()
         self.D = networks.D
         self.weights = weights
@@ -82,7 +71,7 @@ class DiscriminatorSide(nn.Module):
 class GeneratorSide(nn.Module):
     """G, F and E: Eqs. (1) to (4)."""
 
-    def __init__(self, networks: Networks, weights: LossWeights) -> None:
+    def __init__(self, networks: Networks, weights: LossConfig) -> None:
         super().__init__()
         self.G, self.F, self.E = networks.G, networks.F, networks.E
         self.weights = weights
@@ -134,7 +123,7 @@ class Updater(Protocol):
 class StarGANv2:
     """The objective: its two sides, and the order in which they meet."""
 
-    def __init__(self, networks: Networks, weights: LossWeights) -> None:
+    def __init__(self, networks: Networks, weights: LossConfig) -> None:
         self.weights = weights
         self.discriminator = DiscriminatorSide(networks, weights)
         self.generator = GeneratorSide(networks, weights)

@@ -1,0 +1,226 @@
+"""Checkpoints: `RUN/checkpoints/step_NNNNNNNN/`, complete or absent, on any URL.
+
+A folder holds the networks and their averages (safetensors), the optimizers (loadable with
+`weights_only=True`), and `manifest.json` with the step, the configuration and a hash of every
+file. There is no random state to save: whatever is drawn is a function of (seed, step).
+"""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save_file
+from torch import Tensor, nn
+
+from stargan_dist import storage
+from stargan_dist.errors import UserError
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+LATEST = "latest"
+NETWORKS, EMA, OPTIMIZERS = "networks.safetensors", "ema.safetensors", "optimizers.pt"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint. `step` iterations are done; `config` is that of the run."""
+
+    url: str
+    step: int
+    config: dict[str, Any]
+    domains: list[str]
+    data: str
+    files: dict[str, dict[str, Any]]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file, which must be those that were saved.
+
+        Raises:
+            UserError: they are missing or damaged.
+        """
+        where = storage.join(self.url, name)
+        try:
+            data = storage.read_bytes(where)
+        except OSError as error:
+            raise UserError(f"cannot read {where}: {error}{self._remedy()}") from error
+        if hashlib.sha256(data).hexdigest() != self.files[name]["sha256"]:
+            raise UserError(f"{where} is damaged, its hash is not the manifest's{self._remedy()}")
+        return data
+
+    def _remedy(self) -> str:
+        return f"; remove {self.url} to go on from the checkpoint before it"
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        return load(self.read(name))
+
+
+def step_name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def _folder(run: str) -> str:
+    return storage.join(run, FOLDER)
+
+
+def _read_manifest(url: str) -> Checkpoint:
+    where = storage.join(url, MANIFEST)
+    try:
+        row = json.loads(storage.read_bytes(where))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"cannot read the checkpoint {where}: {error}") from error
+    if row.pop("version", None) != VERSION:
+        raise UserError(f"{where} is of another version of this program")
+    return Checkpoint(url, **row)
+
+
+def list_steps(run: str) -> list[int]:
+    """Steps of the complete checkpoints of a run, ascending."""
+    names = storage.list_names(_folder(run))
+    steps = [int(name[5:]) for name in names if re.fullmatch(r"step_\d{8,}", name)]
+    return sorted(
+        s for s in steps if storage.exists(storage.join(_folder(run), step_name(s), MANIFEST))
+    )
+
+
+def find(run: str, which: str = LATEST) -> Checkpoint | None:
+    """A checkpoint of a run: `latest`, `best`, or a step such as 5000 or step_00005000.
+
+    `latest` is what the file of that name says, so a run can be set back by writing an older
+    name into it; without the file, the newest one. None if the run has no checkpoint yet.
+
+    Raises:
+        UserError: the one asked for does not exist.
+    """
+    steps = list_steps(run)
+    if not steps:
+        return None
+    if which == LATEST:
+        return _read_manifest(storage.join(_folder(run), step_name(_latest(run, steps))))
+    if which == "best":
+        step = best_step(run)
+    else:
+        step = int(which.removeprefix("step_")) if re.fullmatch(r"(step_)?\d+", which) else None
+    if step not in steps:
+        raise UserError(f"{run} has no checkpoint {which}; it has the steps {steps}")
+    return _read_manifest(storage.join(_folder(run), step_name(step)))
+
+
+def _latest(run: str, steps: list[int]) -> int:
+    pointer = storage.join(_folder(run), LATEST)
+    if storage.exists(pointer):
+        name = storage.read_bytes(pointer).decode().strip()
+        named = [step for step in steps if step_name(step) == name]
+        if named:
+            return named[0]
+    return steps[-1]
+
+
+def _prefixed(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{letter}.{name}": tensor.detach().cpu().contiguous()
+        for letter, network in networks.items()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def load_networks(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Fill networks from tensors named `LETTER.parameter`."""
+    for letter, network in networks.items():
+        prefix = f"{letter}."
+        network.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+
+
+def _describe(folder: Path) -> dict[str, dict[str, Any]]:
+    rows = {}
+    for file in sorted(folder.iterdir()):
+        with file.open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        rows[file.name] = {"bytes": file.stat().st_size, "sha256": digest}
+    return rows
+
+
+def save(
+    run: str,
+    step: int,
+    *,
+    networks: Mapping[str, nn.Module],
+    ema: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    facts: Mapping[str, Any],
+) -> None:
+    """Publish a checkpoint and point `latest` at it. For one rank to call.
+
+    Args:
+        facts: `config` (plain values), `domains`, and `data`, the fingerprint of the index.
+
+    Raises:
+        UserError: it cannot be written. What was there before stays.
+    """
+    url = storage.join(_folder(run), step_name(step))
+    try:
+        with storage.published_folder(url, last=MANIFEST) as folder:
+            save_file(_prefixed(networks), folder / NETWORKS)
+            save_file(_prefixed(ema), folder / EMA)
+            states = {letter: optimizer.state_dict() for letter, optimizer in optimizers.items()}
+            torch.save(states, folder / OPTIMIZERS)
+            manifest = {"version": VERSION, "step": step, **facts, "files": _describe(folder)}
+            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        storage.write_bytes(storage.join(_folder(run), LATEST), f"{step_name(step)}\n".encode())
+    except OSError as error:
+        raise UserError(f"cannot save the checkpoint {url}: {error}") from error
+
+
+def restore(
+    checkpoint: Checkpoint,
+    *,
+    networks: Mapping[str, nn.Module],
+    ema: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> None:
+    """Fill networks, averages and optimizers from a checkpoint."""
+    load_networks(networks, checkpoint.tensors(NETWORKS))
+    load_networks(ema, checkpoint.tensors(EMA))
+    data = io.BytesIO(checkpoint.read(OPTIMIZERS))
+    states = torch.load(data, map_location="cpu", weights_only=True)
+    for letter, optimizer in optimizers.items():
+        optimizer.load_state_dict(states[letter])
+
+
+def best_step(run: str) -> int | None:
+    """The step with the lowest Fréchet distance among the evaluations of a run."""
+    folder = storage.join(run, "evaluation")
+    scores = {}
+    for name in storage.list_names(folder):
+        if re.fullmatch(r"step_\d+\.json", name):
+            row = json.loads(storage.read_bytes(storage.join(folder, name)))
+            scores[int(row["step"])] = float(row["score"])
+    return min(scores, key=lambda step: scores[step]) if scores else None
+
+
+def superseded(
+    steps: Iterable[int], *, keep_last: int, keep_every: int, best: int | None
+) -> list[int]:
+    """The steps that may go: not among the newest, no multiple of `keep_every`, not the best."""
+    steps = sorted(steps)
+    kept = set(steps[-keep_last:]) | {best}
+    kept |= {step for step in steps if keep_every and step % keep_every == 0}
+    return [step for step in steps if step not in kept]
+
+
+def remove_superseded(run: str, *, keep_last: int, keep_every: int) -> None:
+    """Apply the retention to a run. The manifest goes first: a half-removed folder is no
+    checkpoint."""
+    steps = list_steps(run)
+    for step in superseded(
+        steps, keep_last=keep_last, keep_every=keep_every, best=best_step(run)
+    ):
+        storage.remove_folder(storage.join(_folder(run), step_name(step)), first=MANIFEST)

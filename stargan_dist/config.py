@@ -1,0 +1,241 @@
+"""The configuration: typed, from defaults < YAML files < command line.
+
+`--config a.yaml --config b.yaml --optim.lr 2e-4`; `--print_config` shows the result. The resolved
+configuration is written into the run folder, and a resumed run must agree with it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from stargan_dist.errors import UserError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from."""
+
+    shards: str = ""
+    """Folder or URL of the shards (`python -m stargan_dist.shards build`)."""
+    workers: int = 4
+    """Loader processes of each rank. Their number has no influence on the samples."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size and form of the networks."""
+
+    image_size: int = 256
+    """Pixels a side: a power of two from 32 to 1024."""
+    base_width: int = 0
+    """Channels at full size; 0: the paper's, 2**14 / image_size."""
+    max_width: int = 512
+    """Channels are doubled with each halving of the size, up to this."""
+    latent_dim: int = 16
+    """Length of a latent z."""
+    style_dim: int = 64
+    """Length of a style code s."""
+    mapping_dim: int = 512
+    """Width of the mapping network F."""
+    mapping: Literal["branches", "heads", "conditional"] = "branches"
+    """Form of F: 4 shared layers and 4 per domain; 6 and 1; or conditional, for many domains."""
+    w_hpf: float = 0.0
+    """High-pass option of G. Needs landmark masks, which training does not make yet: 0."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses."""
+
+    reg: float = 1.0
+    """R1 regularisation of D."""
+    sty: float = 1.0
+    """Style reconstruction."""
+    cyc: float = 1.0
+    """Cycle consistency."""
+    ds: float = 1.0
+    """Diversity, at the first step."""
+    ds_iter: int = 100_000
+    """The step at which the diversity weight, falling linearly, reaches 0."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam, one for each network, and the averages of their weights."""
+
+    lr: float = 1e-4
+    """Learning rate of G, E and D."""
+    lr_mapping: float = 1e-6
+    """Learning rate of F."""
+    betas: tuple[float, float] = (0.0, 0.99)
+    """Adam's decay rates."""
+    weight_decay: float = 1e-4
+    """L2, not decoupled."""
+    ema: float = 0.999
+    """Decay of the averaged weights of G, F and E, per step."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the state is saved, and how long it is kept."""
+
+    every: int = 5000
+    """Steps between checkpoints."""
+    keep_last: int = 3
+    """The newest so many stay."""
+    keep_every: int = 0
+    """Those at multiples of this stay for good; 0: none."""
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """What a run is watched with."""
+
+    log_every: int = 50
+    """Steps between progress lines and TensorBoard scalars."""
+    sample_every: int = 2500
+    """Steps between grids of translations; 0: none."""
+    sources: int = 2
+    """Sources of each domain in a grid; as many references."""
+    latents: int = 3
+    """Latents for each target domain in a grid."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    run: str = ""
+    """Folder or URL of the run. The same command again resumes it."""
+    steps: int = 100_000
+    """Iterations in all."""
+    batch_size: int = 8
+    """Sources in each iteration, over all ranks together."""
+    seed: int = 0
+    """Of the initial weights, the order of the samples, augmentations and latents."""
+    precision: Literal["float32", "float64"] = "float32"
+    """float64 is for tests of equality."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+
+# What may differ when a run is resumed: none of it changes the parameters that come out.
+FREE_FIELDS = ("run", "steps", "data.", "checkpoint.", "monitor.")
+
+
+def parse(argv: Sequence[str] | None = None, prog: str = "stargan_dist.train") -> Config:
+    """Build the configuration from a command line.
+
+    Raises:
+        UserError: unknown key, wrong type or impossible value.
+    """
+    parser = ArgumentParser(
+        prog=f"python -m {prog}",
+        description="Train StarGAN v2. The same command again resumes the run.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file; may be given several times.")
+    parser.add_class_arguments(Config)
+    try:
+        namespace = parser.parse_args(None if argv is None else list(argv))
+    except ArgumentError as error:
+        raise UserError(" ".join(str(error).split())) from error
+    del namespace["config"]
+    config = Config(**parser.instantiate_classes(namespace).as_dict())
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Raises UserError for values that cannot work, naming the field."""
+    size, model, loss, optim = config.model.image_size, config.model, config.loss, config.optim
+    rules = [
+        (config.run, "run: name the folder of the run (--run RUN)"),
+        (config.data.shards, "data.shards: name the shards (--data.shards URL)"),
+        (32 <= size <= 1024 and size & (size - 1) == 0,
+         f"model.image_size: {size} is not a power of two from 32 to 1024"),
+        (model.w_hpf == 0, "model.w_hpf: training has no landmark masks yet, leave it at 0"),
+        (model.base_width >= 0, "model.base_width: must not be negative"),
+        (loss.ds_iter >= 1, "loss.ds_iter: must be at least 1"),
+        (optim.lr > 0 and optim.lr_mapping > 0, "optim.lr, optim.lr_mapping: must be positive"),
+        (0 <= optim.ema < 1, "optim.ema: must be in [0, 1)"),
+        (all(0 <= beta < 1 for beta in optim.betas), "optim.betas: each must be in [0, 1)"),
+        (config.data.workers >= 0, "data.workers: must not be negative"),
+        (config.checkpoint.keep_last >= 1, "checkpoint.keep_last: must be at least 1"),
+    ]  # fmt: skip
+    positive = {
+        "steps": config.steps, "batch_size": config.batch_size,
+        "model.max_width": model.max_width, "model.latent_dim": model.latent_dim,
+        "model.style_dim": model.style_dim, "model.mapping_dim": model.mapping_dim,
+        "checkpoint.every": config.checkpoint.every, "monitor.log_every": config.monitor.log_every,
+        "monitor.sources": config.monitor.sources, "monitor.latents": config.monitor.latents,
+    }  # fmt: skip
+    rules += [(value >= 1, f"{name}: must be at least 1") for name, value in positive.items()]
+    for holds, complaint in rules:
+        if not holds:
+            raise UserError(complaint)
+
+
+def check_world(config: Config, world_size: int) -> None:
+    """Raises UserError unless the global batch divides evenly among the ranks."""
+    if config.batch_size % world_size:
+        raise UserError(
+            f"batch_size: {config.batch_size} is the global batch and must be a multiple of the "
+            f"number of processes, {world_size}; {world_size * -(-config.batch_size // world_size)}"
+            " would do"
+        )
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain values only, as YAML and JSON have them."""
+    row = dataclasses.asdict(config)
+    row["optim"]["betas"] = list(config.optim.betas)
+    return row
+
+
+def to_yaml(config: Config) -> str:
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def from_dict(row: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`, with the same checks as the command line."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config)
+    try:
+        config = Config(**parser.instantiate_classes(parser.parse_object(row)).as_dict())
+    except ArgumentError as error:
+        raise UserError(" ".join(str(error).split())) from error
+    check(config)
+    return config
+
+
+def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def check_resumable(saved: dict[str, Any], config: Config, run: str) -> None:
+    """Raises UserError if a run was made with another configuration, naming what differs."""
+    old, new = _flat(saved), _flat(to_dict(config))
+    differing = [
+        f"{name} was {old.get(name)}, is {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not name.startswith(FREE_FIELDS)
+    ]
+    if differing:
+        raise UserError(
+            f"{run} was trained with another configuration ({'; '.join(differing)}): "
+            "give the old values to resume it, or another --run"
+        )

@@ -1,0 +1,141 @@
+"""The one module that knows of processes: it alone imports accelerate."""
+
+import gc
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from stargan_dist.errors import UserError
+
+REMEDY = (
+    "start one world of N processes with "
+    "`accelerate launch --multi_gpu --num_processes N -m stargan_dist.train …` "
+    "(without GPUs: ACCELERATE_USE_CPU=1 ahead of it), or one process with "
+    "`python -m stargan_dist.train …`"
+)
+
+
+def launched_world_size() -> int:
+    """The number of processes that the launcher says it started.
+
+    Raises:
+        UserError: several processes were started without being told of each other.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        if int(os.environ.get(name, "1")) > 1:
+            raise UserError(
+                f"{name} is {os.environ[name]} but WORLD_SIZE is not set: these processes would "
+                f"train independently and overwrite each other; {REMEDY}"
+            )
+    return 1
+
+
+def total_norm(network: nn.Module) -> Tensor:
+    """The norm of all gradients of a network, left on the device."""
+    return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+
+
+class Engine:
+    """DDP over any number of processes, through Accelerate.
+
+    Raises:
+        UserError: the processes do not form the one world that was launched.
+    """
+
+    def __init__(self) -> None:
+        launched = launched_world_size()
+        # The reference-guided step leaves F and E unused. That also keeps DDP's buckets as they
+        # are first made: rebuilt ones would sum in another order, and a resumed run of three or
+        # more ranks would differ in the last bits. Never static_graph: with R1 the ranks would
+        # drift apart without an error.
+        ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+        on_cpu = not torch.cuda.is_available()
+        self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[ddp])
+        if self.world_size != launched:
+            raise UserError(
+                f"{launched} processes were launched, but this one sees a world of "
+                f"{self.world_size}: they would train independently; {REMEDY}"
+            )
+        # What ranks agree on between steps must not wait for the GPU.
+        self._control = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        self._sides: dict[str, nn.Module] = {}
+        self._networks: Mapping[str, nn.Module] = {}
+        self._optimizers: Mapping[str, torch.optim.Optimizer] = {}
+
+    @property
+    def rank(self) -> int:
+        return self._accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        return self._accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        return self._accelerator.device
+
+    def prepare(
+        self,
+        sides: Mapping[str, nn.Module],
+        networks: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+    ) -> None:
+        """Wrap the sides. Networks and optimizers stay raw: they are stepped by name."""
+        self._sides = {
+            name: self._accelerator.prepare_model(side, device_placement=False)
+            for name, side in sides.items()
+        }
+        self._networks, self._optimizers = networks, optimizers
+
+    def update(self, side: str, *args: Any, steps: tuple[str, ...]) -> dict[str, Tensor]:
+        """One loss of one side: forward, backward with averaged gradients, then the named steps.
+
+        Returns the terms of this rank and the gradient norms, on the device.
+        """
+        module = self._sides[side]
+        loss, terms = module(*args)
+        loss.backward()
+        for name in steps:
+            terms[f"grad_norm_{name}"] = total_norm(self._networks[name])
+            self._optimizers[name].step()
+        module.zero_grad(set_to_none=True)
+        return terms
+
+    def mean(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """Average scalars over the ranks and read them: one transfer from the device for all."""
+        values = torch.stack([term.double() for term in terms.values()])
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        values = values / self.world_size
+        return dict(zip(terms, values.tolist(), strict=True))
+
+    def agree(self, number: int) -> int:
+        """The largest of the ranks' numbers, on every rank. Does not wait for the GPU."""
+        if self._control is None:
+            return number
+        value = torch.tensor(number)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self._control)
+        return int(value)
+
+    def wait_for_all(self) -> None:
+        """Return when every rank has come here."""
+        self.agree(0)
+
+    def close(self) -> None:
+        """Leave the world. A wrapper that outlived its process group could abort at exit."""
+        self._sides = {}
+        gc.collect()
+        if dist.is_initialized():
+            dist.destroy_process_group()

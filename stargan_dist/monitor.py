@@ -1,0 +1,215 @@
+"""What a person watches a run by: a progress line, TensorBoard, grids of translations."""
+
+import io
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
+
+from stargan_dist import storage
+from stargan_dist.batch import to_uint8, to_unit
+from stargan_dist.data.order import generator
+from stargan_dist.data.stream import LoadedSplit
+from stargan_dist.progress import clock
+from stargan_dist.translate import Translator
+
+SHOWN_TERMS = {"D": ("real", "fake", "reg"), "G": ("adv", "sty", "ds", "cyc")}
+CELL_PIXELS = 64  # smaller images are enlarged to about this in a grid
+HEADER_PIXELS = 16
+PACKAGES = (
+    "torch", "torchvision", "accelerate", "deepspeed", "webdataset", "fsspec", "numpy", "pillow",
+)  # fmt: skip
+
+
+def environment(world_size: int, device: torch.device) -> dict[str, Any]:
+    """What a run was made with: versions, git commit, world."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in ("stargan_dist", *PACKAGES)},
+        "git_commit": _git_commit(),
+        "command": sys.argv,
+        "world_size": world_size,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that the package lies in, with + if files were changed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    try:
+        return subprocess.run(
+            [*command, "--abbrev=40", "--exclude=*"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Most memory used so far: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Stopwatch:
+    """Times between two log lines: how long in all, and how long waiting for data."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.waited = 0.0
+
+    def timed(self, batches: Any) -> Any:
+        """Iterate, and count the time until each batch is there."""
+        iterator = iter(batches)
+        while True:
+            asked = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self.waited += time.monotonic() - asked
+            yield batch
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds since the last lap, and the share of them spent waiting; starts a new lap."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        share = self.waited / seconds
+        self.began, self.waited = time.monotonic(), 0.0
+        return seconds, share
+
+
+def progress_line(
+    step: int, steps: int, rate: float, eta_seconds: float, losses: Mapping[str, float]
+) -> str:
+    """One line about a step. Losses are averaged over the two guides."""
+    parts = [
+        f"step {step}/{steps} ({step / steps:.1%})",
+        f"{rate:.1f} img/s",
+        f"eta {clock(eta_seconds)}",
+    ]
+    for side, terms in SHOWN_TERMS.items():
+        means = [
+            sum(losses[f"{side}/{guide}/{term}"] for guide in ("latent", "reference")) / 2
+            for term in terms
+        ]
+        told = " ".join(f"{term} {mean:.3f}" for term, mean in zip(terms, means, strict=True))
+        parts.append(f"{side} {told}")
+    return "  ".join(parts)
+
+
+class Monitor:
+    """Progress and TensorBoard of rank 0. `start` is the step that the run goes on from."""
+
+    def __init__(self, run: str, start: int, steps: int, batch_size: int, config: str) -> None:
+        self.start, self.steps, self.batch_size = start, steps, batch_size
+        self.last, self.began = start, time.monotonic()
+        # Steps that a killed process logged after its last checkpoint will be logged again.
+        self.board = SummaryWriter(storage.join(run, "tensorboard"), purge_step=start + 1)
+        if start == 0:
+            indented = "\n".join(f"    {line}" for line in config.splitlines())
+            self.board.add_text("config", indented, 0)
+
+    def log(
+        self,
+        step: int,
+        losses: Mapping[str, float],
+        *,
+        lambda_ds: float,
+        seconds: float,
+        data_wait_share: float,
+        memory: int,
+    ) -> None:
+        rate = (step - self.last) * self.batch_size / seconds
+        pace = (time.monotonic() - self.began) / (step - self.start)
+        self.last = step
+        print(progress_line(step, self.steps, rate, pace * (self.steps - step), losses), flush=True)
+        scalars = {
+            "schedule/lambda_ds": lambda_ds,
+            "speed/images_per_second": rate,
+            "speed/data_wait_share": data_wait_share,
+            "speed/memory_gib": memory / 2**30,
+            "progress/images_seen": step * self.batch_size,
+        }
+        for name, value in {**losses, **scalars}.items():
+            self.board.add_scalar(name, value, step)
+
+    def show(self, grids: Mapping[str, Image.Image], step: int) -> None:
+        for name, picture in grids.items():
+            pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+            shape = (picture.height, picture.width, 3)
+            self.board.add_image(f"samples/{name}", pixels.view(shape), step, dataformats="HWC")
+        self.board.flush()
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def latent_grid(translator: Translator, inputs: LoadedSplit, latents: int, seed: int) -> Image.Image:
+    """A row per source: the source, then `latents` translations into each domain.
+
+    Every row has the same latents.
+    """
+    domains, latent_dim = len(inputs.domains), translator.config.model.latent_dim
+    drawn = generator(seed, "grid").standard_normal((domains * latents, latent_dim))
+    z = torch.from_numpy(drawn).to(translator.device, translator.dtype)
+    y_trg = torch.arange(domains, device=translator.device).repeat_interleave(latents)
+    sources = to_unit(inputs.images.to(translator.device), translator.dtype)
+    rows = [
+        torch.cat([x[None], translator.from_latents(x.expand(len(z), -1, -1, -1), y_trg, z)])
+        for x in sources
+    ]
+    return picture(torch.stack(rows), ["source", *(inputs.domains[y] for y in y_trg)])
+
+
+def reference_grid(translator: Translator, inputs: LoadedSplit, references: LoadedSplit) -> Image.Image:
+    """References in the first row; below, a row per source and its translation by each."""
+    x_ref = to_unit(references.images.to(translator.device), translator.dtype)
+    y_trg = references.labels.to(translator.device)
+    sources = to_unit(inputs.images.to(translator.device), translator.dtype)
+    blank = torch.ones_like(sources[:1])
+    rows = [torch.cat([blank, x_ref])]
+    for x in sources:
+        fakes = translator.from_references(x.expand(len(x_ref), -1, -1, -1), y_trg, x_ref)
+        rows.append(torch.cat([x[None], fakes]))
+    return picture(torch.stack(rows), ["source", *(references.domains[y] for y in y_trg)])
+
+
+def picture(cells: Tensor, header: list[str]) -> Image.Image:
+    """Images (rows, columns, 3, H, H) in [-1, 1], with a name above each column."""
+    rows, columns, _, size, _ = cells.shape
+    scale = max(1, CELL_PIXELS // size)
+    pixels = to_uint8(cells.flatten(0, 1)).cpu()
+    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    grid = make_grid(pixels, nrow=columns, padding=2, pad_value=255)
+    sheet = Image.new("RGB", (grid.shape[2], grid.shape[1] + HEADER_PIXELS), "white")
+    sheet.paste(Image.fromarray(grid.permute(1, 2, 0).numpy()), (0, HEADER_PIXELS))
+    draw = ImageDraw.Draw(sheet)
+    for column, name in enumerate(header):
+        draw.text((4 + column * (size * scale + 2), 2), name, fill="black")
+    return sheet
+
+
+def to_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

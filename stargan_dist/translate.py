@@ -1,0 +1,71 @@
+"""Translation by averaged networks, for grids, samples and metrics alike."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from stargan_dist import checkpoint as checkpoints
+from stargan_dist import config as configs
+from stargan_dist.checkpoint import EMA, load_networks
+from stargan_dist.config import Config
+from stargan_dist.errors import UserError
+from stargan_dist.nets.v2 import build_networks
+
+AVERAGED = ("G", "F", "E")
+
+
+class Translator:
+    """Images into domains, guided by latents or by references.
+
+    x, x_ref: (B, 3, H, H) in [-1, 1]; y_trg: (B,) int64; z: (B, latent_dim). Outputs are
+    (B, 3, H, H), about [-1, 1].
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        config: Config,
+        domains: list[str],
+        step: int,
+        url: str = "",
+    ) -> None:
+        self.G, self.F, self.E = (networks[letter] for letter in AVERAGED)
+        self.config, self.domains, self.step, self.url = config, domains, step, url
+
+    @classmethod
+    def load(
+        cls, run: str, checkpoint: str = "latest", device: str | torch.device = "cpu"
+    ) -> "Translator":
+        """The averaged networks of a run's checkpoint: `latest`, `best` or a step.
+
+        Raises:
+            UserError: the run has none, or not this one.
+        """
+        found = checkpoints.find(run, checkpoint)
+        if found is None:
+            raise UserError(f"{run} has no checkpoint: train it first")
+        config = configs.from_dict(found.config)
+        built = build_networks(len(found.domains), **configs.to_dict(config)["model"])._asdict()
+        networks = {
+            letter: built[letter].to(device, getattr(torch, config.precision)).eval()
+            for letter in AVERAGED
+        }
+        load_networks(networks, found.tensors(EMA))
+        return cls(networks, config, found.domains, found.step, found.url)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.G.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.G.parameters()).dtype
+
+    @torch.no_grad()
+    def from_latents(self, x: Tensor, y_trg: Tensor, z: Tensor) -> Tensor:
+        return self.G(x, self.F(z, y_trg))
+
+    @torch.no_grad()
+    def from_references(self, x: Tensor, y_trg: Tensor, x_ref: Tensor) -> Tensor:
+        return self.G(x, self.E(x_ref, y_trg))
