@@ -174,7 +174,7 @@ def save(
             torch.save(states, folder / OPTIMIZERS)
             manifest = {"version": VERSION, "step": step, **facts, "files": _describe(folder)}
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        storage.write_bytes(storage.join(_folder(run), LATEST), f"{step_name(step)}\n".encode())
+        _point_latest(run, step)
     except OSError as error:
         raise UserError(f"cannot save the checkpoint {url}: {error}") from error
 
@@ -193,6 +193,10 @@ def restore(
     states = torch.load(data, map_location="cpu", weights_only=True)
     for letter, optimizer in optimizers.items():
         optimizer.load_state_dict(states[letter])
+
+
+def _point_latest(run: str, step: int) -> None:
+    storage.write_bytes(storage.join(_folder(run), LATEST), f"{step_name(step)}\n".encode())
 
 
 def best_step(run: str) -> int | None:

@@ -158,6 +158,9 @@ class Monitor:
             pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
             shape = (picture.height, picture.width, 3)
             self.board.add_image(f"samples/{name}", pixels.view(shape), step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Have everything logged so far on disk."""
         self.board.flush()
 
     def close(self) -> None:

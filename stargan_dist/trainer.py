@@ -280,6 +280,7 @@ def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> in
         if config.monitor.sample_every and (step % config.monitor.sample_every == 0 or last):
             reporter.sample(step)
         if (step % config.checkpoint.every == 0 or last or received) and engine.is_main:
+            reporter.monitor.flush()  # a resumed run logs only what comes after this checkpoint
             training.save(step)
         if received:
             break

@@ -10,7 +10,6 @@ import argparse
 import colorsys
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -63,7 +62,7 @@ class Pen:
         self._rotation = np.array([[cos, sin], [-sin, cos]])
 
     def shape(self, points: Points, fill: Colour, outline: float = 0.0) -> None:
-        """Fills the polygon ``points`` (N, 2); ``outline`` is the width of the line around it."""
+        """Fill the polygon ``points`` (N, 2); ``outline`` is the width of the line around it."""
         corners = self._pixels(points)
         self._canvas.polygon(corners, fill=fill)
         if outline:
@@ -71,7 +70,7 @@ class Pen:
             self._stroke(corners + corners[:2], self.outline, outline)
 
     def line(self, points: Points, colour: Colour, width: float) -> None:
-        """Draws the open line through ``points`` (N, 2)."""
+        """Draw the open line through ``points`` (N, 2)."""
         self._stroke(self._pixels(points), colour, width)
 
     def _stroke(self, pixels: list[tuple[float, float]], colour: Colour, width: float) -> None:
@@ -83,13 +82,13 @@ class Pen:
 
 
 def _mix(a: Colour, b: Colour, share: float) -> Colour:
-    """The colour that lies ``share`` (0 to 1) of the way from ``a`` to ``b``."""
+    """Mix the colour that lies ``share`` (0 to 1) of the way from ``a`` to ``b``."""
     red, green, blue = (round(p + (q - p) * share) for p, q in zip(a, b, strict=True))
     return red, green, blue
 
 
 def _oval(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> Points:
-    """The corners (N, 2) of an ellipse about (x, y), turned clockwise by ``turn`` radians."""
+    """List the corners (N, 2) of an ellipse about (x, y), turned clockwise by ``turn`` radians."""
     angle = np.linspace(0, 2 * math.pi, OVAL_CORNERS, endpoint=False)
     along, across = rx * np.cos(angle), ry * np.sin(angle)
     cos, sin = math.cos(turn), math.sin(turn)
@@ -174,14 +173,14 @@ def _rgb(hue: float, saturation: float, value: float) -> Colour:
 
 
 def draw(factors: Factors, size: int) -> Image.Image:
-    """Draws the animal as an RGB image of ``size`` x ``size`` pixels."""
+    """Draw the animal as an RGB image of ``size`` x ``size`` pixels."""
     pen = Pen(factors, size * OVERSAMPLING)
     _DRAWINGS[factors.species](pen)
     return pen.image.reduce(OVERSAMPLING)
 
 
 def write_dataset(dest: Path, count: int, size: int, seed: int) -> None:
-    """Writes ``count`` images of each species, and their factors, to the new folder ``dest``."""
+    """Write ``count`` images of each species, and their factors, to the new folder ``dest``."""
     if count < 1 or size < 1:
         raise UserError(f"count and size must be at least 1, not {count} and {size}")
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
@@ -190,14 +189,14 @@ def write_dataset(dest: Path, count: int, size: int, seed: int) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     for species in SPECIES:
         (partial / "images" / species).mkdir(parents=True)
-    with open(partial / "factors.jsonl", "w", encoding="utf-8") as lines:
+    with (partial / "factors.jsonl").open("w", encoding="utf-8") as lines:
         for species in SPECIES:
             for i in range(count):
                 factors = sample_factors(seed, species, i)
                 file = f"{species}/{i:06d}.png"
                 draw(factors, size).save(partial / "images" / file)
                 lines.write(json.dumps({"file": file, **asdict(factors)}) + "\n")
-    os.rename(partial, dest)
+    partial.rename(dest)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

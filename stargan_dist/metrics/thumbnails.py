@@ -1,7 +1,7 @@
 """Numbers that need no pretrained network, under names of their own. None of them is FID or LPIPS.
 
-- `thumbnail_fd`: the Fréchet distance between Gaussians fitted to thumbnails of 8 × 8 pixels
-  (192 numbers in [0, 1]): do colours and coarse layout have the right distribution?
+- `thumbnail_fd`: the Fréchet distance between Gaussians fitted to thumbnails of 4 × 4 pixels
+  (48 numbers in [0, 1]): do colours and coarse layout have the right distribution?
 - `diversity_l1`: mean absolute difference, in [-1, 1], between outputs of one source.
 """
 
@@ -14,11 +14,11 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from stargan_dist.batch import to_uint8
 
-SIDE = 8
+SIDE = 4
 
 
 class Thumbnails(nn.Module):
-    """uint8 (N, 3, H, H) -> (N, 192): area means, in [0, 1]."""
+    """uint8 (N, 3, H, H) -> (N, 48): area means, in [0, 1]."""
 
     num_features = 3 * SIDE**2
 

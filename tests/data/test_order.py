@@ -1,0 +1,99 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from stargan_dist.data.order import WINDOW_SHARDS, Location, Order
+from stargan_dist.data.stream import RankSlots
+
+COUNTS = ((5, 3, 1), (4,), tuple([2] * (WINDOW_SHARDS + 3)))
+SIZES = [sum(counts) for counts in COUNTS]
+ORDER = Order(COUNTS, seed=7)
+
+
+def everything(domain):
+    return [Location(domain, s, i) for s, n in enumerate(COUNTS[domain]) for i in range(n)]
+
+
+def streams(slots):
+    """For each domain, what the three streams visit, in order."""
+    seen = {(name, d): [] for name in ("source", "ref", "ref2") for d in range(3)}
+    for slot in range(slots):
+        ref, ref2 = ORDER.references(slot)
+        for name, at in (("source", ORDER.source(slot)), ("ref", ref), ("ref2", ref2)):
+            seen[name, at.domain].append(at)
+    return seen
+
+
+def test_every_block_of_slots_visits_every_domain_once():
+    for block in range(50):
+        slots = range(3 * block, 3 * block + 3)
+        assert {ORDER.source(slot).domain for slot in slots} == {0, 1, 2}
+        assert {ORDER.references(slot)[0].domain for slot in slots} == {0, 1, 2}
+
+
+def test_a_pass_visits_every_image_exactly_once():
+    for (_, domain), visited in streams(3 * 3 * max(SIZES)).items():
+        size = SIZES[domain]
+        for begin in range(0, 3 * size, size):
+            assert sorted(visited[begin : begin + size]) == everything(domain)
+
+
+def test_passes_differ():
+    visited = streams(3 * 2 * max(SIZES))["source", 2]
+    size = SIZES[2]
+    assert visited[:size] != visited[size : 2 * size]
+
+
+def test_references_are_two_different_images_of_one_domain():
+    for slot in range(1000):
+        ref, ref2 = ORDER.references(slot)
+        assert ref.domain == ref2.domain
+        assert ref != ref2
+
+
+def test_two_images_are_enough_for_references():
+    order = Order(((1, 1), (2,)), seed=0)
+    assert all(len(set(order.references(slot))) == 2 for slot in range(50))
+
+
+def test_target_domains_are_independent_of_source_domains():
+    pairs = Counter(
+        (ORDER.source(slot).domain, ORDER.references(slot)[0].domain) for slot in range(9000)
+    )
+    expected = 1000
+    chi2 = sum((n - expected) ** 2 / expected for n in pairs.values())
+    assert len(pairs) == 9
+    assert chi2 < 26.1  # 8 degrees of freedom (fewer: the margins are fixed), p = 0.001
+
+
+def test_first_image_of_a_pass_is_uniform_within_the_first_window():
+    """200 seeds: with 9 images in one window, each comes first about 22 times."""
+    first = Counter()
+    for seed in range(200):
+        order = Order(COUNTS, seed)
+        slot = next(s for s in range(3) if order.source(s).domain == 0)
+        first[order.source(slot)] += 1
+    chi2 = sum((first[at] - 200 / 9) ** 2 / (200 / 9) for at in everything(0))
+    assert chi2 < 26.1  # 8 degrees of freedom, p = 0.001
+
+
+def test_seeds_differ_and_the_same_seed_agrees():
+    def sources(seed):
+        return [Order(COUNTS, seed).source(slot) for slot in range(60)]
+
+    assert sources(1) == sources(1)
+    assert sources(1) != sources(2)
+
+
+def test_a_slot_far_away_costs_no_walk_through_the_slots_before():
+    at = Order(((1000,) * 1000, (10,)), seed=0).source(10**15)
+    assert 0 <= at.sample < 1000
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_share_out_each_global_batch(world_size):
+    whole = list(RankSlots(range(3, 6), 8, rank=0, world_size=1))
+    ranks = [list(RankSlots(range(3, 6), 8, rank, world_size)) for rank in range(world_size)]
+    assert [sum(step, []) for step in zip(*ranks, strict=True)] == whole
+    assert whole[0] == list(np.arange(24, 32))

@@ -1,0 +1,78 @@
+"""What cannot work is refused in one line, before any process group starts."""
+
+import shutil
+
+import pytest
+
+from stargan_dist import storage
+
+
+def refuse(train, run, *args, **kwargs):
+    """The one line of a refused start; nothing is left behind in the run."""
+    before = sorted(run.rglob("*")) if run.exists() else []
+    error = train(run, *args, code=2, **kwargs).stderr
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1, error
+    assert (sorted(run.rglob("*")) if run.exists() else []) == before
+    return error
+
+
+def test_independent_processes_are_refused_with_the_remedy(train, tmp_path):
+    error = refuse(train, tmp_path / "run", SLURM_STEP_NUM_TASKS="2")
+    assert "would train independently" in error
+    assert "accelerate launch --multi_gpu --num_processes N" in error
+
+
+def test_a_second_training_of_one_run_is_refused(train, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with storage.locked(str(run), "the test itself"):
+        error = refuse(train, run)
+    assert "another process is training" in error
+    assert "accelerate launch" in error
+
+
+def test_several_ranks_tell_it_once(train, tmp_path):
+    result = train(tmp_path / "run", "--batch_size", "5", processes=2, code=1)
+    told = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert told == [
+        "error: batch_size: 5 is the global batch and must be a multiple of the number of "
+        "processes, 2; 6 would do"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("--model.image_size", "48"), "model.image_size"),
+        (("--optim.lrr", "1"), "optim.lrr"),
+        (("--data.shards", "/nowhere"), "python -m stargan_dist.shards build"),
+    ],
+)
+def test_bad_values(train, tmp_path, args, named):
+    assert named in refuse(train, tmp_path / "run", *args)
+
+
+def test_an_unwritable_run_folder(train, tmp_path):
+    (tmp_path / "file").touch()
+    assert "cannot write to" in refuse(train, tmp_path / "file" / "run")
+
+
+def test_a_checkpoint_of_another_configuration(train, finished_run):
+    assert "model.style_dim was 8, is 9" in refuse(train, finished_run, "--model.style_dim", "9")
+
+
+def test_a_checkpoint_of_other_data(train, finished_run, shards, tmp_path):
+    copy = tmp_path / "set"
+    shutil.copytree(shards, copy)
+    index = (copy / "index.json").read_text().replace('"source": "', '"source": "/other')
+    (copy / "index.json").write_text(index)
+    assert "other shards" in refuse(train, finished_run, "--data.shards", str(copy))
+
+
+def test_a_damaged_checkpoint(train, finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    damaged = run / "checkpoints" / "step_00000006" / "networks.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert "networks.safetensors is damaged" in refuse(train, run, "--steps", "8")

@@ -1,0 +1,111 @@
+"""Killed at any moment, or stopped by a signal: the same command ends with the same bits."""
+
+import json
+import signal
+
+import psutil
+import pytest
+
+from stargan_dist import checkpoint as checkpoints
+from stargan_dist import storage
+from tests.conftest import ROOT
+from tests.runs import assert_same_bits, scalars
+
+KILLED = str(ROOT / "tests" / "distributed" / "killed.py")
+# The smoke run has 6 steps and saves at 2, 4 and 6. A save writes two safetensors files.
+MOMENTS = {
+    "before the first checkpoint": "stargan_dist.trainer/Training:update_ema:1",
+    "in a step": "stargan_dist.trainer/Training:update_ema:4",
+    "writing a checkpoint": "stargan_dist.checkpoint:save_file:4",
+    "before it is published": "stargan_dist.storage:_rename:2",
+    "before it is the latest": "stargan_dist.checkpoint:_point_latest:2",
+    "removing an old one": "stargan_dist.storage:remove_folder:1",
+    "at the very end": "stargan_dist.trainer/Reporter:end:1",
+}
+KEEP_ONE = ("--checkpoint.keep_last", "1")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, finished_run, moment):
+    run = tmp_path / "run"
+    train(run, *KEEP_ONE, driver=KILLED, KILL_AT=MOMENTS[moment], code=-signal.SIGKILL)
+    result = train(run, *KEEP_ONE)
+    assert "finished at step 6" in result.stdout
+    assert_same_bits(run, finished_run)
+    assert scalars(run) == scalars(finished_run)
+    assert checkpoints.list_steps(str(run)) == [6]
+    assert not list((run / "checkpoints").glob(f"{storage.PARTIAL}*"))
+
+
+def test_two_processes_killed_and_resumed(train, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(whole, processes=2)
+    train(run, processes=2, driver=KILLED, KILL_AT=MOMENTS["in a step"], KILL_RANK="1", code=1)
+    assert checkpoints.find(str(run)).step == 2
+    train(run, processes=2)
+    assert_same_bits(run, whole)
+    assert scalars(run) == scalars(whole)
+
+
+def ranks(launcher):
+    """The training processes that a launcher started, by rank."""
+    children = psutil.Process(launcher.pid).children(recursive=True)
+    found = {}
+    for child in children:
+        if "stargan_dist.train" in child.cmdline() and "--run" in child.cmdline():
+            found.setdefault(child.environ().get("RANK"), child)
+    return found
+
+
+def wait_for_line(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"{text} never came: {process.stderr.read()}")
+
+
+LONG = ("--steps", "100000", "--monitor.sample_every", "0", "--checkpoint.every", "100000")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_and_leaves(train, tmp_path, number):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    process = train.start(run, *LONG, "--data.workers", "1")
+    wait_for_line(process, "step 3/")
+    worker = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    for child in worker:  # schedulers signal every process of a job
+        child.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert not err
+    status = json.loads((run / "status.json").read_text())
+    step = status["step"]
+    assert status == {"status": "stopped", "step": step, "signal": int(number)}
+    assert f"stopped by {number.name} at step {step}" in out
+    assert step >= 3
+    train(whole, *LONG, "--steps", str(step))
+    assert_same_bits(run, whole)
+    train(run, *LONG, "--steps", str(step + 2))
+    train(whole, *LONG, "--steps", str(step + 2))
+    assert_same_bits(run, whole)
+    assert scalars(run) == scalars(whole)
+
+
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(train, tmp_path):
+    run = tmp_path / "run"
+    process = train.start(run, *LONG, processes=2)
+    wait_for_line(process, "step 2/")
+    ranks(process)["1"].send_signal(signal.SIGUSR1)
+    out, _ = process.communicate(timeout=60)
+    step = json.loads((run / "status.json").read_text())["step"]
+    assert f"stopped by SIGUSR1 at step {step}" in out
+    assert checkpoints.find(str(run)).step == step
+
+
+def test_a_finished_run_does_not_start_again(train, tmp_path):
+    run = tmp_path / "run"
+    train(run, "--steps", "2")
+    before = {f: f.stat().st_mtime_ns for f in (run / "checkpoints").rglob("*")}
+    assert "finished at step 2" in train(run, "--steps", "2").stdout
+    assert {f: f.stat().st_mtime_ns for f in (run / "checkpoints").rglob("*")} == before

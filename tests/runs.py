@@ -1,0 +1,43 @@
+"""What a run left behind, for comparisons."""
+
+import io
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from stargan_dist import checkpoint as checkpoints
+
+
+def tensors(run, which="latest"):
+    """Every tensor of a checkpoint: networks, averages and optimizers, by name."""
+    found = checkpoints.find(str(run), which)
+    named = {}
+    for name in (checkpoints.NETWORKS, checkpoints.EMA):
+        named |= {f"{name}/{k}": v for k, v in found.tensors(name).items()}
+    states = torch.load(io.BytesIO(found.read(checkpoints.OPTIMIZERS)), weights_only=True)
+    for letter, state in states.items():
+        for number, moments in state["state"].items():
+            named |= {f"{letter}/{number}/{k}": v for k, v in moments.items()}
+    return named
+
+
+def scalars(run, prefixes=("D/", "G/", "schedule/")):
+    """What TensorBoard shows: tag -> [(step, value), …]."""
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    tags = [tag for tag in board.Tags()["scalars"] if tag.startswith(prefixes)]
+    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
+
+
+def assert_same_bits(run, other):
+    ours, theirs = tensors(run), tensors(other)
+    assert ours.keys() == theirs.keys()
+    differing = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not differing
+
+
+def assert_close(run, other, tolerance):
+    ours, theirs = tensors(run), tensors(other)
+    assert ours.keys() == theirs.keys()
+    apart = {name: (ours[name] - theirs[name]).abs().max().item() for name in ours}
+    assert max(apart.values()) <= tolerance, max(apart.items(), key=lambda item: item[1])

@@ -1,0 +1,122 @@
+import json
+
+import pytest
+import torch
+
+from stargan_dist import checkpoint as checkpoints
+from stargan_dist import storage
+from stargan_dist.errors import UserError
+
+
+def make_parts(seed):
+    torch.manual_seed(seed)
+    networks = {"G": torch.nn.Linear(3, 2), "D": torch.nn.Linear(2, 1)}
+    ema = {"G": torch.nn.Linear(3, 2)}
+    optimizers = {name: torch.optim.Adam(net.parameters()) for name, net in networks.items()}
+    networks["D"](networks["G"](torch.randn(4, 3))).sum().backward()
+    for optimizer in optimizers.values():
+        optimizer.step()
+    return {"networks": networks, "ema": ema, "optimizers": optimizers}
+
+
+FACTS = {"config": {"seed": 1}, "domains": ["a", "b"], "data": "abc"}
+
+
+@pytest.fixture(params=["local", "memory"])
+def run(request, tmp_path):
+    if request.param == "local":
+        yield str(tmp_path / "run")
+    else:
+        yield "memory://run"
+        if storage.exists("memory://run"):
+            storage.remove_folder("memory://run")
+
+
+def flat(value, prefix=""):
+    """Every tensor and number of a nested state."""
+    if isinstance(value, dict):
+        return {k: v for n, x in value.items() for k, v in flat(x, f"{prefix}/{n}").items()}
+    if isinstance(value, list):
+        return flat(dict(enumerate(value)), prefix)
+    return {prefix: value.tolist() if isinstance(value, torch.Tensor) else value}
+
+
+def state(parts):
+    return flat({k: {n: part.state_dict() for n, part in v.items()} for k, v in parts.items()})
+
+
+def test_everything_comes_back(run):
+    saved, other = make_parts(0), make_parts(1)
+    checkpoints.save(run, 5, facts=FACTS, **saved)
+    found = checkpoints.find(run)
+    assert (found.step, found.config, found.domains, found.data) == (5, {"seed": 1}, ["a", "b"], "abc")
+    assert state(other) != state(saved)
+    checkpoints.restore(found, **other)
+    assert state(other) == state(saved)
+
+
+def test_find(run):
+    assert checkpoints.find(run) is None
+    for step in (1, 2, 3):
+        checkpoints.save(run, step, facts=FACTS, **make_parts(step))
+    assert checkpoints.find(run).step == 3
+    assert checkpoints.find(run, "2").step == checkpoints.find(run, "step_00000002").step == 2
+    for missing in ("9", "first", "best"):
+        with pytest.raises(UserError, match=r"no checkpoint .*\[1, 2, 3\]"):
+            checkpoints.find(run, missing)
+    storage.write_bytes(storage.join(run, "checkpoints", "latest"), b"step_00000002\n")
+    assert checkpoints.find(run).step == 2
+    storage.write_bytes(storage.join(run, "checkpoints", "latest"), b"step_00000009\n")
+    assert checkpoints.find(run).step == 3
+
+
+def test_a_folder_without_its_manifest_is_no_checkpoint(run):
+    for step in (1, 2):
+        checkpoints.save(run, step, facts=FACTS, **make_parts(step))
+    fs, path = storage.filesystem(checkpoints.find(run, "2").url)
+    fs.rm_file(f"{path}/manifest.json")
+    assert checkpoints.list_steps(run) == [1]
+    assert checkpoints.find(run).step == 1
+
+
+@pytest.mark.parametrize("name", ["networks.safetensors", "ema.safetensors", "optimizers.pt"])
+def test_damage_is_told_with_file_and_remedy(run, name):
+    checkpoints.save(run, 5, facts=FACTS, **make_parts(0))
+    where = storage.join(run, "checkpoints", "step_00000005", name)
+    data = bytearray(storage.read_bytes(where))
+    data[len(data) // 2] ^= 1
+    storage.write_bytes(where, bytes(data))
+    with pytest.raises(UserError, match=f"{name} is damaged.*remove .*step_00000005"):
+        checkpoints.restore(checkpoints.find(run), **make_parts(1))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match="cannot save the checkpoint"):
+        checkpoints.save(str(tmp_path / "run"), 5, facts=FACTS, **make_parts(0))
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "keep_every", "best", "gone"),
+    [
+        (2, 0, None, [1, 2, 3, 4]),
+        (1, 3, None, [1, 2, 4, 5]),
+        (1, 0, 2, [1, 3, 4, 5]),
+        (9, 0, None, []),
+    ],
+)
+def test_retention(keep_last, keep_every, best, gone):
+    steps = [1, 2, 3, 4, 5, 6]
+    assert (
+        checkpoints.superseded(steps, keep_last=keep_last, keep_every=keep_every, best=best) == gone
+    )
+
+
+def test_retention_keeps_the_best_evaluated(run):
+    for step in (1, 2, 3):
+        checkpoints.save(run, step, facts=FACTS, **make_parts(step))
+        row = json.dumps({"step": step, "score": [2.0, 1.0, 3.0][step - 1]}).encode()
+        storage.write_bytes(storage.join(run, "evaluation", f"step_{step:08d}.json"), row)
+    checkpoints.remove_superseded(run, keep_last=1, keep_every=0)
+    assert checkpoints.list_steps(run) == [2, 3]
+    assert checkpoints.find(run, "best").step == 2

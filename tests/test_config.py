@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from stargan_dist import config as configs
+from stargan_dist.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+NAMED = ["--run", "r", "--data.shards", "s"]
+
+
+@pytest.mark.parametrize("preset", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_presets_are_valid_and_name_run_and_shards(preset):
+    config = configs.parse(["--config", str(preset)])
+    assert config.run
+    assert config.data.shards
+
+
+def test_defaults_are_the_papers():
+    c = configs.parse(NAMED)
+    assert (c.batch_size, c.steps, c.model.image_size) == (8, 100_000, 256)
+    assert (c.optim.lr, c.optim.lr_mapping, c.optim.betas) == (1e-4, 1e-6, (0.0, 0.99))
+    assert (c.optim.weight_decay, c.optim.ema) == (1e-4, 0.999)
+    assert (c.loss.reg, c.loss.sty, c.loss.cyc, c.loss.ds) == (1, 1, 1, 1)
+    assert (c.model.latent_dim, c.model.style_dim, c.model.mapping_dim) == (16, 64, 512)
+
+
+def test_later_files_and_the_command_line_win(tmp_path):
+    (tmp_path / "a.yaml").write_text("optim:\n  lr: 1e-3\n  ema: 0.9\nbatch_size: 2\n")
+    (tmp_path / "b.yaml").write_text("optim:\n  lr: 2e-3\n")
+    files = ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")]
+    config = configs.parse([*files, "--batch_size", "4", *NAMED])
+    assert (config.optim.lr, config.optim.ema, config.batch_size) == (2e-3, 0.9, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--optim.lrr", "1"], "optim.lrr"),
+        (["--optim.lr", "fast"], "optim.lr"),
+        (["--optim.lr", "-1"], "optim.lr"),
+        (["--steps", "0"], "steps"),
+        (["--steps", "1.5"], "steps"),
+        (["--model.mapping", "tree"], "model.mapping"),
+        (["--model.image_size", "48"], "model.image_size"),
+        (["--model.image_size", "16"], "model.image_size"),
+        (["--model.image_size", "2048"], "model.image_size"),
+        (["--model.w_hpf", "1"], "model.w_hpf"),
+        (["--data.workers", "-1"], "data.workers"),
+        (["--optim.ema", "1"], "optim.ema"),
+        (["--optim.betas", "[0, 1.5]"], "optim.betas"),
+        (["--loss.ds_iter", "0"], "loss.ds_iter"),
+        (["--run", ""], "--run"),
+        (["--data.shards", ""], "--data.shards"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_field(arguments, named):
+    with pytest.raises(UserError) as caught:
+        configs.parse([*NAMED, *arguments])
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_keys_of_a_file_are_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("optim:\n  speed: 1\n")
+    with pytest.raises(UserError, match="speed"):
+        configs.parse(["--config", str(tmp_path / "a.yaml"), *NAMED])
+
+
+def test_batch_must_divide_among_the_ranks():
+    config = configs.parse([*NAMED, "--batch_size", "6"])
+    configs.check_world(config, 3)
+    for world_size, remedy in ((4, "8 would do"), (8, "8 would do")):
+        with pytest.raises(UserError, match=remedy):
+            configs.check_world(config, world_size)
+
+
+def test_plain_values_come_back(tmp_path):
+    config = configs.parse([*NAMED, "--optim.lr", "3e-4", "--model.mapping", "heads"])
+    assert configs.from_dict(configs.to_dict(config)) == config
+    (tmp_path / "c.yaml").write_text(configs.to_yaml(config))
+    assert configs.parse(["--config", str(tmp_path / "c.yaml")]) == config
+
+
+def test_resuming_with_another_configuration_names_what_differs():
+    saved = configs.to_dict(configs.parse(NAMED))
+    same = configs.parse([*NAMED, "--steps", "7", "--data.workers", "0", "--monitor.latents", "9"])
+    configs.check_resumable(saved, same, "r")
+    other = configs.parse([*NAMED, "--optim.lr", "2e-4", "--seed", "1"])
+    with pytest.raises(UserError, match=r"optim.lr was 0.0001, is 0.0002; seed was 0, is 1"):
+        configs.check_resumable(saved, other, "r")
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit):
+        configs.parse(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for told in ("Learning rate of F", "Length of a style code", "Steps between checkpoints"):
+        assert told in text

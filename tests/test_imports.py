@@ -1,0 +1,67 @@
+"""Arrows go one way: command lines → trainer → parts → {storage, config}."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "stargan_dist"
+COMMANDS = {"train", "evaluate", "sample", "shards.__main__", "data.demo"}
+# A module may import those of lower levels, and its own folder.
+LEVELS = [
+    {"errors", "losses", "batch", "progress", "nets.blocks", "nets.v2"},
+    {"storage", "data.order", "data.transforms"},
+    {"config"},
+    {"shards.index", "shards.build", "engine", "objectives.stargan_v2"},
+    {"data.stream", "checkpoint"},
+    {"translate"},
+    {"monitor", "metrics.protocol", "metrics.thumbnails"},
+    {"trainer"},
+    COMMANDS,
+]  # fmt: skip
+LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if not name.endswith("__init__"):
+            yield name, path
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: str(value).split("/")[-1])
+def test_a_module_imports_only_lower_ones(name, path):
+    for imported in imports(path):
+        ours = imported.removeprefix("stargan_dist.")
+        if imported.startswith("stargan_dist.") and ours in LEVEL_OF:
+            same_folder = "." in name and name.split(".")[0] == ours.split(".")[0]
+            lower = LEVEL_OF[ours] < LEVEL_OF[name]
+            assert (lower or same_folder) and ours not in COMMANDS, f"{name} imports {ours}"
+
+
+def test_every_module_has_a_level():
+    assert {name for name, _ in modules()} == LEVEL_OF.keys()
+
+
+def test_networks_and_losses_import_torch_alone():
+    for name, path in modules():
+        if name.startswith("nets.") or name == "losses":
+            roots = {i.split(".")[0] for i in imports(path) if not i.startswith("stargan_dist.nets")}
+            assert roots <= {"torch", "math", "typing"}
+
+
+def test_only_the_engine_imports_accelerate_and_deepspeed():
+    users = {
+        name for name, path in modules()
+        if {i.split(".")[0] for i in imports(path)} & {"accelerate", "deepspeed"}
+    }  # fmt: skip
+    assert users == {"engine"}
