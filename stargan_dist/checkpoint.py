@@ -140,12 +140,12 @@ def load_networks(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tenso
 
 
 def _describe(folder: Path) -> dict[str, dict[str, Any]]:
-    rows = {}
-    for file in sorted(folder.iterdir()):
-        with file.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        rows[file.name] = {"bytes": file.stat().st_size, "sha256": digest}
-    return rows
+    """Size and hash of each file."""
+    contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    return {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in contents.items()
+    }
 
 
 def save(
@@ -224,7 +224,5 @@ def remove_superseded(run: str, *, keep_last: int, keep_every: int) -> None:
     """Apply the retention to a run. The manifest goes first: a half-removed folder is no
     checkpoint."""
     steps = list_steps(run)
-    for step in superseded(
-        steps, keep_last=keep_last, keep_every=keep_every, best=best_step(run)
-    ):
+    for step in superseded(steps, keep_last=keep_last, keep_every=keep_every, best=best_step(run)):
         storage.remove_folder(storage.join(_folder(run), step_name(step)), first=MANIFEST)

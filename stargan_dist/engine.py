@@ -65,7 +65,7 @@ class Engine:
                 f"{self.world_size}: they would train independently; {REMEDY}"
             )
         # What ranks agree on between steps must not wait for the GPU.
-        self._control = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        self._control: Any = dist.new_group(backend="gloo") if self.world_size > 1 else None
         self._sides: dict[str, nn.Module] = {}
         self._networks: Mapping[str, nn.Module] = {}
         self._optimizers: Mapping[str, torch.optim.Optimizer] = {}

@@ -167,7 +167,9 @@ class Monitor:
         self.board.close()
 
 
-def latent_grid(translator: Translator, inputs: LoadedSplit, latents: int, seed: int) -> Image.Image:
+def latent_grid(
+    translator: Translator, inputs: LoadedSplit, latents: int, seed: int
+) -> Image.Image:
     """A row per source: the source, then `latents` translations into each domain.
 
     Every row has the same latents.
@@ -177,14 +179,13 @@ def latent_grid(translator: Translator, inputs: LoadedSplit, latents: int, seed:
     z = torch.from_numpy(drawn).to(translator.device, translator.dtype)
     y_trg = torch.arange(domains, device=translator.device).repeat_interleave(latents)
     sources = to_unit(inputs.images.to(translator.device), translator.dtype)
-    rows = [
-        torch.cat([x[None], translator.from_latents(x.expand(len(z), -1, -1, -1), y_trg, z)])
-        for x in sources
-    ]
+    rows = [torch.cat([x[None], translator.from_latents(x[None], y_trg, z)]) for x in sources]
     return picture(torch.stack(rows), ["source", *(inputs.domains[y] for y in y_trg)])
 
 
-def reference_grid(translator: Translator, inputs: LoadedSplit, references: LoadedSplit) -> Image.Image:
+def reference_grid(
+    translator: Translator, inputs: LoadedSplit, references: LoadedSplit
+) -> Image.Image:
     """References in the first row; below, a row per source and its translation by each."""
     x_ref = to_unit(references.images.to(translator.device), translator.dtype)
     y_trg = references.labels.to(translator.device)
@@ -192,14 +193,14 @@ def reference_grid(translator: Translator, inputs: LoadedSplit, references: Load
     blank = torch.ones_like(sources[:1])
     rows = [torch.cat([blank, x_ref])]
     for x in sources:
-        fakes = translator.from_references(x.expand(len(x_ref), -1, -1, -1), y_trg, x_ref)
+        fakes = translator.from_references(x[None], y_trg, x_ref)
         rows.append(torch.cat([x[None], fakes]))
     return picture(torch.stack(rows), ["source", *(references.domains[y] for y in y_trg)])
 
 
 def picture(cells: Tensor, header: list[str]) -> Image.Image:
     """Images (rows, columns, 3, H, H) in [-1, 1], with a name above each column."""
-    rows, columns, _, size, _ = cells.shape
+    _, columns, _, size, _ = cells.shape
     scale = max(1, CELL_PIXELS // size)
     pixels = to_uint8(cells.flatten(0, 1)).cpu()
     pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)

@@ -27,9 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--checkpoint", default="latest", help="latest, best, or a step")
     parser.add_argument("--out", help="folder or URL for the grids (RUN/translations)")
     parser.add_argument("--sources", nargs="+", metavar="FILE", help="images to translate")
-    parser.add_argument(
-        "--references", nargs="+", metavar="DOMAIN=FILE", help="images that guide"
-    )
+    parser.add_argument("--references", nargs="+", metavar="DOMAIN=FILE", help="images that guide")
     parser.add_argument("--count", type=int, default=3, help="validation images of each domain")
     parser.add_argument("--latents", type=int, default=4, help="latents for each domain")
     parser.add_argument("--seed", type=int, default=0, help="of the latents")

@@ -47,7 +47,7 @@ def exists(url: str) -> bool:
 
 
 def list_names(url: str) -> list[str]:
-    """Names in a folder, sorted; none if it does not exist. Leftovers of dead writers are hidden."""
+    """Names in a folder, sorted; none if there is no folder. Hides what dead writers left."""
     fs, path = filesystem(url)
     fs.invalidate_cache()
     if not fs.isdir(path):

@@ -1,6 +1,7 @@
 """Translation by averaged networks, for grids, samples and metrics alike."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from stargan_dist import config as configs
 from stargan_dist.checkpoint import EMA, load_networks
 from stargan_dist.config import Config
 from stargan_dist.errors import UserError
-from stargan_dist.nets.v2 import build_networks
+from stargan_dist.nets.v2 import Generator, build_networks
 
 AVERAGED = ("G", "F", "E")
 
@@ -18,8 +19,9 @@ AVERAGED = ("G", "F", "E")
 class Translator:
     """Images into domains, guided by latents or by references.
 
-    x, x_ref: (B, 3, H, H) in [-1, 1]; y_trg: (B,) int64; z: (B, latent_dim). Outputs are
-    (B, 3, H, H), about [-1, 1].
+    x: (B, 3, H, H) in [-1, 1]. Guides for n outputs of each source, those of the first source
+    first: y_trg (B·n,) int64 with z (B·n, latent_dim) or x_ref (B·n, 3, H, H). The encoder half
+    of G runs once a source. Returns (B·n, 3, H, H), about [-1, 1].
     """
 
     def __init__(
@@ -30,7 +32,8 @@ class Translator:
         step: int,
         url: str = "",
     ) -> None:
-        self.G, self.F, self.E = (networks[letter] for letter in AVERAGED)
+        self.G = cast(Generator, networks["G"])
+        self.F, self.E = networks["F"], networks["E"]
         self.config, self.domains, self.step, self.url = config, domains, step, url
 
     @classmethod
@@ -62,10 +65,14 @@ class Translator:
     def dtype(self) -> torch.dtype:
         return next(self.G.parameters()).dtype
 
+    def _decode(self, x: Tensor, s: Tensor) -> Tensor:
+        encoded = self.G.encode(x).repeat_interleave(len(s) // len(x))
+        return self.G.decode(encoded, s)
+
     @torch.no_grad()
     def from_latents(self, x: Tensor, y_trg: Tensor, z: Tensor) -> Tensor:
-        return self.G(x, self.F(z, y_trg))
+        return self._decode(x, self.F(z, y_trg))
 
     @torch.no_grad()
     def from_references(self, x: Tensor, y_trg: Tensor, x_ref: Tensor) -> Tensor:
-        return self.G(x, self.E(x_ref, y_trg))
+        return self._decode(x, self.E(x_ref, y_trg))

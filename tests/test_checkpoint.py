@@ -49,7 +49,12 @@ def test_everything_comes_back(run):
     saved, other = make_parts(0), make_parts(1)
     checkpoints.save(run, 5, facts=FACTS, **saved)
     found = checkpoints.find(run)
-    assert (found.step, found.config, found.domains, found.data) == (5, {"seed": 1}, ["a", "b"], "abc")
+    assert (found.step, found.config, found.domains, found.data) == (
+        5,
+        {"seed": 1},
+        ["a", "b"],
+        "abc",
+    )
     assert state(other) != state(saved)
     checkpoints.restore(found, **other)
     assert state(other) == state(saved)

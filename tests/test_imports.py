@@ -55,7 +55,9 @@ def test_every_module_has_a_level():
 def test_networks_and_losses_import_torch_alone():
     for name, path in modules():
         if name.startswith("nets.") or name == "losses":
-            roots = {i.split(".")[0] for i in imports(path) if not i.startswith("stargan_dist.nets")}
+            roots = {
+                i.split(".")[0] for i in imports(path) if not i.startswith("stargan_dist.nets")
+            }
             assert roots <= {"torch", "math", "typing"}
 
 

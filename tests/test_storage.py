@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 
@@ -78,12 +77,12 @@ def test_leftovers_of_killed_writers_are_hidden_and_removed(tmp_path):
     (tmp_path / "good").mkdir()
     assert storage.list_names(str(tmp_path)) == ["good"]
     storage.remove_leftovers(str(tmp_path))
-    assert os.listdir(tmp_path) == ["good"]
+    assert [path.name for path in tmp_path.iterdir()] == ["good"]
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write to .*choose another folder"):
+    with pytest.raises(UserError, match=r"cannot write to .*choose another folder"):
         storage.check_writable(str(tmp_path / "file" / "run"))
 
 

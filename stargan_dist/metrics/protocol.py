@@ -42,7 +42,6 @@ def outputs(
     for number, source in enumerate(real.of(task.source)):
         rng = generator(seed, "evaluate", *task, number)
         x = to_unit(source[None].to(translator.device), translator.dtype)
-        x = x.expand(outputs, -1, -1, -1)
         y_trg = torch.full((outputs,), task.target, device=translator.device)
         if task.guide == "latent":
             drawn = rng.standard_normal((outputs, translator.config.model.latent_dim))

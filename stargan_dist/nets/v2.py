@@ -5,6 +5,7 @@ style s (B, style_dim).
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -59,7 +60,7 @@ class Generator(nn.Module):
         super().__init__()
         halvings = int(math.log2(image_size)) - 4 + (w_hpf > 0)
         widths = widths_of(image_size, base_width, max_width, halvings)
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(pairwise(widths))
         deep = widths[-1]
         plain = w_hpf == 0
         self.from_rgb = nn.Conv2d(3, widths[0], 3, 1, 1)
@@ -112,9 +113,7 @@ class Generator(nn.Module):
         mask = F.interpolate(mask, size=(size, size), mode="bilinear")
         return self.high_pass(mask * kept)
 
-    def forward(
-        self, x: Tensor, s: Tensor, masks: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, s: Tensor, masks: tuple[Tensor, Tensor] | None = None) -> Tensor:
         return self.decode(self.encode(x), s, masks)
 
 
@@ -152,7 +151,7 @@ class MappingNetwork(nn.Module):
         self.embedding = None if per_domain else nn.Embedding(num_domains, style_dim)
         dim_first = latent_dim if per_domain else latent_dim + style_dim
         dims = [dim_first, *[hidden_dim] * (depth - 1), style_dim]
-        pairs = list(zip(dims[:-1], dims[1:], strict=True))
+        pairs = list(pairwise(dims))
         self.shared = nn.ModuleList(nn.Linear(a, b) for a, b in pairs[:shared])
         self.branches = nn.ModuleList(StackedLinear(num_domains, a, b) for a, b in pairs[shared:])
         self.apply(he_init)
@@ -172,9 +171,7 @@ class _Trunk(nn.Sequential):
     def __init__(self, image_size: int, base_width: int, max_width: int) -> None:
         halvings = int(math.log2(image_size)) - 2
         widths = widths_of(image_size, base_width, max_width, halvings)
-        blocks = [
-            ResBlock(a, b, downsample=True) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        ]
+        blocks = [ResBlock(a, b, downsample=True) for a, b in pairwise(widths)]
         self.dim_out = widths[-1]
         super().__init__(
             nn.Conv2d(3, widths[0], 3, 1, 1),

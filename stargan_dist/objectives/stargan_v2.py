@@ -82,9 +82,7 @@ class GeneratorSide(nn.Module):
             return self.F(batch.z2 if second else batch.z, batch.y_trg)
         return self.E(batch.x_ref2 if second else batch.x_ref, batch.y_trg)
 
-    def translate(
-        self, batch: Batch, guide: Guide, encoded: Encoded | None = None
-    ) -> Translation:
+    def translate(self, batch: Batch, guide: Guide, encoded: Encoded | None = None) -> Translation:
         encoded = encoded or self.G.encode(batch.x)
         style = self.style(batch, guide)
         return Translation(encoded, style, self.G.decode(encoded, style))
@@ -148,9 +146,7 @@ class StarGANv2:
         phases = {
             "D/latent": engine.update("D", batch, latent.fake, steps=("D",)),
             "D/reference": engine.update("D", batch, reference.fake, steps=("D",)),
-            "G/latent": engine.update(
-                "G", batch, LATENT, D, lambda_ds, latent, steps=LATENT.steps
-            ),
+            "G/latent": engine.update("G", batch, LATENT, D, lambda_ds, latent, steps=LATENT.steps),
             "G/reference": engine.update(
                 "G", batch, REFERENCE, D, lambda_ds, steps=REFERENCE.steps
             ),

@@ -65,4 +65,5 @@ def _generator(nets, optimizers, batch, weights, lambda_ds, guide):
     cyc = torch.mean(torch.abs(x_rec - batch.x))
     loss = adv + weights.sty * sty - lambda_ds * ds + weights.cyc * cyc
     _step(nets, optimizers, loss, LATENT_STEPS if guide == "latent" else ("G",))
-    return {f"G/{guide}/{k}": v for k, v in dict(adv=adv, sty=sty, ds=ds, cyc=cyc).items()}
+    terms = {"adv": adv, "sty": sty, "ds": ds, "cyc": cyc}
+    return {f"G/{guide}/{name}": term for name, term in terms.items()}

@@ -38,7 +38,14 @@ class Undistributed:
 
 def make_networks(**kwargs):
     torch.manual_seed(0)
-    sizes = dict(image_size=32, base_width=4, max_width=8, style_dim=6, latent_dim=5, mapping_dim=7)
+    sizes = {
+        "image_size": 32,
+        "base_width": 4,
+        "max_width": 8,
+        "style_dim": 6,
+        "latent_dim": 5,
+        "mapping_dim": 7,
+    }
     nets = build_networks(3, **sizes, **kwargs)
     for net in nets:
         net.double()

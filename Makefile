@@ -1,0 +1,57 @@
+# make demo   draw a data set, train on it, judge the result: minutes, on CPUs or GPUs
+# make test   the tests
+# make check  lint, format and types
+# Each sets up a virtual environment in .venv first, once.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := build/demo
+
+.PHONY: demo test check clean setup
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+$(READY): setup.cfg pyproject.toml
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "Python 3.10 or newer is needed, as python3"; exit 1; }
+	@test -x $(BIN)/python || python3 -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "no venv module: apt-get install python3-venv"; exit 1; }
+	@echo "installing into $(VENV): minutes and about 6 GB the first time"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Two processes on CPUs; on GPUs as many as there are, down to a power of two.
+LAUNCH = OMP_NUM_THREADS=1 $(BIN)/accelerate launch $$($(BIN)/python -c "import torch; \
+  n = torch.cuda.device_count() or 2; n = min(8, 1 << n.bit_length() - 1); \
+  print('--multi_gpu' if n > 1 else '', '--num_processes', n)")
+
+$(DEMO)/animals: | $(READY)
+	$(BIN)/python -m stargan_dist.data.demo $@
+
+$(DEMO)/shards/index.json: | $(DEMO)/animals
+	$(BIN)/python -m stargan_dist.shards build $(DEMO)/animals/images $(DEMO)/shards
+
+demo: $(DEMO)/shards/index.json
+	$(LAUNCH) -m stargan_dist.train --config configs/demo.yaml
+	$(BIN)/python -m stargan_dist.evaluate --run $(DEMO)/run
+	$(BIN)/python -m stargan_dist.sample --run $(DEMO)/run
+	$(BIN)/python benchmarks/demo_quality.py $(DEMO)/run
+	@echo
+	@echo "images       $(DEMO)/animals/images"
+	@echo "shards       $(DEMO)/shards"
+	@echo "run          $(DEMO)/run   (checkpoints/, samples/, evaluation/, config.yaml)"
+	@echo "translations $(DEMO)/run/translations"
+	@echo "watch it     $(BIN)/tensorboard --logdir $(DEMO)/run/tensorboard"
+
+clean:
+	rm -rf build
