@@ -124,7 +124,8 @@ class Monitor:
         self.start, self.steps, self.batch_size = start, steps, batch_size
         self.last, self.began = start, time.monotonic()
         # Steps that a killed process logged after its last checkpoint will be logged again.
-        self.board = SummaryWriter(storage.join(run, "tensorboard"), purge_step=start + 1)
+        purge_step = start + 1 if start else 0
+        self.board = SummaryWriter(storage.join(run, "tensorboard"), purge_step=purge_step)
         if start == 0:
             indented = "\n".join(f"    {line}" for line in config.splitlines())
             self.board.add_text("config", indented, 0)

@@ -29,6 +29,13 @@ def scalars(run, prefixes=("D/", "G/", "schedule/")):
     return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
 
 
+def pictures(run):
+    """The steps of the grids that TensorBoard shows."""
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0})
+    board.Reload()
+    return {tag: [event.step for event in board.Images(tag)] for tag in board.Tags()["images"]}
+
+
 def assert_same_bits(run, other):
     ours, theirs = tensors(run), tensors(other)
     assert ours.keys() == theirs.keys()

@@ -78,7 +78,7 @@ class GeneratorSide(nn.Module):
 
     def style(self, batch: Batch, guide: Guide, *, second: bool = False) -> Tensor:
         """The style code that guides to y_trg, or the second one for the diversity term."""
-        if guide is LATENT:
+        if guide == LATENT:  # not `is`: DDP on GPUs hands over a copy
             return self.F(batch.z2 if second else batch.z, batch.y_trg)
         return self.E(batch.x_ref2 if second else batch.x_ref, batch.y_trg)
 

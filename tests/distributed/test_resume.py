@@ -9,7 +9,7 @@ import pytest
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import storage
 from tests.conftest import ROOT
-from tests.runs import assert_same_bits, scalars
+from tests.runs import assert_same_bits, pictures, scalars
 
 KILLED = str(ROOT / "tests" / "distributed" / "killed.py")
 # The smoke run has 6 steps and saves at 2, 4 and 6. A save writes two safetensors files.
@@ -33,6 +33,7 @@ def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, finished_run, 
     assert "finished at step 6" in result.stdout
     assert_same_bits(run, finished_run)
     assert scalars(run) == scalars(finished_run)
+    assert pictures(run) == pictures(finished_run)
     assert checkpoints.list_steps(str(run)) == [6]
     assert not list((run / "checkpoints").glob(f"{storage.PARTIAL}*"))
 

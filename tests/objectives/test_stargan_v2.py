@@ -8,7 +8,7 @@ import torch
 from stargan_dist.batch import Batch
 from stargan_dist.config import LossConfig, OptimConfig
 from stargan_dist.nets.v2 import build_networks
-from stargan_dist.objectives.stargan_v2 import REFERENCE, StarGANv2
+from stargan_dist.objectives.stargan_v2 import LATENT, REFERENCE, StarGANv2
 from stargan_dist.trainer import build_optimizers
 from tests.objectives.literal import literal_iteration
 
@@ -116,6 +116,16 @@ def test_fakes_of_the_wrong_generator_would_be_noticed(monkeypatch):
 
     monkeypatch.setattr(StarGANv2, "iterate", stale)
     assert train_both(make_networks())[1] > 1e-6
+
+
+def test_a_copy_of_a_guide_is_that_guide():
+    """DDP on GPUs takes tuples apart and builds them anew on their way to the forward."""
+    nets = make_networks()
+    side, batch = StarGANv2(nets, WEIGHTS).generator, make_batch(0)
+    for guide in (LATENT, REFERENCE):
+        copied = type(guide)(*guide)
+        assert torch.equal(side.style(batch, copied), side.style(batch, guide))
+    assert not torch.equal(side.style(batch, LATENT), side.style(batch, REFERENCE))
 
 
 def test_the_reference_step_moves_g_alone():

@@ -1,0 +1,55 @@
+import torch
+
+from stargan_dist import checkpoint as checkpoints
+from stargan_dist import config as configs
+from stargan_dist import storage
+from stargan_dist.shards.index import Index
+from stargan_dist.trainer import FINISHED, Training, train
+from tests.conftest import SMOKE
+from tests.runs import assert_same_bits
+
+
+def smoke(run, shards, *args):
+    return configs.parse(
+        ["--config", str(SMOKE), "--run", str(run), "--data.shards", shards, *args]
+    )
+
+
+def test_a_run_on_another_file_system_resumes_too(shards, finished_run):
+    run = "memory://elsewhere/run"
+    assert train(smoke(run, shards, "--steps", "3")) == FINISHED
+    assert checkpoints.find(run).step == 3
+    assert train(smoke(run, shards)) == FINISHED
+    assert_same_bits(run, finished_run)
+    names = set(storage.list_names(run))
+    assert {"config.yaml", "samples", "status.json", "tensorboard"} <= names
+    storage.remove_folder("memory://elsewhere")
+
+
+def test_the_average_starts_at_the_initial_weights_and_follows(shards):
+    training = Training(smoke("r", shards, "--optim.ema", "0.75"), Index(["a", "b"], {}, ""), "cpu")
+    average, current = training.ema["G"].from_rgb.weight, training.networks["G"].from_rgb.weight
+    begin = current.detach().clone()
+    assert torch.equal(average, begin)
+    with torch.no_grad():
+        current += 1
+    training.update_ema()
+    torch.testing.assert_close(average, begin + 0.25)
+    assert set(training.ema) == {"G", "F", "E"}
+
+
+def test_initial_weights_depend_on_the_seed_alone(shards):
+    def weight(seed):
+        torch.seed()  # whatever the global state is
+        config = smoke("r", shards, "--seed", str(seed))
+        return Training(config, Index(["a", "b"], {}, ""), "cpu").networks["G"].from_rgb.weight
+
+    assert torch.equal(weight(1), weight(1))
+    assert not torch.equal(weight(1), weight(2))
+
+
+def test_the_mapping_network_has_its_own_learning_rate(shards):
+    config = smoke("r", shards, "--optim.lr", "3e-4", "--optim.lr_mapping", "2e-6")
+    training = Training(config, Index(["a", "b"], {}, ""), "cpu")
+    rates = {name: o.param_groups[0]["lr"] for name, o in training.optimizers.items()}
+    assert rates == {"G": 3e-4, "F": 2e-6, "E": 3e-4, "D": 3e-4}
