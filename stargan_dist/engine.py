@@ -28,7 +28,13 @@ def launched_world_size() -> int:
         UserError: several processes were started without being told of each other.
     """
     if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
+        world_size = int(os.environ["WORLD_SIZE"])
+        if world_size > 1 and not {"MASTER_ADDR", "RANK"} <= os.environ.keys():
+            raise UserError(
+                f"WORLD_SIZE is {world_size} but MASTER_ADDR or RANK is not set, so the processes "
+                f"cannot find each other; {REMEDY}"
+            )
+        return world_size
     for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
         if int(os.environ.get(name, "1")) > 1:
             raise UserError(

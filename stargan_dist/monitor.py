@@ -1,6 +1,5 @@
-"""What a person watches a run by: a progress line, TensorBoard, grids of translations."""
+"""What a person watches a run by: a progress line and TensorBoard."""
 
-import io
 import platform
 import resource
 import subprocess
@@ -12,21 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
-from torch import Tensor
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid
 
 from stargan_dist import storage
-from stargan_dist.batch import to_uint8, to_unit
-from stargan_dist.data.order import generator
-from stargan_dist.data.stream import LoadedSplit
 from stargan_dist.progress import clock
-from stargan_dist.translate import Translator
 
 SHOWN_TERMS = {"D": ("real", "fake", "reg"), "G": ("adv", "sty", "ds", "cyc")}
-CELL_PIXELS = 64  # smaller images are enlarged to about this in a grid
-HEADER_PIXELS = 16
 PACKAGES = (
     "torch", "torchvision", "accelerate", "deepspeed", "webdataset", "fsspec", "numpy", "pillow",
 )  # fmt: skip
@@ -166,55 +157,3 @@ class Monitor:
 
     def close(self) -> None:
         self.board.close()
-
-
-def latent_grid(
-    translator: Translator, inputs: LoadedSplit, latents: int, seed: int
-) -> Image.Image:
-    """A row per source: the source, then `latents` translations into each domain.
-
-    Every row has the same latents.
-    """
-    domains, latent_dim = len(inputs.domains), translator.config.model.latent_dim
-    drawn = generator(seed, "grid").standard_normal((domains * latents, latent_dim))
-    z = torch.from_numpy(drawn).to(translator.device, translator.dtype)
-    y_trg = torch.arange(domains, device=translator.device).repeat_interleave(latents)
-    sources = to_unit(inputs.images.to(translator.device), translator.dtype)
-    rows = [torch.cat([x[None], translator.from_latents(x[None], y_trg, z)]) for x in sources]
-    return picture(torch.stack(rows), ["source", *(inputs.domains[y] for y in y_trg)])
-
-
-def reference_grid(
-    translator: Translator, inputs: LoadedSplit, references: LoadedSplit
-) -> Image.Image:
-    """References in the first row; below, a row per source and its translation by each."""
-    x_ref = to_unit(references.images.to(translator.device), translator.dtype)
-    y_trg = references.labels.to(translator.device)
-    sources = to_unit(inputs.images.to(translator.device), translator.dtype)
-    blank = torch.ones_like(sources[:1])
-    rows = [torch.cat([blank, x_ref])]
-    for x in sources:
-        fakes = translator.from_references(x[None], y_trg, x_ref)
-        rows.append(torch.cat([x[None], fakes]))
-    return picture(torch.stack(rows), ["source", *(references.domains[y] for y in y_trg)])
-
-
-def picture(cells: Tensor, header: list[str]) -> Image.Image:
-    """Images (rows, columns, 3, H, H) in [-1, 1], with a name above each column."""
-    _, columns, _, size, _ = cells.shape
-    scale = max(1, CELL_PIXELS // size)
-    pixels = to_uint8(cells.flatten(0, 1)).cpu()
-    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    grid = make_grid(pixels, nrow=columns, padding=2, pad_value=255)
-    sheet = Image.new("RGB", (grid.shape[2], grid.shape[1] + HEADER_PIXELS), "white")
-    sheet.paste(Image.fromarray(grid.permute(1, 2, 0).numpy()), (0, HEADER_PIXELS))
-    draw = ImageDraw.Draw(sheet)
-    for column, name in enumerate(header):
-        draw.text((4 + column * (size * scale + 2), 2), name, fill="black")
-    return sheet
-
-
-def to_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

@@ -9,7 +9,7 @@ import argparse
 import numpy as np
 import torch
 
-from stargan_dist import monitor, storage
+from stargan_dist import grids, storage
 from stargan_dist.checkpoint import step_name
 from stargan_dist.data import transforms
 from stargan_dist.data.stream import LoadedSplit, load_split
@@ -81,14 +81,14 @@ def main() -> None:
     references = (
         load_references(args.references, domains, size) if args.references else validation(1)
     )
-    grids = {
-        "latent": monitor.latent_grid(translator, sources, args.latents, args.seed),
-        "reference": monitor.reference_grid(translator, sources, references),
+    pictures = {
+        "latent": grids.latent_grid(translator, sources, args.latents, args.seed),
+        "reference": grids.reference_grid(translator, sources, references),
     }
     out = args.out or storage.join(args.run, "translations")
-    for name, grid in grids.items():
+    for name, picture in pictures.items():
         where = storage.join(out, f"{name}_{step_name(translator.step)}.png")
-        storage.write_bytes(where, monitor.to_png(grid))
+        storage.write_bytes(where, grids.to_png(picture))
         print(where)
 
 

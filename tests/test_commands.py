@@ -93,7 +93,8 @@ def test_a_run_without_checkpoints(tmp_path):
 
 
 def test_evaluation_in_several_processes_is_refused(finished_run):
-    error = command("evaluate", "--run", finished_run, code=2, WORLD_SIZE="2").stderr
+    launched = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    error = command("evaluate", "--run", finished_run, code=2, **launched).stderr
     assert "one process" in error
 
 

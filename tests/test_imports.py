@@ -15,7 +15,8 @@ LEVELS = [
     {"shards.index", "shards.build", "engine", "objectives.stargan_v2"},
     {"data.stream", "checkpoint"},
     {"translate"},
-    {"monitor", "metrics.protocol", "metrics.thumbnails"},
+    {"grids", "monitor", "state", "metrics.protocol", "metrics.thumbnails"},
+    {"reporter"},
     {"trainer"},
     COMMANDS,
 ]  # fmt: skip

@@ -4,7 +4,8 @@ from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.shards.index import Index
-from stargan_dist.trainer import FINISHED, Training, train
+from stargan_dist.state import Training
+from stargan_dist.trainer import FINISHED, train
 from tests.conftest import SMOKE
 from tests.runs import assert_same_bits
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from stargan_dist.errors import UserError, run_command
+from stargan_dist.progress import Progress
 
 Colour = tuple[int, int, int]
 Points = NDArray[np.float64]
@@ -189,6 +190,7 @@ def write_dataset(dest: Path, count: int, size: int, seed: int) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     for species in SPECIES:
         (partial / "images" / species).mkdir(parents=True)
+    progress = Progress(count * len(SPECIES), "images", what="drawing")
     with (partial / "factors.jsonl").open("w", encoding="utf-8") as lines:
         for species in SPECIES:
             for i in range(count):
@@ -196,6 +198,8 @@ def write_dataset(dest: Path, count: int, size: int, seed: int) -> None:
                 file = f"{species}/{i:06d}.png"
                 draw(factors, size).save(partial / "images" / file)
                 lines.write(json.dumps({"file": file, **asdict(factors)}) + "\n")
+                progress.advance(1)
+    progress.close()
     partial.rename(dest)
 
 

@@ -9,7 +9,7 @@ from stargan_dist.batch import Batch
 from stargan_dist.config import LossConfig, OptimConfig
 from stargan_dist.nets.v2 import build_networks
 from stargan_dist.objectives.stargan_v2 import LATENT, REFERENCE, StarGANv2
-from stargan_dist.trainer import build_optimizers
+from stargan_dist.state import build_optimizers
 from tests.objectives.literal import literal_iteration
 
 WEIGHTS = LossConfig(reg=1.0, sty=0.7, cyc=1.3, ds=2.0, ds_iter=5)

@@ -1,0 +1,96 @@
+"""What rank 0 tells during a run."""
+
+import json
+import signal
+from collections.abc import Mapping
+
+import torch
+
+from stargan_dist import config as configs
+from stargan_dist import grids, monitor, storage
+from stargan_dist.config import Config
+from stargan_dist.data.stream import LoadedSplit, load_split
+from stargan_dist.engine import Engine
+from stargan_dist.state import Training
+from stargan_dist.translate import Translator
+
+GRID_DOMAINS = 8  # a grid shows the first so many
+
+
+class Reporter:
+    """What rank 0 tells: log lines, grids, files of the run folder. Other ranks keep still."""
+
+    def __init__(self, config: Config, training: Training, engine: Engine, start: int) -> None:
+        self.config, self.training, self.engine = config, training, engine
+        self.shown = engine.is_main
+        self.stopwatch = monitor.Stopwatch()
+        if self.shown:
+            self._write("config.yaml", configs.to_yaml(config).encode())
+            facts = monitor.environment(engine.world_size, engine.device)
+            self._write("environment.json", json.dumps(facts, indent=1).encode())
+            images = sum(sum(counts) for counts in training.index.counts("train"))
+            print(
+                f"{config.run}: steps {start} to {config.steps}, {engine.world_size} process(es) "
+                f"on {engine.device.type}, {len(training.index.domains)} domains, {images} images",
+                flush=True,
+            )
+            self.monitor = monitor.Monitor(
+                config.run, start, config.steps, config.batch_size, configs.to_yaml(config)
+            )
+            self.inputs, self.references = self._fixed_images(0), self._fixed_images(1)
+
+    def _write(self, name: str, data: bytes) -> None:
+        storage.write_bytes(storage.join(self.config.run, name), data)
+
+    def _fixed_images(self, turn: int) -> LoadedSplit:
+        """The images of every grid: validation images if each domain has some."""
+        index, config = self.training.index, self.config
+        count = config.monitor.sources
+        split = "val" if all(sum(c) for c in index.counts("val")) else "train"
+        return load_split(
+            config.data.shards, split, config.model.image_size,
+            first=turn * count, per_domain=count, domains=GRID_DOMAINS,
+        )  # fmt: skip
+
+    def log(self, step: int, terms: Mapping[str, torch.Tensor]) -> None:
+        """Read the losses of a step from the device, averaged over the ranks."""
+        losses = self.engine.mean(terms)
+        seconds, wait_share = self.stopwatch.lap()
+        if self.shown:
+            self.monitor.log(
+                step,
+                losses,
+                lambda_ds=self.training.objective.lambda_ds(step - 1),
+                seconds=seconds,
+                data_wait_share=wait_share,
+                memory=monitor.memory_bytes(self.engine.device),
+            )
+
+    def sample(self, step: int) -> None:
+        """Grids of translations by the averaged networks, to files and TensorBoard."""
+        if not self.shown:
+            return
+        config = self.config
+        translator = Translator(self.training.ema, config, self.training.index.domains, step)
+        pictures = {
+            "latent": grids.latent_grid(
+                translator, self.inputs, config.monitor.latents, config.seed
+            ),
+            "reference": grids.reference_grid(translator, self.inputs, self.references),
+        }
+        for name, picture in pictures.items():
+            self._write(f"samples/{name}_{step:08d}.png", grids.to_png(picture))
+        self.monitor.show(pictures, step)
+
+    def end(self, step: int, received: int) -> None:
+        """Say how the run ended, to a person and (status.json) to a script."""
+        if not self.shown:
+            return
+        self.monitor.close()
+        status = "finished" if step == self.config.steps else "stopped"
+        row = {"status": status, "step": step, "signal": received or None}
+        self._write("status.json", json.dumps(row).encode())
+        cause = f" by {signal.Signals(received).name}" if received else ""
+        print(f"{status}{cause} at step {step}, saved in {self.config.run}", flush=True)
+        if status == "stopped":
+            print("the same command goes on from there", flush=True)
