@@ -60,6 +60,24 @@ class Checkpoint:
     def tensors(self, name: str) -> dict[str, Tensor]:
         return load(self.read(name))
 
+    def state(self) -> "State":
+        """Everything that a run goes on from, on the CPU."""
+        optimizers = io.BytesIO(self.read(OPTIMIZERS))
+        return State(
+            self.tensors(NETWORKS),
+            self.tensors(EMA),
+            torch.load(optimizers, map_location="cpu", weights_only=True),
+        )
+
+
+@dataclass(frozen=True)
+class State:
+    """What is saved: tensors of the networks and their averages, states of the optimizers."""
+
+    networks: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizers: dict[str, dict[str, Any]]
+
 
 def step_name(step: int) -> str:
     return f"step_{step:08d}"
@@ -180,19 +198,17 @@ def save(
 
 
 def restore(
-    checkpoint: Checkpoint,
+    state: State,
     *,
     networks: Mapping[str, nn.Module],
     ema: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
-    """Fill networks, averages and optimizers from a checkpoint."""
-    load_networks(networks, checkpoint.tensors(NETWORKS))
-    load_networks(ema, checkpoint.tensors(EMA))
-    data = io.BytesIO(checkpoint.read(OPTIMIZERS))
-    states = torch.load(data, map_location="cpu", weights_only=True)
+    """Fill networks, averages and optimizers from a saved state."""
+    load_networks(networks, state.networks)
+    load_networks(ema, state.ema)
     for letter, optimizer in optimizers.items():
-        optimizer.load_state_dict(states[letter])
+        optimizer.load_state_dict(state.optimizers[letter])
 
 
 def _point_latest(run: str, step: int) -> None:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from stargan_dist.errors import UserError
+from stargan_dist.errors import RankError, UserError
 
 REMEDY = (
     "start one world of N processes with "
@@ -138,6 +138,14 @@ class Engine:
     def wait_for_all(self) -> None:
         """Return when every rank has come here."""
         self.agree(0)
+
+    def explained(self, error: Exception) -> Exception:
+        """What to raise for an error of this rank: a RankError if a person can mend the cause."""
+        if self.world_size == 1:
+            return error
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            return RankError("lost another rank: its own message, or the launcher's, tells why")
+        return RankError(str(error)) if isinstance(error, UserError) else error
 
     def close(self) -> None:
         """Leave the world. A wrapper that outlived its process group could abort at exit."""

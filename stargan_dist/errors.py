@@ -5,23 +5,24 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-import torch
-
 USER_ERROR = 2
 
 
 class UserError(ValueError):
-    """A mistake of the user's or a fault of the surroundings. Its message is the explanation."""
+    """A mistake of the user's or a fault of the surroundings. Its message is the explanation.
 
-
-def _tell(error: Exception) -> None:
-    """Print the error once.
-
-    Before the process group starts every rank meets the same error, so rank 0 speaks for all.
-    Afterwards the rank that failed speaks for itself.
+    Raised before any process group starts it is the same on every rank, and rank 0 speaks for all.
     """
+
+
+class RankError(UserError):
+    """A UserError of one rank, once the ranks work together: that rank speaks for itself."""
+
+
+def _tell(error: UserError) -> None:
+    """Print the error, once for all ranks."""
     rank = os.environ.get("RANK", "0")
-    if torch.distributed.is_initialized():
+    if isinstance(error, RankError):
         print(f"error (rank {rank}): {error}", file=sys.stderr, flush=True)
     elif rank == "0":
         print(f"error: {error}", file=sys.stderr, flush=True)

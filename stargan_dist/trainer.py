@@ -11,9 +11,9 @@ from typing import Any
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist import storage
-from stargan_dist.checkpoint import Checkpoint
+from stargan_dist.checkpoint import State
 from stargan_dist.config import Config
-from stargan_dist.data.stream import ShardReader, Slots, check_split, training_loader
+from stargan_dist.data.stream import ShardReader, Slots, batches, check_split, training_loader
 from stargan_dist.engine import REMEDY, Engine, launched_world_size
 from stargan_dist.errors import UserError
 from stargan_dist.reporter import Reporter
@@ -24,12 +24,13 @@ FINISHED = 0
 STOPPED = 75  # EX_TEMPFAIL: a signal came, the state is saved, the same command goes on
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """What a run starts from: its data, and the checkpoint it resumes (None: a new run)."""
+    """What a run starts from: its data, and the steps done and state of what it resumes."""
 
     index: Index
-    resume: Checkpoint | None
+    start: int
+    resume: State | None
 
 
 def plan(config: Config) -> Plan:
@@ -37,7 +38,8 @@ def plan(config: Config) -> Plan:
 
     Raises:
         UserError: world and batch do not fit, shards are missing or too few, the run folder
-            cannot be written or belongs to another configuration or data set.
+            cannot be written or belongs to another configuration or data set, the checkpoint is
+            damaged.
     """
     configs.check_world(config, launched_world_size())
     index = read_index(config.data.shards)
@@ -51,7 +53,7 @@ def plan(config: Config) -> Plan:
                 f"{config.run} was trained on other shards than {config.data.shards} "
                 "(their index differs): give the old ones to resume it, or another --run"
             )
-    return Plan(index, resume)
+    return Plan(index, resume.step if resume else 0, resume.state() if resume else None)
 
 
 class Signals:
@@ -82,10 +84,13 @@ def train(config: Config) -> int:
         UserError: for anything a person has to mend.
     """
     prepared = plan(config)
-    with Signals() as signals, _alone(config.run):
+    with _alone(config.run):
         engine = Engine()
         try:
-            return _fit(config, prepared, engine, signals)
+            with Signals() as signals:
+                return _fit(config, prepared, engine, signals)
+        except Exception as error:
+            raise engine.explained(error) from error
         finally:
             engine.close()
 
@@ -102,9 +107,10 @@ def _alone(run: str) -> Iterator[None]:
 
 def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> int:
     training = Training(config, prepared.index, engine.device)
-    start = prepared.resume.step if prepared.resume else 0
+    start = prepared.start
     if prepared.resume:
         checkpoints.restore(prepared.resume, **training.parts)
+        prepared.resume = None  # about a gigabyte at full width
     if engine.is_main:
         storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
     engine.prepare(training.objective.sides, training.networks, training.optimizers)
@@ -123,7 +129,7 @@ def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> in
         reporter.sample(0)
 
     step, received = start, 0
-    for batch in reporter.stopwatch.timed(loader):
+    for batch in reporter.stopwatch.timed(batches(loader)):
         terms = training.objective.iterate(engine, batch.to(engine.device, training.dtype), step)
         training.update_ema()
         step += 1

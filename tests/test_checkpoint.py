@@ -56,7 +56,7 @@ def test_everything_comes_back(run):
         "abc",
     )
     assert state(other) != state(saved)
-    checkpoints.restore(found, **other)
+    checkpoints.restore(found.state(), **other)
     assert state(other) == state(saved)
 
 
@@ -92,7 +92,7 @@ def test_damage_is_told_with_file_and_remedy(run, name):
     data[len(data) // 2] ^= 1
     storage.write_bytes(where, bytes(data))
     with pytest.raises(UserError, match=f"{name} is damaged.*remove .*step_00000005"):
-        checkpoints.restore(checkpoints.find(run), **make_parts(1))
+        checkpoints.find(run).state()
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path):

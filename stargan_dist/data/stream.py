@@ -166,6 +166,14 @@ def training_loader(
     )
 
 
+def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """Iterate a loader. A UserError of a worker is raised as it was, without its traceback."""
+    try:
+        yield from loader
+    except UserError as error:
+        raise UserError(str(error).rsplit(f"{UserError.__name__}: ", 1)[-1].strip()) from error
+
+
 def check_split(index: Index, split: str, minimum: int, url: str) -> None:
     """Raises UserError if a domain has too few images in a split."""
     for domain, counts in zip(index.domains, index.counts(split), strict=True):
