@@ -236,9 +236,12 @@ def superseded(
     return [step for step in steps if step not in kept]
 
 
-def remove_superseded(run: str, *, keep_last: int, keep_every: int) -> None:
-    """Apply the retention to a run. The manifest goes first: a half-removed folder is no
-    checkpoint."""
-    steps = list_steps(run)
-    for step in superseded(steps, keep_last=keep_last, keep_every=keep_every, best=best_step(run)):
-        storage.remove_folder(storage.join(_folder(run), step_name(step)), first=MANIFEST)
+def remove_superseded(run: str, step: int, *, keep_last: int, keep_every: int) -> None:
+    """Apply the retention after a save at `step`.
+
+    Later steps, which a run that was set back has not reached again, do not count. The manifest
+    goes first: a folder that is half removed is no checkpoint.
+    """
+    reached = [s for s in list_steps(run) if s <= step]
+    for old in superseded(reached, keep_last=keep_last, keep_every=keep_every, best=best_step(run)):
+        storage.remove_folder(storage.join(_folder(run), step_name(old)), first=MANIFEST)

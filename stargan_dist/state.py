@@ -71,5 +71,5 @@ class Training:
         checkpoints.save(self.config.run, step, facts=facts, **self.parts)
         keep = self.config.checkpoint
         checkpoints.remove_superseded(
-            self.config.run, keep_last=keep.keep_last, keep_every=keep.keep_every
+            self.config.run, step, keep_last=keep.keep_last, keep_every=keep.keep_every
         )

@@ -43,6 +43,8 @@ def plan(config: Config) -> Plan:
     """
     configs.check_world(config, launched_world_size())
     index = read_index(config.data.shards)
+    if len(index.domains) < 2:
+        raise UserError(f"{config.data.shards} has one domain: there is nothing to translate to")
     check_split(index, "train", 2, config.data.shards)
     storage.check_writable(config.run)
     resume = checkpoints.find(config.run)

@@ -122,6 +122,13 @@ def test_retention_keeps_the_best_evaluated(run):
         checkpoints.save(run, step, facts=FACTS, **make_parts(step))
         row = json.dumps({"step": step, "score": [2.0, 1.0, 3.0][step - 1]}).encode()
         storage.write_bytes(storage.join(run, "evaluation", f"step_{step:08d}.json"), row)
-    checkpoints.remove_superseded(run, keep_last=1, keep_every=0)
+    checkpoints.remove_superseded(run, 3, keep_last=1, keep_every=0)
     assert checkpoints.list_steps(run) == [2, 3]
     assert checkpoints.find(run, "best").step == 2
+
+
+def test_a_run_that_was_set_back_keeps_what_it_saves(run):
+    for step in (2, 4, 6, 4):
+        checkpoints.save(run, step, facts=FACTS, **make_parts(step))
+    checkpoints.remove_superseded(run, 4, keep_last=1, keep_every=0)
+    assert checkpoints.find(run).step == 4

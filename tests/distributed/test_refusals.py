@@ -2,10 +2,12 @@
 
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 
 from stargan_dist import storage
+from stargan_dist.shards.index import read_index, write_index
 
 
 def refuse(train, run, *args, **kwargs):
@@ -52,6 +54,14 @@ def test_several_ranks_tell_it_once(train, tmp_path):
 )
 def test_bad_values(train, tmp_path, args, named):
     assert named in refuse(train, tmp_path / "run", *args)
+
+
+def test_a_single_domain(train, shards, tmp_path):
+    index = read_index(shards)
+    only = {split: {"cat": rows["cat"]} for split, rows in index.splits.items()}
+    write_index(str(tmp_path / "set"), replace(index, domains=["cat"], splits=only))
+    error = refuse(train, tmp_path / "run", "--data.shards", str(tmp_path / "set"))
+    assert "nothing to translate to" in error
 
 
 def test_an_unwritable_run_folder(train, tmp_path):
