@@ -28,6 +28,7 @@ class Reporter:
             self._write("config.yaml", configs.to_yaml(config).encode())
             facts = monitor.environment(engine.world_size, engine.device)
             self._write("environment.json", json.dumps(facts, indent=1).encode())
+            self._write_status("running", start)
             images = sum(sum(counts) for counts in training.index.counts("train"))
             print(
                 f"{config.run}: steps {start} to {config.steps}, {engine.world_size} process(es) "
@@ -41,6 +42,10 @@ class Reporter:
 
     def _write(self, name: str, data: bytes) -> None:
         storage.write_bytes(storage.join(self.config.run, name), data)
+
+    def _write_status(self, status: str, step: int, received: int = 0) -> None:
+        row = {"status": status, "step": step, "signal": received or None}
+        self._write("status.json", json.dumps(row).encode())
 
     def _fixed_images(self, turn: int) -> LoadedSplit:
         """The images of every grid: validation images if each domain has some."""
@@ -87,9 +92,8 @@ class Reporter:
         if not self.shown:
             return
         self.monitor.close()
-        status = "finished" if step == self.config.steps else "stopped"
-        row = {"status": status, "step": step, "signal": received or None}
-        self._write("status.json", json.dumps(row).encode())
+        status = "finished" if step >= self.config.steps else "stopped"
+        self._write_status(status, step, received)
         cause = f" by {signal.Signals(received).name}" if received else ""
         print(f"{status}{cause} at step {step}, saved in {self.config.run}", flush=True)
         if status == "stopped":

@@ -150,4 +150,4 @@ def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> in
 
     reporter.end(step, received)
     engine.wait_for_all()  # a rank that left while rank 0 saves would have the job ended
-    return FINISHED if step == config.steps else STOPPED
+    return FINISHED if step >= config.steps else STOPPED

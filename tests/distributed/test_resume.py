@@ -29,6 +29,7 @@ KEEP_ONE = ("--checkpoint.keep_last", "1")
 def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, finished_run, moment):
     run = tmp_path / "run"
     train(run, *KEEP_ONE, driver=KILLED, KILL_AT=MOMENTS[moment], code=-signal.SIGKILL)
+    assert json.loads((run / "status.json").read_text())["status"] == "running"
     result = train(run, *KEEP_ONE)
     assert "finished at step 6" in result.stdout
     assert_same_bits(run, finished_run)
@@ -108,5 +109,6 @@ def test_a_finished_run_does_not_start_again(train, tmp_path):
     run = tmp_path / "run"
     train(run, "--steps", "2")
     before = {f: f.stat().st_mtime_ns for f in (run / "checkpoints").rglob("*")}
-    assert "finished at step 2" in train(run, "--steps", "2").stdout
+    for steps in ("2", "1"):
+        assert "finished at step 2" in train(run, "--steps", steps).stdout
     assert {f: f.stat().st_mtime_ns for f in (run / "checkpoints").rglob("*")} == before
