@@ -22,12 +22,30 @@ def _leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2)
 
 
-def _double(x: Tensor) -> Tensor:
+def double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def _halve(x: Tensor) -> Tensor:
+def halve(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2)
+
+
+def _windows(kernel: Tensor) -> Tensor:
+    """Means of the 2×2 windows of a zero-padded 3×3 kernel: (…, 3, 3) -> (…, 4, 4)."""
+    return F.avg_pool2d(F.pad(kernel, [1, 1, 1, 1]), 2, stride=1)
+
+
+def conv_then_halve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`halve(conv(x))` for a 3×3 convolution: the same sums as one 4×4 convolution of stride 2,
+    with 4/9 of the multiplications."""
+    return F.conv2d(x, _windows(conv.weight), conv.bias, stride=2, padding=1)
+
+
+def double_then_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`conv(double(x))` for a 3×3 convolution: the same sums as one transposed 4×4 convolution of
+    stride 2, with 4/9 of the multiplications."""
+    kernel = 4 * _windows(conv.weight.flip(2, 3)).transpose(0, 1)
+    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
 def _conv1x1(dim_in: int, dim_out: int) -> nn.Module:
@@ -70,10 +88,10 @@ class ResBlock(nn.Module):
         self.conv1x1 = _conv1x1(dim_in, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = self.conv1x1(x)
-        h = self.conv1(_leaky(self.norm1(x)))
-        if self.downsample:
-            shortcut, h = _halve(shortcut), _halve(h)
+        # A 1×1 convolution without bias may as well follow the pooling: a quarter of the work.
+        shortcut = self.conv1x1(halve(x) if self.downsample else x)
+        h = _leaky(self.norm1(x))
+        h = conv_then_halve(self.conv1, h) if self.downsample else self.conv1(h)
         h = self.conv2(_leaky(self.norm2(h)))
         return (shortcut + h) / math.sqrt(2)
 
@@ -114,14 +132,15 @@ class AdaINResBlock(nn.Module):
 
     def _residual(self, x: Tensor, s: Tensor) -> Tensor:
         h = _leaky(self.adain1(x, s))
-        h = self.conv1(_double(h) if self.upsample else h)
+        h = double_then_conv(self.conv1, h) if self.upsample else self.conv1(h)
         return self.conv2(_leaky(self.adain2(h, s)))
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         h = self._residual(x, s)
         if not self.shortcut:
             return h
-        return (self.conv1x1(_double(x) if self.upsample else x) + h) / math.sqrt(2)
+        shortcut = self.conv1x1(x)  # ahead of the doubling: a quarter of the work
+        return ((double(shortcut) if self.upsample else shortcut) + h) / math.sqrt(2)
 
 
 class HighPass(nn.Module):

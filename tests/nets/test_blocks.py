@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stargan_dist.nets import blocks
 from stargan_dist.nets.blocks import AdaIN, AdaINResBlock, HighPass, ResBlock, StackedLinear
+from tests.nets import plain
 
 
 def test_stacked_linear_is_one_linear_per_domain():
@@ -43,27 +45,47 @@ def test_adain_sets_mean_and_scale():
     )
 
 
-def test_residual_block_is_shortcut_plus_residual():
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("downsample", [True, False])
+@pytest.mark.parametrize("dim_out", [4, 6])
+def test_residual_block_is_the_plain_one(normalize, downsample, dim_out):
     torch.manual_seed(0)
-    block = ResBlock(4, 6, downsample=True).double()
+    block = ResBlock(4, dim_out, normalize=normalize, downsample=downsample).double()
     x = torch.randn(2, 4, 8, 8).double()
-    h = F.conv2d(F.leaky_relu(x, 0.2), block.conv1.weight, block.conv1.bias, padding=1)
-    h = F.leaky_relu(F.avg_pool2d(h, 2), 0.2)
-    h = F.conv2d(h, block.conv2.weight, block.conv2.bias, padding=1)
-    shortcut = F.avg_pool2d(F.conv2d(x, block.conv1x1.weight), 2)
-    torch.testing.assert_close(block(x), (shortcut + h) / math.sqrt(2))
+    torch.testing.assert_close(block(x), plain.res_block(block, x))
 
 
-def test_decoder_block_without_shortcut_is_its_residual():
+@pytest.mark.parametrize("upsample", [True, False])
+@pytest.mark.parametrize("shortcut", [True, False])
+@pytest.mark.parametrize("dim_out", [2, 4])
+def test_decoder_block_is_the_plain_one(upsample, shortcut, dim_out):
     torch.manual_seed(0)
-    block = AdaINResBlock(4, 2, 3, upsample=True, shortcut=False)
-    x, s = torch.randn(1, 4, 8, 8), torch.randn(1, 3)
-    assert block(x, s).shape == (1, 2, 16, 16)
-    block.shortcut = True
-    with_shortcut = block(x, s)
-    block.shortcut = False
-    up = block.conv1x1(F.interpolate(x, scale_factor=2))
-    torch.testing.assert_close(with_shortcut, (up + block(x, s)) / math.sqrt(2))
+    block = AdaINResBlock(4, dim_out, 3, upsample=upsample, shortcut=shortcut).double()
+    x, s = torch.randn(2, 4, 8, 8).double(), torch.randn(2, 3).double()
+    torch.testing.assert_close(block(x, s), plain.adain_res_block(block, x, s))
+
+
+@pytest.mark.parametrize("size", [2, 6])
+def test_fused_convolutions_are_convolution_and_resizing(size):
+    """Values and every gradient, the border included, in float64."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 5, 3, 1, 1).double()
+    pairs = [
+        (blocks.conv_then_halve, lambda x: blocks.halve(conv(x))),
+        (blocks.double_then_conv, lambda x: conv(blocks.double(x))),
+    ]
+    for fused, apart in pairs:
+        x = torch.randn(2, 3, size, size, dtype=torch.float64, requires_grad=True)
+        ours, theirs = fused(conv, x), apart(x)
+        torch.testing.assert_close(ours, theirs)
+        inputs = (x, conv.weight, conv.bias)
+        weights = torch.randn_like(ours)
+        for a, b in zip(
+            torch.autograd.grad((ours * weights).sum(), inputs),
+            torch.autograd.grad((theirs * weights).sum(), inputs),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b)
 
 
 def test_high_pass_is_the_laplacian_of_each_channel():

@@ -10,6 +10,7 @@ from stargan_dist.config import LossConfig, OptimConfig
 from stargan_dist.nets.v2 import build_networks
 from stargan_dist.objectives.stargan_v2 import LATENT, REFERENCE, StarGANv2
 from stargan_dist.state import build_optimizers
+from tests.nets.plain import make_plain
 from tests.objectives.literal import literal_iteration
 
 WEIGHTS = LossConfig(reg=1.0, sty=0.7, cyc=1.3, ds=2.0, ds_iter=5)
@@ -73,7 +74,7 @@ def differences(ours, literal):
 
 def train_both(ours, **kwargs):
     """Train two copies side by side; returns the largest differences of terms and parameters."""
-    literal = copy.deepcopy(ours)
+    literal = make_plain(copy.deepcopy(ours))
     objective = StarGANv2(ours, WEIGHTS)
     engine = Undistributed(objective, ours, build_optimizers(ours._asdict(), OPTIM))
     optimizers = build_optimizers(literal._asdict(), OPTIM)
