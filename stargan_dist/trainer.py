@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -131,22 +131,25 @@ def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> in
         reporter.sample(0)
 
     step, received = start, 0
-    for batch in reporter.stopwatch.timed(batches(loader)):
-        terms = training.objective.iterate(engine, batch.to(engine.device, training.dtype), step)
-        training.update_ema()
-        step += 1
+    with closing(batches(loader)) as stream:
+        for batch in reporter.stopwatch.timed(stream):
+            terms = training.objective.iterate(
+                engine, batch.to(engine.device, training.dtype), step
+            )
+            training.update_ema()
+            step += 1
 
-        last = step == config.steps
-        received = engine.agree(signals.received)
-        if step % config.monitor.log_every == 0 or last:
-            reporter.log(step, terms)
-        if config.monitor.sample_every and (step % config.monitor.sample_every == 0 or last):
-            reporter.sample(step)
-        if (step % config.checkpoint.every == 0 or last or received) and engine.is_main:
-            reporter.monitor.flush()  # a resumed run logs only what comes after this checkpoint
-            training.save(step)
-        if received:
-            break
+            last = step == config.steps
+            received = engine.agree(signals.received)
+            if step % config.monitor.log_every == 0 or last:
+                reporter.log(step, terms)
+            if config.monitor.sample_every and (step % config.monitor.sample_every == 0 or last):
+                reporter.sample(step)
+            if (step % config.checkpoint.every == 0 or last or received) and engine.is_main:
+                reporter.monitor.flush()  # a resumed run logs only what comes after this checkpoint
+                training.save(step)
+            if received:
+                break
 
     reporter.end(step, received)
     engine.wait_for_all()  # a rank that left while rank 0 saves would have the job ended

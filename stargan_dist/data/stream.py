@@ -9,7 +9,7 @@ import io
 import json
 import signal
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,12 +166,20 @@ def training_loader(
     )
 
 
-def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
-    """Iterate a loader. A UserError of a worker is raised as it was, without its traceback."""
+def batches(loader: DataLoader[Batch]) -> Generator[Batch, None, None]:
+    """Iterate a loader, and end its workers when the generator is closed or fails.
+
+    A UserError of a worker is raised as it was, without the traceback that torch adds.
+    """
+    iterator = iter(loader)
     try:
-        yield from loader
+        yield from iterator
     except UserError as error:
         raise UserError(str(error).rsplit(f"{UserError.__name__}: ", 1)[-1].strip()) from error
+    finally:
+        # Workers ignore SIGTERM: an interpreter that met them at exit would wait for ever.
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
 
 
 def check_split(index: Index, split: str, minimum: int, url: str) -> None:
