@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from stargan_dist.data import demo
 from stargan_dist.shards.build import build
@@ -14,8 +15,10 @@ from stargan_dist.shards.build import build
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "configs" / "smoke.yaml"
 
-os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+# Bits are compared between this process and those that tests start: one thread in each.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
