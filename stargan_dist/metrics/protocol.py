@@ -34,21 +34,19 @@ def tasks(num_domains: int) -> list[Task]:
     return [Task(guide, *pair) for guide in GUIDES for pair in pairs]
 
 
-def outputs(
-    translator: Translator, task: Task, real: LoadedSplit, seed: int, outputs: int = OUTPUTS
-) -> Iterator[Tensor]:
-    """For each source of a task its translations, (outputs, 3, H, H), clamped to [-1, 1]."""
+def outputs(translator: Translator, task: Task, real: LoadedSplit, seed: int) -> Iterator[Tensor]:
+    """For each source of a task its translations, (OUTPUTS, 3, H, H), clamped to [-1, 1]."""
     references = real.of(task.target)
     for number, source in enumerate(real.of(task.source)):
         rng = generator(seed, "evaluate", *task, number)
         x = to_unit(source[None].to(translator.device), translator.dtype)
-        y_trg = torch.full((outputs,), task.target, device=translator.device)
+        y_trg = torch.full((OUTPUTS,), task.target, device=translator.device)
         if task.guide == "latent":
-            drawn = rng.standard_normal((outputs, translator.config.model.latent_dim))
+            drawn = rng.standard_normal((OUTPUTS, translator.config.model.latent_dim))
             z = torch.from_numpy(drawn).to(translator.device, translator.dtype)
             fakes = translator.from_latents(x, y_trg, z)
         else:
-            picked = torch.from_numpy(rng.integers(len(references), size=outputs))
+            picked = torch.from_numpy(rng.integers(len(references), size=OUTPUTS))
             x_ref = to_unit(references[picked].to(translator.device), translator.dtype)
             fakes = translator.from_references(x, y_trg, x_ref)
         yield fakes.clamp(-1, 1)
