@@ -1,24 +1,135 @@
 """Every read and write of a URL goes through here, and through fsspec.
 
-A URL is a local path, or anything that fsspec opens (`s3://bucket/set`, `memory://set`, …).
+A URL is a local path, or anything that fsspec opens (`s3://bucket/set`, `memory://set`,
+`filecache::https://host/set`, …). Faults that may pass are met with patience; what is still wrong
+after that is an OSError, whatever the protocol calls it.
 """
 
 import fcntl
 import os
 import shutil
 import tempfile
+import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
+import tenacity
 from fsspec.implementations.local import LocalFileSystem
 
 from stargan_dist.errors import UserError
 
 PARTIAL = ".partial-"  # what a killed process may leave beside what it was writing
+BLOCK_BYTES = 2**23
+LONGEST_WAIT_SECONDS = 30
+# What no second try mends.
+PERMANENT = (
+    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError,
+    ValueError, TypeError, ImportError, NotImplementedError,
+)  # fmt: skip
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Access:
+    """How URLs are reached."""
+
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Options of fsspec's file systems by protocol: {s3: {endpoint_url: …}}. No secrets: they are
+    written into the run folder; keep those in the environment."""
+    tries: int = 5
+    """How often a read or a write that fails is tried in all."""
+    wait_seconds: float = 0.5
+    """Before the second try, at most; doubled with each further one."""
+    timeout_seconds: float = 30.0
+    """A try without an answer for so long has failed. Local files are waited for."""
+
+
+_access = Access()
+
+
+def access() -> Access:
+    """How this process reaches URLs."""
+    return _access
+
+
+def use(access: Access) -> None:
+    """Reach URLs in this way from now on, in this process.
+
+    Options that were given before (by the environment, by an earlier call) stay.
+    """
+    global _access  # noqa: PLW0603 - of the process, as fsspec's own configuration is
+    _access = access
+    for protocol, options in access.options.items():
+        fsspec.config.conf[protocol] = options | fsspec.config.conf.get(protocol, {})
+
+
+def _within(seconds: float, function: Callable[[], T]) -> T:
+    """Call in a thread of its own, which is abandoned when the time is over.
+
+    Raises:
+        TimeoutError: it is over.
+    """
+    future: futures.Future[T] = futures.Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except futures.TimeoutError as error:
+        raise TimeoutError(str(error) or f"no answer for {seconds} s") from error
+
+
+def _in_time(fs: Any, function: Callable[[], T]) -> T:
+    """Call, for no longer than a try may last; local files are waited for."""
+    local = isinstance(fs, LocalFileSystem)
+    return function() if local else _within(_access.timeout_seconds, function)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether another try may mend it.
+
+    fsspec's HTTP calls every look at a file that fails a missing file: the cause tells more.
+    """
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    status = getattr(error, "status", None)  # of aiohttp's errors
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+    return not (refused or isinstance(error, PERMANENT))
+
+
+def patiently(function: Callable[[], T]) -> T:
+    """Call, and again after growing waits while it fails in a way that may pass.
+
+    Raises:
+        OSError: it still fails.
+    """
+    again = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(_access.tries),
+        wait=tenacity.wait_random_exponential(_access.wait_seconds, LONGEST_WAIT_SECONDS),
+        retry=tenacity.retry_if_exception(_may_pass),
+        reraise=True,
+    )
+    try:
+        return again(function)
+    except Exception as error:
+        if isinstance(error, FileNotFoundError) and _may_pass(error):
+            raise OSError(f"{error.__cause__}") from error
+        if isinstance(error, OSError | UserError):
+            raise
+        raise OSError(f"{type(error).__name__}: {error}") from error  # a protocol's own error
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -38,43 +149,118 @@ def is_local(url: str) -> bool:
 
 
 def join(url: str, *parts: str) -> str:
-    return "/".join([url.rstrip("/"), *parts])
+    base = url if url.endswith("://") else url.rstrip("/") + "/"
+    return base + "/".join(parts)
+
+
+def parent(url: str) -> str:
+    """The folder that a file lies in."""
+    return url[: url.rfind("/") + 1] or "."
 
 
 def exists(url: str) -> bool:
     fs, path = filesystem(url)
-    return fs.exists(path)
+    fs.invalidate_cache(fs._parent(path))  # another process may have written since it was listed
+    try:
+        patiently(lambda: _in_time(fs, lambda: fs.info(path)))
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def list_names(url: str) -> list[str]:
     """Names in a folder, sorted; none if there is no folder. Hides what dead writers left."""
     fs, path = filesystem(url)
     fs.invalidate_cache()
-    if not fs.isdir(path):
+    try:
+        entries = patiently(lambda: fs.ls(path, detail=False))
+    except FileNotFoundError:
         return []
-    names = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False))
+    names = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
     return sorted(name for name in names if not name.startswith(PARTIAL))
 
 
-def read_bytes(url: str) -> bytes:
+def is_folder(url: str) -> bool:
     fs, path = filesystem(url)
-    return fs.cat_file(path)
+    return patiently(lambda: fs.isdir(path))
+
+
+def list_rows(url: str) -> list[dict[str, Any]]:
+    """What fsspec tells of each entry of a folder: `name`, `type`, perhaps `size` and more."""
+    fs, path = filesystem(url)
+    return patiently(lambda: fs.ls(path, detail=True))
+
+
+def find_files(url: str) -> dict[str, dict[str, Any]]:
+    """All files below a folder, by their path in it, with what fsspec tells of each."""
+    fs, path = filesystem(url)
+    found = patiently(lambda: fs.find(path, detail=True))
+    return {name[len(path) :].lstrip("/"): row for name, row in found.items()}
+
+
+def read_bytes(url: str) -> bytes:
+    """A file.
+
+    Raises:
+        OSError: after the configured tries; at once if there is no such file.
+    """
+    return patiently(lambda: b"".join(read_blocks(url)))
+
+
+def read_range(url: str, begin: int, end: int) -> bytes:
+    """The bytes [begin, end) of a file: fewer if it ends before. Raises as `read_bytes` does."""
+    fs, path = filesystem(url)
+    return patiently(lambda: _in_time(fs, lambda: fs.cat_file(path, start=begin, end=end)))
+
+
+def read_blocks(url: str) -> Iterator[bytes]:
+    """A file from beginning to end, in blocks. Not patient: a fault ends it."""
+    fs, path = filesystem(url)
+    with _in_time(fs, lambda: fs.open(path, "rb", block_size=BLOCK_BYTES)) as file:
+        while block := _in_time(fs, lambda: file.read(BLOCK_BYTES)):
+            yield block
 
 
 def write_bytes(url: str, data: bytes) -> None:
     """Write a file so that a reader finds the old one or the new one, never a part."""
     fs, path = filesystem(url)
-    if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, data)  # an object store's put is atomic
-        return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{PARTIAL}{target.name}-{uuid.uuid4().hex[:8]}")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
+    if isinstance(fs, LocalFileSystem):
+        with published_file(url) as staging:
+            staging.write_bytes(data)
+    else:
+        patiently(lambda: fs.pipe_file(path, data))  # an object store's put is atomic
+
+
+@contextmanager
+def published_file(url: str) -> Iterator[Path]:
+    """Fill a file that appears under its name complete or not at all.
+
+    Yields a path to write to. What stood at the URL is replaced; nothing is published after an
+    exception, or where the path was not written to or was removed again.
+    """
+    fs, path = filesystem(url)
+    local = isinstance(fs, LocalFileSystem)
+    folder = Path(path).parent if local else Path(tempfile.gettempdir())
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / f"{PARTIAL}{Path(path).name}-{uuid.uuid4().hex[:8]}"
+    try:
+        yield staging
+        if not staging.exists():
+            return
+        if local:
+            _sync(staging)
+            staging.replace(path)
+        else:
+            patiently(lambda: fs.put_file(str(staging), path))
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def remove_file(url: str) -> None:
+    """Remove a file, if it is there."""
+    fs, path = filesystem(url)
+    with suppress(FileNotFoundError):
+        fs.rm_file(path)
 
 
 def remove_folder(url: str, first: str = "") -> None:
@@ -90,8 +276,7 @@ def check_writable(url: str) -> None:
     probe = join(url, f"{PARTIAL}probe-{uuid.uuid4().hex[:8]}")
     try:
         write_bytes(probe, b"")
-        fs, path = filesystem(probe)
-        fs.rm_file(path)
+        remove_file(probe)
     except OSError as error:
         raise UserError(f"cannot write to {url}: {error}; choose another folder") from error
 
@@ -151,8 +336,7 @@ def _umask() -> int:
 def _rename(staging: Path, target: Path) -> None:
     for file in staging.rglob("*"):
         if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+            _sync(file)
     if target.exists():
         old = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=target.parent))
         target.rename(old / target.name)
@@ -160,9 +344,14 @@ def _rename(staging: Path, target: Path) -> None:
         shutil.rmtree(old)
     else:
         staging.rename(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
 
 
 def _upload(staging: Path, url: str, last: str) -> None:
@@ -171,7 +360,8 @@ def _upload(staging: Path, url: str, last: str) -> None:
         remove_folder(url, first=last)
     files = sorted(file for file in staging.rglob("*") if file.is_file())
     for file in sorted(files, key=lambda file: file == staging / last):
-        fs.put_file(str(file), join(path, file.relative_to(staging).as_posix()))
+        target = join(path, file.relative_to(staging).as_posix())
+        patiently(partial(fs.put_file, str(file), target))
 
 
 def remove_leftovers(url: str) -> None:

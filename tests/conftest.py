@@ -3,14 +3,18 @@
 import os
 import subprocess
 import sys
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
+from stargan_dist import storage
 from stargan_dist.data import demo
 from stargan_dist.shards.build import build
+from tests.servers import http_server, s3_server
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "configs" / "smoke.yaml"
@@ -18,6 +22,9 @@ SMOKE = ROOT / "configs" / "smoke.yaml"
 # Bits are compared between this process and those that tests start: one thread in each.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# What the S3 server of the tests wants to see, and no questions to a cloud's own addresses.
+os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+os.environ |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": "us-east-1"}
 torch.set_num_threads(1)
 
 
@@ -33,8 +40,39 @@ def animals(tmp_path_factory) -> Path:
 def shards(animals, tmp_path_factory) -> str:
     """Shards of them: several a domain, a quarter of the images for validation."""
     dest = str(tmp_path_factory.mktemp("shards") / "set")
-    build(str(animals), dest, val_fraction=0.25, shard_bytes=10_000)
+    build(str(animals), dest, val_fraction=0.25, shard_images=4)
     return dest
+
+
+@pytest.fixture(autouse=True)
+def access():
+    """Ways to reach URLs do not leak from test to test."""
+    yield
+    fsspec.config.conf.clear()
+    storage.use(storage.Access())
+
+
+@pytest.fixture(scope="session")
+def s3_address():
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def s3(s3_address) -> str:
+    """An empty bucket of an S3 server, as a URL that this process can open."""
+    storage.use(storage.Access(options={"s3": {"endpoint_url": s3_address}}))
+    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+    fsspec.filesystem("s3").mkdir(bucket)
+    return f"s3://{bucket}"
+
+
+@pytest.fixture
+def http(tmp_path):
+    """An HTTP server of the folder tmp_path / "served"."""
+    (tmp_path / "served").mkdir()
+    with http_server(tmp_path / "served") as server:
+        yield server
 
 
 @dataclass
