@@ -1,175 +1,70 @@
-"""Build shards from a folder of images per domain."""
+"""Build shards: the same source gives the same bytes, by any number of processes or machines.
+
+What each shard holds is planned from the listing alone, before any image is read. So shards can
+be packed in any order by anybody, and one that is there already need not be packed again.
+"""
 
 import hashlib
-import io
 import json
-import re
+import multiprocessing
+import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-
-import webdataset as wds
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from stargan_dist import storage
-from stargan_dist.data import transforms
-from stargan_dist.data.order import generator
 from stargan_dist.errors import UserError
 from stargan_dist.progress import Progress
-from stargan_dist.shards.index import INDEX, Index, Shard, write_index, write_offsets
+from stargan_dist.shards.index import INDEX, Index, Shard, from_json, samples_name, to_json
+from stargan_dist.shards.pack import Encoding, Packed, Task, pack, slug
+from stargan_dist.shards.sources import Listing, list_source, split_off
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-SPLIT_FOLDERS = {"train", "val", "test"}
+PARTS = "parts"
 MAX_FAULTS_TOLD = 20
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What a source holds: split -> domain -> paths relative to the source; and its faults."""
+def plan_shards(
+    listing: Listing, dest: str, shard_images: int, encoding: Encoding | None, skip_bad: bool
+) -> Iterator[Task]:
+    """All shards of a listing, by split, domain and number."""
+    labels = {domain: label for label, domain in enumerate(listing.domains)}
+    for split, domains in listing.splits.items():
+        for domain, items in domains.items():
+            for first in range(0, len(items), shard_images):
+                name = f"{split}/{slug(labels[domain], domain)}-{first // shard_images:06d}.tar"
+                yield Task(
+                    dest, name, listing.root, split, domain, labels[domain], first,
+                    items[first : first + shard_images], encoding, skip_bad,
+                )  # fmt: skip
 
-    splits: dict[str, dict[str, list[str]]]
-    faults: list[str] = field(default_factory=list)
 
-    @property
-    def domains(self) -> list[str]:
-        return sorted({domain for split in self.splits.values() for domain in split})
+def _start_process(access: storage.Access) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one answers it
+    storage.use(access)
 
 
-def _entries(url: str) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, sorted, without hidden ones."""
-    fs, path = storage.filesystem(url)
-    rows = fs.ls(path, detail=True)
-    named = [(row["name"].rstrip("/").rsplit("/", 1)[-1], row["type"]) for row in rows]
-    shown = sorted((name, kind) for name, kind in named if not name.startswith("."))
-    return (
-        [name for name, kind in shown if kind == "directory"],
-        [name for name, kind in shown if kind != "directory"],
+def _pack_all(tasks: list[Task], processes: int) -> Iterator[Packed]:
+    """Pack by several processes; results come in the order of the tasks."""
+    if processes == 1 or len(tasks) < 2:
+        yield from map(pack, tasks)
+        return
+    pool = ProcessPoolExecutor(
+        min(processes, len(tasks)),
+        multiprocessing.get_context("spawn"),
+        initializer=_start_process,
+        initargs=(storage.access(),),
     )
-
-
-def _list_domain(url: str, relative: str) -> tuple[list[str], list[str]]:
-    """The image files below a domain's folder, sorted, and its faults."""
-    fs, root = storage.filesystem(storage.join(url, relative))
-    found = sorted(path[len(root) :].lstrip("/") for path in fs.find(root))
-    files = [f for f in found if not PurePosixPath(f).name.startswith(".")]
-    images = [f for f in files if PurePosixPath(f).suffix.lower() in IMAGE_SUFFIXES]
-    faults = [f"{relative}/{f}: not an image file" for f in files if f not in set(images)]
-    if not images:
-        faults.append(f"{relative}: the domain has no images")
-    return [f"{relative}/{f}" for f in images], faults
-
-
-def list_source(url: str) -> Listing:
-    """List a folder per domain, or folders `train` and `val` of such folders.
-
-    Raises:
-        UserError: no such folder, or fewer than two domains.
-    """
-    fs, path = storage.filesystem(url)
-    if not fs.isdir(path):
-        raise UserError(f"{url} is not a folder")
-    folders, strays = _entries(url)
-    has_splits = "train" in folders and set(folders) <= SPLIT_FOLDERS
-    splits: dict[str, dict[str, list[str]]] = {}
-    faults = [f"{name}: a stray file beside the folders" for name in strays]
-    for split in folders if has_splits else [""]:
-        domains = folders
-        if split:
-            domains, strays = _entries(storage.join(url, split))
-            faults += [f"{split}/{name}: a stray file beside the folders" for name in strays]
-        splits[split] = {}
-        for domain in domains:
-            relative = f"{split}/{domain}" if split else domain
-            images, more = _list_domain(url, relative)
-            faults += more
-            if images:
-                splits[split][domain] = images
-    listing = Listing(splits, faults)
-    if len(listing.domains) < 2:
-        raise UserError(f"{url} must hold at least two folders of images, one per domain")
-    return listing
-
-
-def split_off(listing: Listing, val_fraction: float, seed: int) -> Listing:
-    """Divide an unsplit listing into train and val: a seeded draw in each domain."""
-    if "" not in listing.splits:
-        return listing
-    splits: dict[str, dict[str, list[str]]] = {"train": {}, "val": {}}
-    for domain, paths in listing.splits[""].items():
-        drawn = generator(seed, "split", domain).permutation(len(paths))
-        val = set(drawn[: round(val_fraction * len(paths))].tolist())
-        splits["train"][domain] = [p for i, p in enumerate(paths) if i not in val]
-        splits["val"][domain] = [p for i, p in enumerate(paths) if i in val]
-    return Listing(splits, listing.faults)
-
-
-@dataclass
-class _ShardFile:
-    """A tar being filled, in memory; WebDataset writes its members."""
-
-    buffer: io.BytesIO = field(default_factory=io.BytesIO)
-    offsets: list[int] = field(default_factory=lambda: [0])
-
-    def __post_init__(self) -> None:
-        # The time of a member is 0: the same images give the same bytes.
-        self.writer = wds.TarWriter(self.buffer, mtime=0, encoder=False)
-
-    def add(self, key: str, suffix: str, image: bytes, facts: dict[str, object]) -> None:
-        text = json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()
-        self.writer.write({"__key__": key, suffix: image, "json": text})
-        self.offsets.append(self.writer.tarstream.offset)
-
-    def publish(self, url: str, name: str) -> Shard:
-        self.writer.tarstream.close()  # end-of-archive blocks; the buffer stays open
-        data = self.buffer.getvalue()
-        storage.write_bytes(storage.join(url, name), data)
-        write_offsets(url, name, self.offsets)
-        return Shard(name, len(self.offsets) - 1, len(data), hashlib.sha256(data).hexdigest())
-
-
-def _slug(label: int, domain: str) -> str:
-    """A name for keys and files: dots, spaces and slashes would confuse WebDataset or shells."""
-    return f"{label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', domain)}"
-
-
-@dataclass
-class Builder:
-    """Reads, checks and packs images. Bad ones are collected in `faults`."""
-
-    source: str
-    dest: str
-    domains: list[str]
-    shard_bytes: int
-    progress: Progress
-    faults: list[str] = field(default_factory=list)
-
-    def read(self, path: str) -> bytes | None:
-        """The bytes of an image that decodes; None (and a fault) for one that does not."""
-        try:
-            data = storage.read_bytes(storage.join(self.source, path))
-            transforms.decode(data)
-            return data
-        except (UserError, OSError) as error:
-            self.faults.append(f"{path}: {error}")
-            return None
-        finally:
-            self.progress.advance(1)
-
-    def shards(self, split: str, domain: str, paths: list[str]) -> Iterator[Shard]:
-        """Pack a domain of a split; a shard is published when it reaches `shard_bytes`."""
-        label = self.domains.index(domain)
-        slug, number, shard = _slug(label, domain), 0, _ShardFile()
-        for i, path in enumerate(paths):
-            data = self.read(path)
-            if data is None:
-                continue
-            suffix = PurePosixPath(path).suffix.lower().lstrip(".")
-            facts = {"domain": domain, "label": label, "path": path}
-            shard.add(f"{slug}/{i:08d}", suffix, data, facts)
-            if shard.offsets[-1] >= self.shard_bytes:
-                yield shard.publish(self.dest, f"{split}/{slug}-{number:06d}.tar")
-                number, shard = number + 1, _ShardFile()
-        if len(shard.offsets) > 1:
-            yield shard.publish(self.dest, f"{split}/{slug}-{number:06d}.tar")
+    try:
+        yield from pool.map(pack, tasks)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process died while packing (out of memory?): "
+            "the same command with fewer --processes goes on where it was"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _stop_at(faults: list[str], source: str) -> None:
@@ -182,50 +77,172 @@ def _stop_at(faults: list[str], source: str) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Part:
+    """The n-th of so many equal parts of a build, counted from 1."""
+
+    number: int = 1
+    of: int = 1
+
+
 def build(
     source: str,
     dest: str,
     *,
     val_fraction: float = 0.1,
+    val_list: str = "",
     seed: int = 0,
-    shard_bytes: int = 2**26,
+    shard_images: int = 1024,
+    encoding: Encoding | None = None,
     skip_bad: bool = False,
+    overwrite: bool = False,
+    processes: int = 1,
+    part: Part = Part(),
 ) -> Index:
-    """Pack the images of a folder per domain into shards. The index, written last, publishes them.
+    """Pack images into shards. The index, written last, publishes them; a part writes its own.
 
     Args:
-        source: folders of images, one per domain; or `train` and `val` folders of such.
-        dest: where the shards go. Refused if it holds an index already.
+        source: folders of images, one per domain; `train` and `val` folders of such; or a
+            manifest (.csv, .jsonl).
+        dest: where the shards go. Shards that an interrupted build left there are kept.
         val_fraction: share of each domain's images set apart for validation, if the source has
             no split of its own.
+        val_list: a file that lists the paths for validation instead.
         seed: of that draw.
-        shard_bytes: a shard is closed when it has grown to this.
+        shard_images: images in each shard.
+        encoding: how to encode images again; None: their original bytes.
         skip_bad: leave out what cannot be used, and list it in the index, instead of stopping.
+        overwrite: replace the set at `dest`; otherwise it is refused.
+        processes: how many pack. They do not change a byte.
+        part: pack only the shards of this part, for `merge` to join.
 
     Raises:
         UserError: for anything a person has to mend.
     """
-    if storage.exists(storage.join(dest, INDEX)):
-        raise UserError(f"{dest} holds shards already: remove them or name another destination")
-    listing = split_off(list_source(source), val_fraction, seed)
-    total = sum(len(paths) for split in listing.splits.values() for paths in split.values())
-    progress = Progress(total, "images", what="building shards")
-    builder = Builder(
-        source, dest, listing.domains, shard_bytes, progress, faults=list(listing.faults)
-    )
-    if builder.faults and not skip_bad:
-        _stop_at(builder.faults, source)
+    _make_way(dest, overwrite)
+    listing = split_off(list_source(source, val_list), val_fraction, seed)
+    if listing.faults and not skip_bad:
+        _stop_at(listing.faults, source)
     storage.check_writable(dest)
-    splits = {
-        split: {d: list(builder.shards(split, d, paths)) for d, paths in domains.items()}
-        for split, domains in listing.splits.items()
+    tasks = list(plan_shards(listing, dest, shard_images, encoding, skip_bad))
+    mine = tasks[part.number - 1 :: part.of]
+    packed = _pack_with_progress(mine, processes)
+    faults = (listing.faults if part.number == 1 else []) + [f for p in packed for f in p.faults]
+    if faults and not skip_bad:
+        _stop_at(faults, source)
+    splits: dict[str, dict[str, list[Shard]]] = {
+        split: {domain: [] for domain in domains} for split, domains in listing.splits.items()
     }
-    progress.close()
-    if builder.faults and not skip_bad:
-        _stop_at(builder.faults, source)
-    for domain in listing.domains:
-        if not splits["train"].get(domain):
-            raise UserError(f"{source}: no usable training image in domain {domain}")
-    index = Index(listing.domains, splits, source, skipped=builder.faults)
-    write_index(dest, index)
+    for task, result in zip(mine, packed, strict=True):
+        if result.shard:
+            splits[task.split][task.domain].append(result.shard)
+    index = Index(
+        listing.domains, splits, source, asdict(encoding) if encoding else None, sorted(faults)
+    )
+    if part.of > 1:
+        _write_part(dest, part, index, tasks)
+    else:
+        publish(dest, index)
     return index
+
+
+def _make_way(dest: str, overwrite: bool) -> None:
+    """Refuse to build where a set stands, or remove it: its index first, so that none sees half."""
+    where = storage.join(dest, INDEX)
+    if not storage.exists(where):
+        return
+    if not overwrite:
+        raise UserError(
+            f"{dest} holds shards already: name another destination, or replace it by --overwrite"
+        )
+    old = from_json(where, storage.read_bytes(where))
+    storage.remove_file(where)
+    for shard in old.shards():
+        storage.remove_file(storage.join(dest, samples_name(shard.name)))
+        storage.remove_file(storage.join(dest, shard.name))
+
+
+def _pack_with_progress(tasks: list[Task], processes: int) -> list[Packed]:
+    progress = Progress(sum(len(t.items) for t in tasks), "images", what="building shards")
+    packed = []
+    for task, result in zip(tasks, _pack_all(tasks, processes), strict=True):
+        packed.append(result)
+        progress.advance(len(task.items))
+    progress.close()
+    return packed
+
+
+def publish(dest: str, index: Index) -> None:
+    """Write the index.
+
+    Raises:
+        UserError: a domain has nothing to train on.
+    """
+    for domain in index.domains:
+        if not index.splits.get("train", {}).get(domain):
+            raise UserError(f"{index.source}: no usable training image in domain {domain}")
+    storage.write_bytes(storage.join(dest, INDEX), to_json(index))
+
+
+# Parts.
+
+
+def _part_name(part: Part) -> str:
+    return f"{part.number}-of-{part.of}.json"
+
+
+def _write_part(dest: str, part: Part, index: Index, tasks: list[Task]) -> None:
+    """What `merge` needs: the part's index, and a hash of the plan that all parts must share."""
+    plan = hashlib.sha256("".join(task.plan for task in tasks).encode()).hexdigest()
+    row: dict[str, Any] = {"plan": plan, "index": json.loads(to_json(index))}
+    text = json.dumps(row, indent=1, ensure_ascii=False)
+    storage.write_bytes(storage.join(dest, PARTS, _part_name(part)), text.encode())
+
+
+def merge(dest: str, overwrite: bool = False) -> Index:
+    """Join the parts of a build into one index, as one build would have written it.
+
+    Raises:
+        UserError: parts are missing, or are not of one build.
+    """
+    if storage.exists(storage.join(dest, INDEX)) and not overwrite:
+        raise UserError(f"{dest} has an index already: replace it by --overwrite")
+    folder = storage.join(dest, PARTS)
+    names = [name for name in storage.list_names(folder) if name.endswith(".json")]
+    if not names:
+        raise UserError(f"{folder} holds no parts: build them with --part 1/N … N/N")
+    of = int(names[0].removesuffix(".json").rpartition("-of-")[2])
+    wanted = [_part_name(Part(number, of)) for number in range(1, of + 1)]
+    if set(names) - set(wanted):
+        raise UserError(f"{folder} holds parts of several builds: remove those of the old one")
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise UserError(f"{folder}: {len(missing)} of {of} parts are missing, first {missing[0]}")
+    index = _join(folder, wanted)
+    publish(dest, index)
+    storage.remove_folder(folder)
+    return index
+
+
+def _join(folder: str, names: list[str]) -> Index:
+    rows = [json.loads(storage.read_bytes(storage.join(folder, name))) for name in names]
+    if len({row["plan"] for row in rows}) > 1:
+        raise UserError(
+            f"the parts in {folder} were built from different images or with different options: "
+            "build them again"
+        )
+    parts = [from_json(folder, json.dumps(row["index"]).encode()) for row in rows]
+    splits = {
+        split: {
+            domain: sorted((s for p in parts for s in p.splits[split][domain]), key=_by_name)
+            for domain in domains
+        }
+        for split, domains in parts[0].splits.items()
+    }
+    skipped = sorted(fault for part in parts for fault in part.skipped)
+    first = parts[0]
+    return Index(first.domains, splits, first.source, first.encoding, skipped)
+
+
+def _by_name(shard: Shard) -> str:
+    return shard.name

@@ -1,7 +1,12 @@
 import hashlib
+import io
+import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +16,10 @@ from PIL import Image
 
 from stargan_dist import storage
 from stargan_dist.errors import UserError
-from stargan_dist.shards.build import build
-from stargan_dist.shards.index import read_index, read_offsets
+from stargan_dist.shards import pack as packing
+from stargan_dist.shards.build import Part, build, merge
+from stargan_dist.shards.index import read_index, read_samples
+from stargan_dist.shards.pack import Encoding
 
 
 def digest(folder):
@@ -22,6 +29,23 @@ def digest(folder):
     }  # fmt: skip
 
 
+def samples(url, split="train"):
+    """Every sample of a split: domain -> [what WebDataset finds, …]."""
+    return {
+        domain: [
+            sample
+            for shard in shards
+            for sample in wds.WebDataset(f"{url}/{shard.name}", shardshuffle=False).decode()
+        ]
+        for domain, shards in read_index(url).splits[split].items()
+    }
+
+
+def noise(seed=0, size=(16, 16)):
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two domains of three noise images each."""
@@ -29,9 +53,13 @@ def folder(tmp_path):
     for domain in ("b c", "a.é"):
         (source / domain).mkdir(parents=True)
         for i in range(3):
-            pixels = np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8)
-            Image.fromarray(pixels).save(source / domain / f"x.y {i}.png")
+            noise(i).save(source / domain / f"x.y {i}.png")
     return source
+
+
+@pytest.fixture
+def dest(tmp_path):
+    return str(tmp_path / "set")
 
 
 def test_webdataset_reads_the_shards(shards, animals):
@@ -42,112 +70,307 @@ def test_webdataset_reads_the_shards(shards, animals):
             path = f"{shards}/{shard.name}"
             data = Path(path).read_bytes()
             assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
-            samples = list(wds.WebDataset(path, shardshuffle=False).decode("pil"))
-            assert len(samples) == shard.samples == len(read_offsets(shards, shard.name)) - 1
-            for sample in samples:
+            found = list(wds.WebDataset(path, shardshuffle=False).decode("pil"))
+            offsets, crc32 = read_samples(shards, shard.name)
+            assert len(found) == shard.samples == len(offsets) - 1 == len(crc32)
+            for sample in found:
                 assert sample["json"]["domain"] == domain
                 assert sample["png"].size == Image.open(animals / sample["json"]["path"]).size
 
 
-def test_every_image_is_in_one_split_once(shards, animals):
-    paths = [
-        sample["json"]["path"]
-        for split in read_index(shards).splits.values()
-        for rows in split.values()
-        for shard in rows
-        for sample in wds.WebDataset(f"{shards}/{shard.name}", shardshuffle=False).decode()
-    ]
-    assert sorted(paths) == sorted(str(p.relative_to(animals)) for p in animals.rglob("*.png"))
+def test_every_image_is_in_one_split_once_under_a_key_of_its_own(shards, animals):
+    found = [s for split in ("train", "val") for d in samples(shards, split).values() for s in d]
+    paths = sorted(sample["json"]["path"] for sample in found)
+    assert paths == sorted(str(p.relative_to(animals)) for p in animals.rglob("*.png"))
+    assert len({sample["__key__"] for sample in found}) == len(found)
 
 
-def test_the_same_images_give_the_same_bytes(animals, shards, tmp_path):
-    build(str(animals), str(tmp_path / "again"), val_fraction=0.25, shard_bytes=10_000)
-    assert digest(tmp_path / "again") == digest(shards)
+def test_the_same_images_give_the_same_bytes_by_any_number_of_processes(animals, shards, tmp_path):
+    build(str(animals), str(tmp_path / "two"), val_fraction=0.25, shard_images=4, processes=2)
+    assert digest(tmp_path / "two") == digest(shards)
 
 
-def test_odd_names_survive(folder, tmp_path):
-    build(str(folder), str(tmp_path / "set"), val_fraction=0.34)
-    index = read_index(str(tmp_path / "set"))
+def test_parts_join_to_what_one_build_writes(animals, shards, tmp_path):
+    url = str(tmp_path / "parts")
+    for number in (3, 1, 2):
+        build(str(animals), url, val_fraction=0.25, shard_images=4, part=Part(number, 3))
+        assert not (tmp_path / "parts" / "index.json").exists()
+    merge(url)
+    assert digest(url) == digest(shards)
+
+
+def test_missing_and_strange_parts_are_refused(folder, dest):
+    with pytest.raises(UserError, match="holds no parts"):
+        merge(dest)
+    build(str(folder), dest, part=Part(2, 3))
+    with pytest.raises(UserError, match=r"2 of 3 parts are missing, first 1-of-3\.json"):
+        merge(dest)
+    build(str(folder), dest, part=Part(1, 3))
+    build(str(folder), dest, part=Part(3, 3), shard_images=1)
+    with pytest.raises(UserError, match="different images or with different options"):
+        merge(dest)
+    build(str(folder), dest, part=Part(1, 2))
+    with pytest.raises(UserError, match="parts of several builds"):
+        merge(dest)
+    assert not (Path(dest) / "index.json").exists()
+
+
+def test_an_interrupted_build_goes_on_where_it_was(animals, shards, tmp_path, monkeypatch):
+    """Killed at its third shard; what was published is not packed again."""
+    url = str(tmp_path / "set")
+
+    def killed(tar, offsets, calls=[]):  # noqa: B006 - counts the calls
+        calls.append(tar)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return checksums(tar, offsets)
+
+    checksums = packing._checksums
+    monkeypatch.setattr(packing, "_checksums", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(str(animals), url, val_fraction=0.25, shard_images=4)
+    before = {f: f.stat().st_mtime_ns for f in Path(url).rglob("*.tar")}
+    assert len(before) == 2
+
+    monkeypatch.setattr(packing, "_checksums", checksums)
+    build(str(animals), url, val_fraction=0.25, shard_images=4)
+    assert {f: f.stat().st_mtime_ns for f in before} == before
+    assert digest(url) == digest(shards)
+
+
+def test_other_options_pack_anew(animals, shards, dest):
+    build(str(animals), dest, val_fraction=0.25, shard_images=4, encoding=Encoding(size=16))
+    storage.remove_file(f"{dest}/index.json")
+    build(str(animals), dest, val_fraction=0.25, shard_images=4)
+    assert digest(dest) == digest(shards)
+
+
+def test_killing_the_command_and_running_it_again(tmp_path, animals, shards):
+    """The real command with two processes, ended by a signal when the first shard is there."""
+    command = [
+        sys.executable, "-m", "stargan_dist.shards", "build", str(animals), str(tmp_path / "set"),
+        "--val-fraction", "0.25", "--shard-images", "4", "--processes", "2",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.rglob("*.tar")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    subprocess.run(command, check=True, capture_output=True)
+    assert digest(tmp_path / "set") == digest(shards)
+
+
+def test_odd_names_survive(folder, dest):
+    build(str(folder), dest, val_fraction=0.34)
+    index = read_index(dest)
     assert index.domains == ["a.é", "b c"]
     assert index.counts("train") == ((2,), (2,))
-    for shard in index.splits["train"]["a.é"]:
-        samples = list(wds.WebDataset(str(tmp_path / "set" / shard.name), shardshuffle=False))
-        assert len(samples) == 2
-        assert all(set(s) >= {"png", "json"} for s in samples)
+    for found in samples(dest).values():
+        assert len(found) == 2
+        assert all(set(s) >= {"png", "json"} for s in found)
 
 
-def test_split_folders_are_kept(folder, tmp_path):
+def test_split_folders_are_kept(folder, dest, tmp_path):
     source = tmp_path / "split"
     shutil.copytree(folder, source / "train")
     shutil.copytree(folder, source / "val")
-    index = build(str(source), str(tmp_path / "set"))
+    index = build(str(source), dest)
     assert index.domains == ["a.é", "b c"]
     assert index.counts("train") == index.counts("val") == ((3,), (3,))
 
 
-def test_memory_urls(folder):
-    build(str(folder), "memory://built/set")
-    assert read_index("memory://built/set").domains == ["a.é", "b c"]
-    storage.remove_folder("memory://built")
+def test_attributes_of_a_manifest_are_kept_beside_each_image(folder, dest):
+    rows = [
+        "path,domain,split,smiling",
+        "a.é/x.y 0.png,one,train,-1",
+        f"{folder}/b c/x.y 1.png,two,train,1",
+    ]
+    (folder / "list.csv").write_text("\n".join(rows), encoding="utf-8")
+    build(str(folder / "list.csv"), dest)
+    found = samples(dest)
+    assert found["one"][0]["json"] == {
+        "domain": "one", "label": 0, "path": "a.é/x.y 0.png", "smiling": -1,
+    }  # fmt: skip
+    assert found["two"][0]["json"]["smiling"] == 1
+    assert found["two"][0]["png"] == (folder / "b c" / "x.y 1.png").read_bytes()
+
+
+def test_the_index_tells_sizes_and_encoding(folder, dest):
+    noise(size=(20, 30)).save(folder / "b c" / "x.y 1.png")
+    index = build(str(folder), dest, val_fraction=0)
+    (shard,) = index.splits["train"]["b c"]
+    assert (shard.widths, shard.heights) == ([16, 20], [16, 30])
+    assert index.encoding is None
+    encoded = build(str(folder), dest + "2", encoding=Encoding(size=8), val_fraction=0)
+    (shard,) = encoded.splits["train"]["b c"]
+    assert (shard.widths, shard.heights) == ([8, 8], [8, 12])
+    assert read_index(dest + "2").encoding == {
+        "size": 8, "crop": 0, "format": "jpeg", "quality": 95,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png", "webp"])
+def test_images_are_encoded_again(folder, dest, form):
+    build(str(folder), dest, encoding=Encoding(size=8, crop=12, format=form), val_fraction=0)
+    for found in samples(dest).values():
+        for sample in found:
+            image = Image.open(io.BytesIO(sample[form]))
+            assert (image.format, image.size) == (form.upper(), (8, 8))
+
+
+@pytest.mark.parametrize("to", ["memory", "s3"])
+def test_sources_and_sets_may_be_urls(folder, shards, animals, request, to):
+    base = "memory://built" if to == "memory" else request.getfixturevalue("s3")
+    for path in animals.rglob("*.png"):
+        storage.write_bytes(f"{base}/images/{path.relative_to(animals)}", path.read_bytes())
+    index = build(f"{base}/images", f"{base}/set", val_fraction=0.25, shard_images=4)
+    assert index.fingerprint == read_index(f"{base}/set").fingerprint
+    assert index.fingerprint == read_index(shards).fingerprint
+    storage.remove_folder(f"{base}/set")
+
+
+# Bad input.
+
+
+def gif(frames):
+    buffer = io.BytesIO()
+    noise(0).save(buffer, "GIF", save_all=True, append_images=[noise(i) for i in range(1, frames)])
+    return buffer.getvalue()
+
+
+def png_header(width, height):
+    """A PNG that claims a size; its pixels are missing."""
+    buffer = io.BytesIO()
+    noise().save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+def saved(image, kind, cut=None):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()[:cut]
+
+
+BAD = {
+    "not an image": ("b c/bad.jpg", b"\xff\xd8 not a jpeg", "b c/bad.jpg: "),
+    "no bytes": ("b c/zero.png", b"", "b c/zero.png: "),
+    "truncated": ("b c/cut.png", saved(noise(), "PNG", 200), "b c/cut.png: "),
+    "gigapixel": ("b c/big.png", png_header(40000, 40000), "40000 × 40000 pixels"),
+    "animated": ("b c/moving.gif", gif(3), "animated"),
+    "float": ("b c/f.tiff", saved(noise().convert("F"), "TIFF"), "b c/f.tiff: "),
+    "stray": ("notes.txt", b"hello", "notes.txt: a stray file"),
+    "stray in a domain": ("b c/notes.txt", b"hello", "b c/notes.txt: not an image file"),
+    "empty domain": ("nothing/", b"", "nothing: the domain has no images"),
+}
 
 
 def spoil(folder, fault):
-    if fault == "unreadable":
-        (folder / "b c" / "bad.jpg").write_bytes(b"\xff\xd8 not a jpeg")
-        return "b c/bad.jpg"
-    if fault == "empty file":
-        (folder / "b c" / "zero.png").touch()
-        return "b c/zero.png"
-    if fault == "stray file":
-        (folder / "notes.txt").write_text("hello")
-        return "notes.txt: a stray file"
-    if fault == "stray in domain":
-        (folder / "b c" / "notes.txt").write_text("hello")
-        return "b c/notes.txt: not an image file"
-    (folder / "nothing").mkdir()
-    return "nothing: the domain has no images"
+    name, data, told = BAD[fault]
+    if name.endswith("/"):
+        (folder / name).mkdir()
+    else:
+        (folder / name).write_bytes(data)
+    return told
 
 
-FAULTS = ["unreadable", "empty file", "stray file", "stray in domain", "empty domain"]
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faults_stop_the_build_before_it_publishes(folder, tmp_path, fault):
-    where = spoil(folder, fault)
+@pytest.mark.parametrize("fault", BAD)
+def test_faults_stop_the_build_before_it_publishes(folder, dest, fault):
+    told = spoil(folder, fault)
     with pytest.raises(UserError, match=r"1 faults in .*nothing was published") as caught:
-        build(str(folder), str(tmp_path / "set"))
-    assert where in str(caught.value)
-    assert not (tmp_path / "set" / "index.json").exists()
+        build(str(folder), dest)
+    assert told in str(caught.value)
+    assert not (Path(dest) / "index.json").exists()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faults_can_be_left_out_and_are_listed(folder, tmp_path, fault):
-    where = spoil(folder, fault)
-    build(str(folder), str(tmp_path / "set"), val_fraction=0, skip_bad=True)
-    index = read_index(str(tmp_path / "set"))
+@pytest.mark.parametrize("fault", BAD)
+def test_faults_can_be_left_out_and_are_listed(folder, dest, fault):
+    told = spoil(folder, fault)
+    build(str(folder), dest, val_fraction=0, skip_bad=True)
+    index = read_index(dest)
     assert index.domains == ["a.é", "b c"]
     assert index.counts("train") == ((3,), (3,))
-    assert [where in fault for fault in index.skipped] == [True]
+    assert [told in fault for fault in index.skipped] == [True]
 
 
-def test_hidden_files_are_no_faults(folder, tmp_path):
+def test_an_unreadable_image_is_told(folder, dest):
+    rows = ["path,domain", "a.é/x.y 0.png,a", "b c/missing.png,b", "b c/x.y 0.png,b"]
+    (folder / "list.csv").write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(UserError, match=r"b c/missing\.png: .*No such file"):
+        build(str(folder / "list.csv"), dest)
+
+
+def test_a_build_that_stopped_at_faults_goes_on_when_they_are_mended(folder, dest):
+    spoil(folder, "truncated")
+    with pytest.raises(UserError):
+        build(str(folder), dest, shard_images=1, val_fraction=0)
+    noise(9).save(folder / "b c" / "cut.png")
+    assert build(str(folder), dest, shard_images=1, val_fraction=0).counts("train") == (
+        (1, 1, 1), (1, 1, 1, 1),
+    )  # fmt: skip
+
+
+def test_faults_of_skipped_images_survive_an_interruption(folder, dest):
+    spoil(folder, "truncated")
+    build(str(folder), dest, skip_bad=True)
+    before = digest(dest)
+    storage.remove_file(f"{dest}/index.json")
+    build(str(folder), dest, skip_bad=True)
+    assert digest(dest) == before
+    storage.remove_file(f"{dest}/index.json")
+    with pytest.raises(UserError, match=r"cut\.png"):
+        build(str(folder), dest)
+
+
+def test_turned_photographs_are_measured_upright(folder, dest):
+    exif = Image.Exif()
+    exif[274] = 6  # turned by 90 degrees
+    (folder / "b c" / "x.y 0.png").unlink()
+    for i in range(3):
+        noise(size=(20, 10)).save(folder / "b c" / f"{i}.jpg", exif=exif.tobytes())
+        (folder / "b c" / f"x.y {i}.png").unlink(missing_ok=True)
+    (shard,) = build(str(folder), dest, val_fraction=0).splits["train"]["b c"]
+    assert (shard.widths, shard.heights) == ([10, 10], [20, 20])
+
+
+def test_hidden_files_are_no_faults(folder, dest):
     (folder / ".DS_Store").touch()
     (folder / "b c" / ".DS_Store").touch()
-    build(str(folder), str(tmp_path / "set"))
+    build(str(folder), dest)
 
 
-def test_an_existing_set_is_not_overwritten(folder, tmp_path):
-    build(str(folder), str(tmp_path / "set"))
-    before = digest(tmp_path / "set")
+# Destinations.
+
+
+def test_an_existing_set_is_not_overwritten_unless_told(folder, dest):
+    build(str(folder), dest, shard_images=1)
+    before = digest(dest)
     with pytest.raises(UserError, match="holds shards already"):
-        build(str(folder), str(tmp_path / "set"))
-    assert digest(tmp_path / "set") == before
+        build(str(folder), dest)
+    assert digest(dest) == before
+    build(str(folder), dest, overwrite=True)
+    build(str(folder), dest + "2")
+    assert digest(dest) == digest(dest + "2")
 
 
-def test_one_domain_is_not_enough(folder, tmp_path):
+def test_a_destination_that_cannot_be_written_is_told(folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to"):
+        build(str(folder), str(tmp_path / "file" / "set"))
+
+
+def test_one_domain_is_not_enough(folder, dest):
     shutil.rmtree(folder / "b c")
-    with pytest.raises(UserError, match="at least two folders"):
-        build(str(folder), str(tmp_path / "set"))
+    with pytest.raises(UserError, match="at least two domains"):
+        build(str(folder), dest)
+
+
+# The index.
 
 
 @pytest.mark.parametrize(
@@ -155,7 +378,7 @@ def test_one_domain_is_not_enough(folder, tmp_path):
     [
         ("{", "is not an index of shards"),
         ('{"version": 99}', "has version 99"),
-        ('{"version": 1}', "is not an index of shards"),
+        ('{"version": 2}', "is not an index of shards"),
         ("[]", "is not an index of shards"),
     ],
 )
@@ -170,20 +393,16 @@ def test_missing_shards_say_how_to_build_them(tmp_path):
         read_index(str(tmp_path))
 
 
-def test_the_command_line(folder, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "stargan_dist.shards",
-        "build",
-        str(folder),
-        str(tmp_path / "x"),
-    ]
-    good, again = (
-        subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(2)
-    )
-    assert good.returncode == 0
-    assert "b c" in good.stdout
-    assert again.returncode == 2
-    assert again.stderr.startswith("error: ")
-    assert len(again.stderr.splitlines()) == 1
+def test_the_fingerprint_names_the_samples_not_the_place(folder, dest, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    one, two = build(str(folder), dest), build(str(tmp_path / "copy"), dest + "2")
+    assert one.fingerprint == two.fingerprint
+    noise(7).save(folder / "b c" / "x.y 1.png")
+    assert build(str(folder), dest + "3").fingerprint != one.fingerprint
+
+
+def test_the_index_is_json_that_a_person_can_read(dest, folder):
+    build(str(folder), dest)
+    text = Path(dest, "index.json").read_text(encoding="utf-8")
+    assert json.loads(text)["domains"] == ["a.é", "b c"]
+    assert "a.é" in text

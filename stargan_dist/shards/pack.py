@@ -1,0 +1,175 @@
+"""Pack one shard: read its images, check them, write the tar and the file of its samples."""
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+
+import webdataset as wds
+
+from stargan_dist import storage
+from stargan_dist.data import transforms
+from stargan_dist.errors import UserError
+from stargan_dist.shards.index import Shard, samples_name
+from stargan_dist.shards.sources import IMAGE_SUFFIXES, Item
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images are encoded again before they are packed.
+
+    A central square of at most `crop` pixels a side is cut out (0: all of it), then the shorter
+    side is reduced to `size` (0: kept). `format` is jpeg (4:4:4), png or webp.
+    """
+
+    size: int = 0
+    crop: int = 0
+    format: str = "jpeg"
+    quality: int = 95
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard to be packed: all that its bytes depend on, and where they go."""
+
+    dest: str
+    name: str
+    root: str
+    split: str
+    domain: str
+    label: int
+    first: int  # the number, within the domain's split, of the first item
+    items: list[Item]
+    encoding: Encoding | None
+    skip_bad: bool
+
+    @property
+    def plan(self) -> str:
+        """A hash of what is packed and how; a shard with the same plan is not packed again."""
+        row = {k: v for k, v in asdict(self).items() if k not in ("dest", "skip_bad")}
+        return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What became of a task: its shard, if any image could be packed, and the faults."""
+
+    task: str
+    shard: Shard | None
+    faults: list[str]
+
+
+def slug(label: int, domain: str) -> str:
+    """A name for keys and files: dots, spaces and slashes would confuse WebDataset or shells."""
+    return f"{label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', domain)}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image ready to be packed: its bytes, their format, its size in pixels."""
+
+    data: bytes
+    suffix: str
+    width: int
+    height: int
+
+
+def _url(root: str, path: str) -> str:
+    absolute = path.startswith("/") or "://" in path
+    return path if absolute else storage.join(root, path)
+
+
+def prepare(data: bytes, path: str, encoding: Encoding | None) -> Entry:
+    """Check an image, and encode it again if asked to.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    image = transforms.examine(data)
+    if encoding is None:
+        suffix = PurePosixPath(path).suffix.lower()
+        return Entry(data, suffix.lstrip(".") if suffix in IMAGE_SUFFIXES else "image", *image.size)
+    data = transforms.reencode(
+        image, crop=encoding.crop, size=encoding.size,
+        form=encoding.format, quality=encoding.quality,
+    )  # fmt: skip
+    return Entry(data, encoding.format, *transforms.decode(data).size)
+
+
+def _entries(task: Task, faults: list[str]) -> Iterator[tuple[int, Item, Entry]]:
+    for number, item in enumerate(task.items, start=task.first):
+        try:
+            data = storage.read_bytes(_url(task.root, item.path))
+            yield number, item, prepare(data, item.path, task.encoding)
+        except (UserError, OSError) as error:
+            faults.append(f"{item.path}: {error}")
+
+
+def _write_tar(task: Task, tar: Path, faults: list[str]) -> tuple[list[int], list[Entry]]:
+    """Pack all images that can be. Returns the offsets and the entries, without their bytes."""
+    offsets, entries = [0], []
+    # The time of a member is 0: the same images give the same bytes.
+    with tar.open("wb") as file, wds.TarWriter(file, mtime=0, encoder=False) as writer:
+        for number, item, entry in _entries(task, faults):
+            own = {"domain": task.domain, "label": task.label, "path": item.path}
+            text = json.dumps((item.attributes or {}) | own, ensure_ascii=False, sort_keys=True)
+            key = f"{task.split}/{slug(task.label, task.domain)}/{number:08d}"
+            writer.write({"__key__": key, entry.suffix: entry.data, "json": text.encode()})
+            offsets.append(writer.tarstream.offset)
+            entries.append(Entry(b"", entry.suffix, entry.width, entry.height))
+    return offsets, entries
+
+
+def _checksums(tar: Path, offsets: list[int]) -> tuple[list[int], str]:
+    """The CRC-32 of each sample's bytes, and the SHA-256 of all."""
+    crc32, whole = [], hashlib.sha256()
+    with tar.open("rb") as file:
+        for begin, end in pairwise(offsets):
+            data = file.read(end - begin)
+            crc32.append(zlib.crc32(data))
+            whole.update(data)
+        whole.update(file.read())
+    return crc32, whole.hexdigest()
+
+
+def _packed_before(task: Task) -> Packed | None:
+    """The shard of an earlier, interrupted build by the same plan, if it is there."""
+    try:
+        row = json.loads(storage.read_bytes(storage.join(task.dest, samples_name(task.name))))
+        same = row["plan"] == task.plan and (task.skip_bad or not row["faults"])
+        if same and storage.exists(storage.join(task.dest, task.name)):
+            return Packed(task.name, Shard(**row["shard"]), row["faults"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def pack(task: Task) -> Packed:
+    """Pack one shard and publish it: the tar, then the file of its samples.
+
+    With faults that are not to be skipped, nothing is published.
+    """
+    before = _packed_before(task)
+    if before:
+        return before
+    faults: list[str] = []
+    with storage.published_file(storage.join(task.dest, task.name)) as tar:
+        offsets, entries = _write_tar(task, tar, faults)
+        crc32, sha256 = _checksums(tar, offsets)
+        size = tar.stat().st_size
+        if not entries or (faults and not task.skip_bad):
+            tar.unlink()
+            return Packed(task.name, None, faults)
+    widths, heights = [e.width for e in entries], [e.height for e in entries]
+    shard = Shard(
+        task.name, len(entries), size, sha256,
+        [min(widths), max(widths)], [min(heights), max(heights)],
+    )  # fmt: skip
+    row = {"plan": task.plan, "shard": asdict(shard), "faults": faults}
+    text = json.dumps(row | {"offsets": offsets, "crc32": crc32}, ensure_ascii=False)
+    storage.write_bytes(storage.join(task.dest, samples_name(task.name)), text.encode())
+    return Packed(task.name, shard, faults)

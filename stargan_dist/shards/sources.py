@@ -1,0 +1,225 @@
+"""What is to be packed: a folder of images per domain, or a manifest of paths and domains."""
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from stargan_dist import storage
+from stargan_dist.data.order import generator
+from stargan_dist.errors import UserError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+SPLITS = ("train", "val", "test")
+MANIFEST_SUFFIXES = (".csv", ".jsonl")
+UNSPLIT = ""
+
+
+class Item(NamedTuple):
+    """An image: its path as the source names it, and what else the source says of it."""
+
+    path: str
+    attributes: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds: split -> domain -> items, in order; and its faults.
+
+    `root` is what relative paths are relative to. The split UNSPLIT is yet to be divided.
+    """
+
+    root: str
+    splits: dict[str, dict[str, list[Item]]]
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def domains(self) -> list[str]:
+        return sorted({domain for split in self.splits.values() for domain in split})
+
+
+def list_source(url: str, val_list: str = "") -> Listing:
+    """List a folder per domain, folders `train` and `val` of such folders, or a manifest.
+
+    Args:
+        url: a folder, or a manifest that ends with .csv or .jsonl.
+        val_list: a file of paths, one a line, that make up the validation split.
+
+    Raises:
+        UserError: there is nothing to list, or fewer than two domains.
+    """
+    listing = _list_manifest(url) if url.endswith(MANIFEST_SUFFIXES) else _list_folder(url)
+    if len(listing.domains) < 2:
+        raise UserError(f"{url} must hold at least two domains: {listing.domains} found")
+    return _split_by_list(listing, val_list) if val_list else listing
+
+
+# A folder for each domain.
+
+
+def _entries(url: str) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files in a folder, sorted, without hidden ones."""
+    named = [(row["name"].rstrip("/").rsplit("/", 1)[-1], row) for row in storage.list_rows(url)]
+    shown = sorted((name, row["type"]) for name, row in named if not name.startswith("."))
+    return (
+        [name for name, kind in shown if kind == "directory"],
+        [name for name, kind in shown if kind != "directory"],
+    )
+
+
+def _fault_of(path: str, row: dict[str, Any]) -> str | None:
+    """Why a file in a domain's folder cannot be packed, as far as its name tells."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"{path!a}: the name is not UTF-8"
+    if row.get("islink") and PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:
+        return f"{path}: links to folders are not followed, name the folder itself"
+    if PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:
+        return f"{path}: not an image file"
+    return None
+
+
+def _list_domain(url: str, relative: str) -> tuple[list[Item], list[str]]:
+    """The image files below a domain's folder, sorted, and its faults."""
+    found = storage.find_files(storage.join(url, relative))
+    rows = {f"{relative}/{below}": row for below, row in sorted(found.items())}
+    shown = {p: row for p, row in rows.items() if not PurePosixPath(p).name.startswith(".")}
+    told = {path: _fault_of(path, row) for path, row in shown.items()}
+    items = [Item(path) for path, fault in told.items() if fault is None]
+    faults = [fault for fault in told.values() if fault is not None]
+    if not items:
+        faults.append(f"{relative}: the domain has no images")
+    return items, faults
+
+
+def _list_folder(url: str) -> Listing:
+    if not storage.is_folder(url):
+        raise UserError(f"{url} is not a folder, nor a manifest (.csv or .jsonl)")
+    folders, strays = _entries(url)
+    has_splits = "train" in folders and set(folders) <= set(SPLITS)
+    faults = [f"{name}: a stray file or link beside the folders" for name in strays]
+    splits: dict[str, dict[str, list[Item]]] = {}
+    for split in folders if has_splits else [UNSPLIT]:
+        domains = folders
+        if split:
+            domains, strays = _entries(storage.join(url, split))
+            faults += [f"{split}/{name}: a stray file or link" for name in strays]
+        splits[split] = {}
+        for domain in domains:
+            items, more = _list_domain(url, f"{split}/{domain}" if split else domain)
+            faults += more
+            if items:
+                splits[split][domain] = items
+    return Listing(url, splits, faults)
+
+
+# A manifest.
+
+
+def _value(text: str) -> Any:
+    """A number where a CSV cell is written as one; its text otherwise."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return value if type(value) in (int, float) else text
+
+
+def _csv_rows(text: str) -> Iterator[dict[str, Any]]:
+    for row in csv.DictReader(io.StringIO(text), restval=""):
+        if row.pop(None, None):
+            raise ValueError("more cells than the header names")
+        names = ("path", "domain", "split")
+        yield {k: v if k in names else _value(v) for k, v in row.items()}
+
+
+def _jsonl_rows(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        if line.strip():
+            yield dict(json.loads(line))
+
+
+def _list_manifest(url: str) -> Listing:
+    """Rows of `path`, `domain`, perhaps `split`, and further attributes.
+
+    Paths are relative to the manifest's folder, or absolute, or URLs.
+
+    Raises:
+        UserError: a row cannot be used; the message names it.
+    """
+    splits: dict[str, dict[str, list[Item]]] = {}
+    seen: set[str] = set()
+    try:
+        text = storage.read_bytes(url).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the manifest {url}: {error}") from error
+    rows = (_csv_rows if url.endswith(".csv") else _jsonl_rows)(text)
+    for number in itertools.count(1):
+        try:
+            row = next(rows, None)
+            if row is None:
+                break
+            path, domain, split = _place(row, seen)
+        except (ValueError, TypeError, csv.Error) as error:
+            raise UserError(f"{url}: row {number}: {error}") from error
+        splits.setdefault(split, {}).setdefault(domain, []).append(Item(path, row or None))
+    if UNSPLIT in splits and len(splits) > 1:
+        raise UserError(f"{url}: some rows name a split and some do not: name it in all or none")
+    return Listing(storage.parent(url), splits)
+
+
+def _place(row: dict[str, Any], seen: set[str]) -> tuple[str, str, str]:
+    """Take path, domain and split out of a row."""
+    path, domain, split = (str(row.pop(k, "")) for k in ("path", "domain", "split"))
+    if not path or not domain:
+        raise UserError("a row needs the fields path and domain (and perhaps split)")
+    if split not in (UNSPLIT, *SPLITS):
+        raise UserError(f"split {split} is none of {', '.join(SPLITS)}")
+    if path in seen:
+        raise UserError(f"{path} is listed twice")
+    seen.add(path)
+    return path, domain, split
+
+
+# Splits.
+
+
+def _split_by_list(listing: Listing, val_list: str) -> Listing:
+    """Divide an unsplit listing: the paths in a file are for validation, the others train."""
+    if UNSPLIT not in listing.splits:
+        raise UserError(f"{listing.root} has splits of its own: leave out the list {val_list}")
+    try:
+        named = set(storage.read_bytes(val_list).decode().split("\n")) - {""}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the list {val_list}: {error}") from error
+    named = {path.rstrip("\r") for path in named}
+    domains = listing.splits[UNSPLIT]
+    unknown = named - {item.path for items in domains.values() for item in items}
+    if unknown:
+        raise UserError(
+            f"{val_list} names {len(unknown)} images that {listing.root} does not have, "
+            f"such as {min(unknown)}"
+        )
+    splits = {
+        split: {d: [i for i in items if (i.path in named) == val] for d, items in domains.items()}
+        for split, val in (("train", False), ("val", True))
+    }
+    return Listing(listing.root, splits, listing.faults)
+
+
+def split_off(listing: Listing, val_fraction: float, seed: int) -> Listing:
+    """Divide an unsplit listing into train and val: a seeded draw in each domain."""
+    if UNSPLIT not in listing.splits:
+        return listing
+    splits: dict[str, dict[str, list[Item]]] = {"train": {}, "val": {}}
+    for domain, items in listing.splits[UNSPLIT].items():
+        drawn = generator(seed, "split", domain).permutation(len(items))
+        val = set(drawn[: round(val_fraction * len(items))].tolist())
+        splits["train"][domain] = [item for i, item in enumerate(items) if i not in val]
+        splits["val"][domain] = [item for i, item in enumerate(items) if i in val]
+    return Listing(listing.root, splits, listing.faults)
