@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Checkpoint:
     domains: list[str]
     data: str
     files: dict[str, dict[str, Any]]
+    skipped: dict[str, Any] = field(default_factory=dict)
 
     def read(self, name: str) -> bytes:
         """The bytes of a file, which must be those that were saved.
@@ -178,7 +179,8 @@ def save(
     """Publish a checkpoint and point `latest` at it. For one rank to call.
 
     Args:
-        facts: `config` (plain values), `domains`, and `data`, the fingerprint of the index.
+        facts: `config` (plain values), `domains`, `data`, the fingerprint of the index, and
+            `skipped`, the samples that were replaced.
 
     Raises:
         UserError: it cannot be written. What was there before stays.

@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from stargan_dist.errors import UserError
+from stargan_dist.storage import Access
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -25,6 +26,19 @@ class DataConfig:
     """Folder or URL of the shards (`python -m stargan_dist.shards build`)."""
     workers: int = 4
     """Loader processes of each rank. Their number has no influence on the samples."""
+    start_method: Literal["fork", "spawn", "forkserver"] = "fork"
+    """How they are started: fork is the quickest; the others cannot inherit a held lock."""
+    scaled_decoding: bool = False
+    """Decode JPEGs at a reduced scale: faster, and a little less exact."""
+    cache: str = ""
+    """Local folder that keeps whole shards, for all ranks of a node; empty: each sample is fetched
+    by its range of bytes."""
+    cache_gib: float = 100.0
+    """The cache's bound; what was used longest ago makes room."""
+    on_bad_shard: Literal["stop", "skip"] = "stop"
+    """What a sample that cannot be read does: end the run, or be replaced by another one."""
+    max_skipped: int = 100
+    """A run that has replaced more samples than this ends."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,7 @@ class Config:
     precision: Literal["float32", "float64"] = "float32"
     """float64 is for tests of equality."""
     data: DataConfig = field(default_factory=DataConfig)
+    storage: Access = field(default_factory=Access)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -130,7 +145,10 @@ class Config:
 
 
 # What may differ when a run is resumed: none of it changes the parameters that come out.
-FREE_FIELDS = ("run", "steps", "data.", "checkpoint.", "monitor.")
+FREE_FIELDS = (
+    "run", "steps", "checkpoint.", "monitor.", "storage.", "data.shards", "data.workers",
+    "data.start_method", "data.cache", "data.on_bad_shard", "data.max_skipped",
+)  # fmt: skip
 
 
 def parse(argv: Sequence[str] | None = None, prog: str = "stargan_dist.train") -> Config:
@@ -171,10 +189,15 @@ def check(config: Config) -> None:
         (0 <= optim.ema < 1, "optim.ema: must be in [0, 1)"),
         (all(0 <= beta < 1 for beta in optim.betas), "optim.betas: each must be in [0, 1)"),
         (config.data.workers >= 0, "data.workers: must not be negative"),
+        (config.data.max_skipped >= 0, "data.max_skipped: must not be negative"),
+        (config.data.cache_gib > 0, "data.cache_gib: must be positive"),
+        (config.storage.wait_seconds >= 0, "storage.wait_seconds: must not be negative"),
+        (config.storage.timeout_seconds > 0, "storage.timeout_seconds: must be positive"),
         (config.checkpoint.keep_last >= 1, "checkpoint.keep_last: must be at least 1"),
     ]  # fmt: skip
     positive = {
         "steps": config.steps, "batch_size": config.batch_size,
+        "storage.tries": config.storage.tries,
         "model.max_width": model.max_width, "model.latent_dim": model.latent_dim,
         "model.style_dim": model.style_dim, "model.mapping_dim": model.mapping_dim,
         "checkpoint.every": config.checkpoint.every, "monitor.log_every": config.monitor.log_every,
@@ -230,7 +253,8 @@ def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def check_resumable(saved: dict[str, Any], config: Config, run: str) -> None:
     """Raises UserError if a run was made with another configuration, naming what differs."""
-    old, new = _flat(saved), _flat(to_dict(config))
+    # A run of before a field was added was trained with what is now its default.
+    old, new = _flat(to_dict(Config())) | _flat(saved), _flat(to_dict(config))
     differing = [
         f"{name} was {old.get(name)}, is {new.get(name)}"
         for name in sorted(old.keys() | new.keys())

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from stargan_dist.errors import RankError, UserError
+from stargan_dist.errors import RankError, UserError, WorldError
 
 REMEDY = (
     "start one world of N processes with "
@@ -135,6 +135,13 @@ class Engine:
         dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self._control)
         return int(value)
 
+    def gather(self, value: Any) -> list[Any]:
+        """The plain values of all ranks, on every rank."""
+        values = [value] * self.world_size
+        if self._control is not None:
+            dist.all_gather_object(values, value, group=self._control)
+        return values
+
     def wait_for_all(self) -> None:
         """Return when every rank has come here."""
         self.agree(0)
@@ -145,7 +152,8 @@ class Engine:
             return error
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             return RankError("lost another rank: its own message, or the launcher's, tells why")
-        return RankError(str(error)) if isinstance(error, UserError) else error
+        ranks_own = isinstance(error, UserError) and not isinstance(error, WorldError)
+        return RankError(str(error)) if ranks_own else error
 
     def close(self) -> None:
         """Leave the world. A wrapper that outlived its process group could abort at exit."""

@@ -15,6 +15,10 @@ class UserError(ValueError):
     """
 
 
+class WorldError(UserError):
+    """A UserError that every rank raises at the same step: rank 0 speaks for all."""
+
+
 class RankError(UserError):
     """A UserError of one rank, once the ranks work together: that rank speaks for itself."""
 

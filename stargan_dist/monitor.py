@@ -130,6 +130,7 @@ class Monitor:
         seconds: float,
         data_wait_share: float,
         memory: int,
+        skipped: int,
     ) -> None:
         rate = (step - self.last) * self.batch_size / seconds
         pace = (time.monotonic() - self.began) / (step - self.start)
@@ -140,6 +141,7 @@ class Monitor:
             "speed/images_per_second": rate,
             "speed/data_wait_share": data_wait_share,
             "speed/memory_gib": memory / 2**30,
+            "data/skipped_samples": skipped,
             "progress/images_seen": step * self.batch_size,
         }
         for name, value in {**losses, **scalars}.items():

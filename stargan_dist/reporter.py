@@ -9,6 +9,7 @@ import torch
 from stargan_dist import config as configs
 from stargan_dist import grids, monitor, storage
 from stargan_dist.config import Config
+from stargan_dist.data.skipped import Rows, Skipped
 from stargan_dist.data.stream import LoadedSplit, load_split
 from stargan_dist.engine import Engine
 from stargan_dist.state import Training
@@ -24,6 +25,7 @@ class Reporter:
         self.config, self.training, self.engine = config, training, engine
         self.shown = engine.is_main
         self.stopwatch = monitor.Stopwatch()
+        self.told: Rows = {}
         if self.shown:
             self._write("config.yaml", configs.to_yaml(config).encode())
             facts = monitor.environment(engine.world_size, engine.device)
@@ -57,8 +59,12 @@ class Reporter:
             first=turn * count, per_domain=count, domains=GRID_DOMAINS,
         )  # fmt: skip
 
-    def log(self, step: int, terms: Mapping[str, torch.Tensor]) -> None:
-        """Read the losses of a step from the device, averaged over the ranks."""
+    def log(self, step: int, terms: Mapping[str, torch.Tensor], skipped: Skipped) -> None:
+        """Read the losses of a step from the device, averaged over the ranks.
+
+        Args:
+            skipped: what all ranks have replaced so far.
+        """
         losses = self.engine.mean(terms)
         seconds, wait_share = self.stopwatch.lap()
         if self.shown:
@@ -69,7 +75,11 @@ class Reporter:
                 seconds=seconds,
                 data_wait_share=wait_share,
                 memory=monitor.memory_bytes(self.engine.device),
+                skipped=skipped.samples,
             )
+            if skipped.rows != self.told:
+                print(f"replaced {skipped.samples} samples so far: {skipped}", flush=True)
+                self.told = skipped.rows
 
     def sample(self, step: int) -> None:
         """Grids of translations by the averaged networks, to files and TensorBoard."""

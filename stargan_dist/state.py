@@ -12,6 +12,7 @@ from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist.config import Config, OptimConfig
 from stargan_dist.data.order import generator
+from stargan_dist.data.skipped import Skipped
 from stargan_dist.nets.v2 import build_networks
 from stargan_dist.objectives.stargan_v2 import StarGANv2
 from stargan_dist.shards.index import Index
@@ -62,11 +63,12 @@ class Training:
             current = list(self.networks[letter].parameters())
             self._average(list(average.parameters()), current, None)
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, skipped: Skipped) -> None:
         facts = {
             "config": configs.to_dict(self.config),
             "domains": self.index.domains,
             "data": self.index.fingerprint,
+            "skipped": skipped.rows,
         }
         checkpoints.save(self.config.run, step, facts=facts, **self.parts)
         keep = self.config.checkpoint

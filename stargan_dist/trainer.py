@@ -8,16 +8,27 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.checkpoint import State
 from stargan_dist.config import Config
-from stargan_dist.data.stream import ShardReader, Slots, batches, check_split, training_loader
+from stargan_dist.data.skipped import Rows, Skipped
+from stargan_dist.data.stream import (
+    Loaded,
+    ShardReader,
+    Slots,
+    batches,
+    check_split,
+    open_reader,
+    training_loader,
+)
 from stargan_dist.engine import REMEDY, Engine, launched_world_size
 from stargan_dist.errors import UserError
 from stargan_dist.reporter import Reporter
-from stargan_dist.shards.index import Index, read_index
+from stargan_dist.shards.index import read_index
 from stargan_dist.state import Training
 
 FINISHED = 0
@@ -28,9 +39,10 @@ STOPPED = 75  # EX_TEMPFAIL: a signal came, the state is saved, the same command
 class Plan:
     """What a run starts from: its data, and the steps done and state of what it resumes."""
 
-    index: Index
+    reader: ShardReader
     start: int
     resume: State | None
+    skipped: Rows
 
 
 def plan(config: Config) -> Plan:
@@ -46,6 +58,7 @@ def plan(config: Config) -> Plan:
     if len(index.domains) < 2:
         raise UserError(f"{config.data.shards} has one domain: there is nothing to translate to")
     check_split(index, "train", 2, config.data.shards)
+    reader = open_reader(config.data, index)
     storage.check_writable(config.run)
     resume = checkpoints.find(config.run)
     if resume is not None:
@@ -55,7 +68,9 @@ def plan(config: Config) -> Plan:
                 f"{config.run} was trained on other shards than {config.data.shards} "
                 "(their index differs): give the old ones to resume it, or another --run"
             )
-    return Plan(index, resume.step if resume else 0, resume.state() if resume else None)
+    if resume is None:
+        return Plan(reader, 0, None, {})
+    return Plan(reader, resume.step, resume.state(), resume.skipped)
 
 
 class Signals:
@@ -85,6 +100,7 @@ def train(config: Config) -> int:
     Raises:
         UserError: for anything a person has to mend.
     """
+    storage.use(config.storage)
     prepared = plan(config)
     with _alone(config.run):
         engine = Engine()
@@ -107,8 +123,30 @@ def _alone(run: str) -> Iterator[None]:
         yield
 
 
+def _loader(config: Config, prepared: Plan, engine: Engine) -> DataLoader[Loaded]:
+    """This rank's batches of the steps that are left."""
+    slots = Slots(
+        prepared.reader,
+        config.seed,
+        config.model.image_size,
+        config.model.latent_dim,
+        scaled=config.data.scaled_decoding,
+        skip=config.data.on_bad_shard == "skip",
+    )
+    return training_loader(
+        slots,
+        range(prepared.start, config.steps),
+        config.batch_size,
+        rank=engine.rank,
+        world_size=engine.world_size,
+        workers=config.data.workers,
+        start_method=config.data.start_method,
+        pin_memory=engine.device.type == "cuda",
+    )
+
+
 def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> int:
-    training = Training(config, prepared.index, engine.device)
+    training = Training(config, prepared.reader.index, engine.device)
     start = prepared.start
     if prepared.resume:
         checkpoints.restore(prepared.resume, **training.parts)
@@ -117,21 +155,13 @@ def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> in
         storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
     engine.prepare(training.objective.sides, training.networks, training.optimizers)
     reporter = Reporter(config, training, engine, start)
-    reader = ShardReader(config.data.shards, prepared.index, "train")
-    loader = training_loader(
-        Slots(reader, config.seed, config.model.image_size, config.model.latent_dim),
-        range(start, config.steps),
-        config.batch_size,
-        rank=engine.rank,
-        world_size=engine.world_size,
-        workers=config.data.workers,
-        pin_memory=engine.device.type == "cuda",
-    )
+    loader = _loader(config, prepared, engine)
+    skipped = Skipped(prepared.skipped if engine.is_main else {})
     if start == 0:
         reporter.sample(0)
 
     step, received = start, 0
-    with closing(batches(loader)) as stream:
+    with closing(batches(loader, skipped)) as stream:
         for batch in reporter.stopwatch.timed(stream):
             terms = training.objective.iterate(
                 engine, batch.to(engine.device, training.dtype), step
@@ -141,13 +171,18 @@ def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> in
 
             last = step == config.steps
             received = engine.agree(signals.received)
-            if step % config.monitor.log_every == 0 or last:
-                reporter.log(step, terms)
+            logged = step % config.monitor.log_every == 0 or last
+            saved = step % config.checkpoint.every == 0 or last or received
+            if logged or saved:
+                everywhere = Skipped.joined(engine.gather(skipped.rows))
+                everywhere.check(config.data.max_skipped)
+            if logged:
+                reporter.log(step, terms, everywhere)
             if config.monitor.sample_every and (step % config.monitor.sample_every == 0 or last):
                 reporter.sample(step)
-            if (step % config.checkpoint.every == 0 or last or received) and engine.is_main:
+            if saved and engine.is_main:
                 reporter.monitor.flush()  # a resumed run logs only what comes after this checkpoint
-                training.save(step)
+                training.save(step, everywhere)
             if received:
                 break
 

@@ -10,11 +10,11 @@ COMMANDS = {"train", "evaluate", "sample", "shards.__main__", "data.demo"}
 # A module may import those of lower levels, and its own folder.
 LEVELS = [
     {"errors", "losses", "batch", "progress", "nets.blocks", "nets.v2"},
-    {"storage", "data.order", "data.transforms"},
+    {"storage", "data.order", "data.transforms", "data.skipped"},
     {"config"},
-    {"shards.index", "shards.build", "engine", "objectives.stargan_v2"},
-    {"data.stream", "checkpoint"},
-    {"translate"},
+    {"shards.index", "shards.sources", "shards.pack", "shards.build", "shards.verify"},
+    {"engine", "objectives.stargan_v2", "data.cache", "data.stream", "checkpoint"},
+    {"shards.preview", "translate"},
     {"grids", "monitor", "state", "metrics.protocol", "metrics.thumbnails"},
     {"reporter"},
     {"trainer"},

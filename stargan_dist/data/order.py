@@ -9,7 +9,7 @@ because it knows its step.
 
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -36,21 +36,13 @@ def _domains_of_block(num_domains: int, seed: int, stream: str, block: int) -> n
     return generator(seed, stream, "domains", block).permutation(num_domains)
 
 
-@lru_cache(maxsize=1024)
-def _shards_of_pass(
-    counts: tuple[int, ...], seed: int, stream: str, domain: int, epoch: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The pass's order of the shards, and where each one's samples begin in it (and the end)."""
-    shards = generator(seed, stream, "shards", domain, epoch).permutation(len(counts))
-    return shards, np.concatenate([[0], np.cumsum(np.asarray(counts)[shards])])
-
-
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _window(seed: int, stream: str, domain: int, epoch: int, window: int, size: int) -> np.ndarray:
-    return generator(seed, stream, "window", domain, epoch, window).permutation(size)
+    order = generator(seed, stream, "window", domain, epoch, window).permutation(size)
+    return order.astype(np.int32)  # half the memory of the cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: counts may be of ten thousand shards
 class Order:
     """The order of one split.
 
@@ -62,6 +54,11 @@ class Order:
     counts: tuple[tuple[int, ...], ...]
     seed: int
 
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The number of samples of each domain."""
+        return [sum(counts) for counts in self.counts]
+
     def _turn(self, stream: str, slot: int) -> tuple[int, int]:
         """Balanced domains: each block of K slots visits every domain once, in random order."""
         block, i = divmod(slot, len(self.counts))
@@ -71,7 +68,7 @@ class Order:
     def source(self, slot: int) -> Location:
         """The source of a slot. A pass visits every image of the domain exactly once."""
         domain, position = self._turn("source", slot)
-        epoch, i = divmod(position, sum(self.counts[domain]))
+        epoch, i = divmod(position, self.sizes[domain])
         return self._locate("source", domain, epoch, i)
 
     def references(self, slot: int) -> tuple[Location, Location]:
@@ -81,7 +78,7 @@ class Order:
         every image exactly once a pass.
         """
         domain, position = self._turn("reference", slot)
-        size = sum(self.counts[domain])
+        size = self.sizes[domain]
         epoch, i = divmod(position, size)
         return (
             self._locate("reference", domain, epoch, i),
@@ -90,12 +87,36 @@ class Order:
 
     def _locate(self, stream: str, domain: int, epoch: int, i: int) -> Location:
         """Sample i of a pass: shards in random order, shuffled within windows of some shards."""
-        counts = self.counts[domain]
-        shards, starts = _shards_of_pass(counts, self.seed, stream, domain, epoch)
+        shards, starts = _shards_of_pass(self, stream, domain, epoch)
         window = (int(np.searchsorted(starts, i, side="right")) - 1) // WINDOW_SHARDS
         begin = starts[window * WINDOW_SHARDS]
-        end = starts[min((window + 1) * WINDOW_SHARDS, len(counts))]
+        end = starts[min((window + 1) * WINDOW_SHARDS, len(shards))]
         shuffled = _window(self.seed, stream, domain, epoch, window, int(end - begin))
         position = begin + shuffled[i - begin]
         turn = int(np.searchsorted(starts, position, side="right")) - 1
         return Location(domain, int(shards[turn]), int(position - starts[turn]))
+
+    def substitutes(self, domain: int, count: int, *words: str | int) -> list[Location]:
+        """Different images of a domain, drawn at random, to stand in for one that is damaged.
+
+        Like everything here they depend on the seed and the words alone. Fewer than `count` if
+        the domain has no more.
+        """
+        starts = np.concatenate([[0], np.cumsum(self.counts[domain])])
+        rng = generator(self.seed, "substitute", *words)
+        drawn = rng.choice(self.sizes[domain], min(count, self.sizes[domain]), replace=False)
+        shards = np.searchsorted(starts, drawn, side="right") - 1
+        return [
+            Location(domain, int(shard), int(i - starts[shard]))
+            for shard, i in zip(shards, drawn, strict=True)
+        ]
+
+
+@lru_cache(maxsize=128)
+def _shards_of_pass(
+    order: Order, stream: str, domain: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pass's order of the shards, and where each one's samples begin in it (and the end)."""
+    counts = np.asarray(order.counts[domain])
+    shards = generator(order.seed, stream, "shards", domain, epoch).permutation(len(counts))
+    return shards, np.concatenate([[0], np.cumsum(counts[shards])])

@@ -8,25 +8,31 @@ what is read.
 import io
 import json
 import signal
-from collections import OrderedDict
+import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from stargan_dist import storage
 from stargan_dist.batch import Batch
+from stargan_dist.config import DataConfig
 from stargan_dist.data import transforms
-from stargan_dist.data.order import Location, Order, generator
+from stargan_dist.data.cache import ShardCache
+from stargan_dist.data.order import WINDOW_SHARDS, Location, Order, generator
+from stargan_dist.data.skipped import Fault, Skipped
 from stargan_dist.errors import UserError
-from stargan_dist.shards.index import Index, read_index, read_offsets
+from stargan_dist.shards.index import Index, Samples, Shard, read_index, read_samples
 
-OPEN_SHARDS = 64  # per reader
+STREAMS = 3  # sources, references, second references
+SUBSTITUTES = 10  # so many are drawn for one image before the run ends after all
 
 
 @dataclass(frozen=True)
@@ -38,25 +44,26 @@ class Sample:
     facts: dict[str, Any]
 
 
+@lru_cache(maxsize=4096)
+def _samples(url: str, shard_name: str, _fingerprint: str) -> Samples:
+    return read_samples(url, shard_name)
+
+
 class ShardReader:
-    """Random access to the samples of one split. Picklable: open files stay in their process."""
+    """Random access to the samples of one split. Picklable, and safe to be forked.
 
-    def __init__(self, url: str, index: Index, split: str) -> None:
-        self.url, self.index, self.split = url, index, split
-        self._files: OrderedDict[str, tuple[Any, list[int]]] = OrderedDict()
+    Args:
+        url: of the set.
+        cache: where whole shards are kept; None: each sample is fetched by its range of bytes.
+    """
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": OrderedDict()}
+    def __init__(self, url: str, index: Index, split: str, cache: ShardCache | None = None) -> None:
+        self.url, self.index, self.split, self.cache = url, index, split, cache
+        self._fingerprint = index.fingerprint
 
-    def _open(self, name: str) -> tuple[Any, list[int]]:
-        """An open shard and its offsets; the one used longest ago makes room."""
-        if name not in self._files:
-            while len(self._files) >= OPEN_SHARDS:
-                self._files.popitem(last=False)[1][0].close()
-            fs, path = storage.filesystem(storage.join(self.url, name))
-            self._files[name] = fs.open(path, "rb"), read_offsets(self.url, name)
-        self._files.move_to_end(name)
-        return self._files[name]
+    def shard(self, location: Location) -> Shard:
+        domain = self.index.domains[location.domain]
+        return self.index.splits[self.split][domain][location.shard]
 
     def read(self, location: Location) -> Sample:
         """Fetch one sample.
@@ -64,26 +71,50 @@ class ShardReader:
         Raises:
             UserError: the shard cannot be read or does not hold what the index says.
         """
-        domain = self.index.domains[location.domain]
-        name = self.index.splits[self.split][domain][location.shard].name
+        shard = self.shard(location)
         try:
-            file, offsets = self._open(name)
-            begin, end = offsets[location.sample], offsets[location.sample + 1]
-            file.seek(begin)
-            return _parse(file.read(end - begin), name)
+            samples = _samples(self.url, shard.name, self._fingerprint)
+            begin, end = samples.offsets[location.sample : location.sample + 2].tolist()
+            data = self._fetch(shard, begin, end)
+            _check(data, end - begin, int(samples.crc32[location.sample]))
+            return _parse(data, shard.name)
         except Exception as error:  # storage, tar and JSON each fail in their own ways
             raise UserError(
-                f"cannot read sample {location.sample} of shard {storage.join(self.url, name)}: "
-                f"{error!r}; restore the shard or build the set again"
+                f"cannot read sample {location.sample} of shard "
+                f"{storage.join(self.url, shard.name)}: {_told(error)}; restore the shard "
+                "or build the set again"
             ) from error
 
-    def image(self, location: Location) -> tuple[Any, Sample]:
+    def _fetch(self, shard: Shard, begin: int, end: int) -> bytes:
+        url = storage.join(self.url, shard.name)
+        if self.cache:
+            return self.cache.read_range(url, shard, begin, end)
+        return storage.read_range(url, begin, end)
+
+    def image(self, location: Location) -> tuple[Image.Image, Sample]:
         """The decoded RGB image of a sample, and the sample."""
         sample = self.read(location)
         try:
             return transforms.decode(sample.image), sample
         except UserError as error:
             raise UserError(f"sample {sample.key} of {self.url}: {error}") from error
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, FileNotFoundError):
+        return f"no such file as {error.filename or error}"
+    return " ".join(str(error).split()) or repr(error)
+
+
+def _check(data: bytes, size: int, crc32: int) -> None:
+    """Raises OSError unless the bytes are those that the builder wrote."""
+    if len(data) > size:
+        raise OSError("the server does not serve ranges of bytes: name a folder as data.cache")
+    if len(data) < size:
+        raise OSError("it is truncated")
+    if zlib.crc32(data) != crc32:
+        raise OSError("it is damaged, a checksum is wrong")
 
 
 def _parse(data: bytes, url: str) -> Sample:
@@ -95,33 +126,120 @@ def _parse(data: bytes, url: str) -> Sample:
     return Sample(row["__key__"], row[suffix], facts)
 
 
-class Slots(Dataset[Batch]):
-    """What each slot of training holds, as a function of the seed and the slot's number alone."""
+def open_reader(config: DataConfig, index: Index) -> ShardReader:
+    """The reader of training data.
 
-    def __init__(self, reader: ShardReader, seed: int, image_size: int, latent_dim: int) -> None:
+    Raises:
+        UserError: the cache is too small to be of use.
+    """
+    if not config.cache:
+        return ShardReader(config.shards, index, "train")
+    limit = int(config.cache_gib * 2**30)
+    wanted = working_set_bytes(index, "train")
+    if limit < wanted:
+        raise UserError(
+            f"data.cache_gib: {config.cache_gib} GiB cannot hold the {wanted / 2**30:.1f} GiB of "
+            "shards that are read from at one time, and each would be downloaded again and again: "
+            "raise it, or leave data.cache empty"
+        )
+    return ShardReader(config.shards, index, "train", ShardCache(config.cache, limit))
+
+
+def working_set_bytes(index: Index, split: str) -> int:
+    """Bytes of the shards that training reads from at one time, at most.
+
+    Each stream of each domain reads from one window of shards.
+    """
+    windows = (
+        STREAMS * sum(sorted((shard.bytes for shard in shards), reverse=True)[:WINDOW_SHARDS])
+        for shards in index.splits.get(split, {}).values()
+    )
+    whole = sum(s.bytes for shards in index.splits.get(split, {}).values() for s in shards)
+    return min(sum(windows), whole)
+
+
+class Loaded(NamedTuple):
+    """What a loader brings: a batch, and the samples that were replaced in it."""
+
+    batch: Batch
+    faults: list[Fault]
+
+
+class Slots(Dataset[Loaded]):
+    """What each slot of training holds, as a function of the seed and the slot's number alone.
+
+    Args:
+        skip: replace samples that cannot be read by others of their domain, instead of failing.
+            The replacement is a function of the seed and the slot, too.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        seed: int,
+        image_size: int,
+        latent_dim: int,
+        *,
+        scaled: bool = False,
+        skip: bool = False,
+    ) -> None:
         self.reader, self.seed = reader, seed
         self.image_size, self.latent_dim = image_size, latent_dim
+        self.scaled, self.skip = scaled, skip
         self.order = Order(reader.index.counts(reader.split), seed)
 
     def _image(self, location: Location, role: str, slot: int) -> Tensor:
-        image, _ = self.reader.image(location)
+        """Raises UserError if the sample cannot be read or decoded."""
+        sample = self.reader.read(location)
         rng = generator(self.seed, "augment", role, slot)
-        return torch.from_numpy(transforms.augment(image, self.image_size, rng))
+        try:
+            return torch.from_numpy(
+                transforms.load_augmented(sample.image, self.image_size, rng, scaled=self.scaled)
+            )
+        except UserError as error:
+            raise UserError(
+                f"sample {sample.key} of shard {self.reader.shard(location).name} in "
+                f"{self.reader.url}: {error}; build the set again"
+            ) from error
 
-    def __getitem__(self, slot: int) -> Batch:
+    def _readable(
+        self, location: Location, role: str, slot: int, taken: set[Location], faults: list[Fault]
+    ) -> tuple[Tensor, Location]:
+        """The image at a location, or else of the first substitute that can be read.
+
+        `taken` are images that a substitute must not be.
+        """
+        try:
+            return self._image(location, role, slot), location
+        except UserError as error:
+            if not self.skip:
+                remedy = "or train without it (--data.on_bad_shard skip)"
+                raise UserError(f"{error}, {remedy}") from error
+            faults.append(Fault(self.reader.shard(location).name, str(error)))
+        for place in self.order.substitutes(location.domain, SUBSTITUTES, role, slot):
+            if place not in taken | {location}:
+                try:
+                    return self._image(place, role, slot), place
+                except UserError as error:
+                    faults.append(Fault(self.reader.shard(place).name, str(error)))
+        raise UserError(f"{faults[-1].reason}; all substitutes for it failed as well")
+
+    def __getitem__(self, slot: int) -> Loaded:
         source = self.order.source(slot)
         ref, ref2 = self.order.references(slot)
         latents = generator(self.seed, "latent", slot).standard_normal((2, self.latent_dim))
         z, z2 = torch.from_numpy(latents.astype(np.float32))
-        return Batch(
-            x=self._image(source, "source", slot),
-            y=torch.tensor(source.domain),
-            x_ref=self._image(ref, "reference", slot),
-            x_ref2=self._image(ref2, "reference2", slot),
-            y_trg=torch.tensor(ref.domain),
-            z=z,
-            z2=z2,
-        )
+        faults: list[Fault] = []
+        x, _ = self._readable(source, "source", slot, set(), faults)
+        x_ref, ref = self._readable(ref, "reference", slot, {ref2}, faults)
+        x_ref2, _ = self._readable(ref2, "reference2", slot, {ref}, faults)
+        y, y_trg = torch.tensor(source.domain), torch.tensor(ref.domain)
+        return Loaded(Batch(x, y, x_ref, x_ref2, y_trg, z, z2), faults)
+
+
+def _collate(slots: list[Loaded]) -> Loaded:
+    batch = default_collate([slot.batch for slot in slots])
+    return Loaded(batch, [fault for slot in slots for fault in slot.faults])
 
 
 class RankSlots(Sampler[list[int]]):
@@ -140,8 +258,9 @@ class RankSlots(Sampler[list[int]]):
         return ([step * self.batch_size + i for i in self.mine] for step in self.steps)
 
 
-def _ignore_signals(_worker: int) -> None:
+def _start_worker(access: storage.Access, _worker: int) -> None:
     """Schedulers signal every process of a job; only the ranks answer, workers end with them."""
+    storage.use(access)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
@@ -154,26 +273,33 @@ def training_loader(
     rank: int,
     world_size: int,
     workers: int,
-    pin_memory: bool,
-) -> DataLoader[Batch]:
+    start_method: str = "fork",
+    pin_memory: bool = False,
+) -> DataLoader[Loaded]:
     """This rank's batches of the given steps, in order, whatever the number of workers."""
     return DataLoader(
         slots,
         batch_sampler=RankSlots(steps, batch_size, rank, world_size),
+        collate_fn=_collate,
         num_workers=workers,
+        multiprocessing_context=start_method if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=partial(_start_worker, storage.access()),
     )
 
 
-def batches(loader: DataLoader[Batch]) -> Generator[Batch, None, None]:
+def batches(loader: DataLoader[Loaded], skipped: Skipped) -> Generator[Batch, None, None]:
     """Iterate a loader, and end its workers when the generator is closed or fails.
 
+    What was replaced is added to `skipped` as its batch is handed out, not when it is prefetched.
     A UserError of a worker is raised as it was, without the traceback that torch adds.
     """
     iterator = iter(loader)
     try:
-        yield from iterator
+        for batch, faults in iterator:
+            for fault in faults:
+                skipped.add(*fault)
+            yield batch
     except UserError as error:
         raise UserError(str(error).rsplit(f"{UserError.__name__}: ", 1)[-1].strip()) from error
     finally:

@@ -98,3 +98,47 @@ def test_ranks_share_out_each_global_batch(world_size):
     ranks = [list(RankSlots(range(3, 6), 8, rank, world_size)) for rank in range(world_size)]
     assert [[*chain(*step)] for step in zip(*ranks, strict=True)] == whole
     assert whole[0] == list(np.arange(24, 32))
+
+
+# How random it is.
+
+MANY = Order(((20,) * 64,), seed=5)
+PASS = 64 * 20
+
+
+def visited(epoch):
+    """The images of a pass, numbered by where they lie."""
+    return np.array([
+        at.shard * 20 + at.sample
+        for at in (MANY.source(slot) for slot in range(epoch * PASS, (epoch + 1) * PASS))
+    ])  # fmt: skip
+
+
+def test_where_an_image_lies_says_nothing_about_when_it_comes():
+    """Rank correlations of place and turn, and of two passes: each within 4 / √n of 0."""
+    first, second = np.argsort(visited(0)), np.argsort(visited(1))
+    bound = 4 / np.sqrt(PASS)
+    assert abs(np.corrcoef(first, np.arange(PASS))[0, 1]) < bound
+    assert abs(np.corrcoef(first, second)[0, 1]) < bound
+
+
+def test_images_of_a_shard_are_spread_over_a_window():
+    """Neighbours in the order are of one shard no more often than by chance within a window."""
+    shards = visited(0) // 20
+    together = int((shards[1:] == shards[:-1]).sum())
+    expected = PASS * 19 / (WINDOW_SHARDS * 20 - 1)
+    assert abs(together - expected) < 4 * np.sqrt(expected)
+
+
+def test_a_pass_reads_from_few_shards_at_a_time():
+    shards = visited(0) // 20
+    for begin in range(0, PASS, WINDOW_SHARDS * 20):
+        assert len(set(shards[begin : begin + WINDOW_SHARDS * 20])) == WINDOW_SHARDS
+
+
+def test_substitutes_are_different_images_of_the_domain():
+    drawn = ORDER.substitutes(2, 10, "source", 5)
+    assert len(set(drawn)) == 10
+    assert set(drawn) <= set(everything(2))
+    assert drawn == ORDER.substitutes(2, 10, "source", 5) != ORDER.substitutes(2, 10, "source", 6)
+    assert sorted(ORDER.substitutes(1, 10, "source", 5)) == everything(1)

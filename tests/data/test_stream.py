@@ -1,33 +1,66 @@
+import shutil
+from itertools import product
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from stargan_dist import storage
+from stargan_dist.batch import Batch
+from stargan_dist.config import DataConfig
 from stargan_dist.data import transforms
+from stargan_dist.data.cache import ShardCache
 from stargan_dist.data.order import Location
+from stargan_dist.data.skipped import Skipped
 from stargan_dist.data.stream import (
     ShardReader,
     Slots,
+    batches,
     check_split,
     load_split,
+    open_reader,
     training_loader,
+    working_set_bytes,
 )
 from stargan_dist.errors import UserError
 from stargan_dist.shards.index import read_index
 
+BATCH_SIZE = 4
+STEPS = 6
+
+
+def make_slots(url, cache=None, **options):
+    reader = ShardReader(url, read_index(url), "train", cache)
+    return Slots(reader, seed=3, image_size=32, latent_dim=5, **options)
+
 
 @pytest.fixture
 def slots(shards):
-    reader = ShardReader(shards, read_index(shards), "train")
-    return Slots(reader, seed=3, image_size=32, latent_dim=5)
+    return make_slots(shards)
 
 
-def load(slots, steps=range(4), batch_size=8, rank=0, world_size=1, workers=0):
+def load(
+    slots, steps=range(STEPS), batch_size=BATCH_SIZE, rank=0, world_size=1, skipped=None, **options
+):
     loader = training_loader(
-        slots, steps, batch_size, rank=rank, world_size=world_size, workers=workers,
+        slots, steps, batch_size,
+        rank=rank, world_size=world_size, **{"workers": 0, "start_method": "fork"} | options,
         pin_memory=False,
     )  # fmt: skip
-    return list(loader)
+    return list(batches(loader, Skipped() if skipped is None else skipped))
+
+
+def load_world(slots, steps, world_size, **options):
+    """The global batches, put together from those of all ranks."""
+    ranks = [
+        load(slots, steps, rank=r, world_size=world_size, **options) for r in range(world_size)
+    ]
+    return [
+        Batch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        for parts in zip(*ranks, strict=True)
+    ]
 
 
 def assert_same(batches, others):
@@ -39,38 +72,78 @@ def assert_same(batches, others):
 
 def test_a_batch_has_the_documented_shapes(slots):
     (batch,) = load(slots, range(1))
-    assert batch.x.shape == batch.x_ref.shape == batch.x_ref2.shape == (8, 3, 32, 32)
+    assert batch.x.shape == batch.x_ref.shape == batch.x_ref2.shape == (4, 3, 32, 32)
     assert batch.x.dtype == torch.uint8
-    assert batch.y.shape == batch.y_trg.shape == (8,)
-    assert batch.z.shape == batch.z2.shape == (8, 5)
+    assert batch.y.shape == batch.y_trg.shape == (4,)
+    assert batch.z.shape == batch.z2.shape == (4, 5)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_the_number_of_workers_changes_nothing(slots, workers):
-    assert_same(load(slots, workers=workers), load(slots))
+# One sequence, whoever reads it.
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_together_see_the_global_batch(slots, world_size):
-    ranks = [load(slots, rank=rank, world_size=world_size) for rank in range(world_size)]
-    joined = [
-        type(parts[0])(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-        for parts in zip(*ranks, strict=True)
-    ]
-    assert_same(joined, load(slots))
+@pytest.fixture(scope="module")
+def sequence(shards):
+    """What one process without workers reads, without a break. No two images are equal."""
+    whole = load(make_slots(shards))
+    images = {image.numpy().tobytes() for batch in whole for image in batch.x}
+    assert len(images) == STEPS * BATCH_SIZE
+    return whole
 
 
-def test_a_later_start_continues_the_same_sequence(slots):
-    assert_same(load(slots, range(2, 4)), load(slots)[2:])
+@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize(("ranks", "workers"), product([1, 2, 4], [0, 1, 3]))
+def test_any_world_reads_the_one_sequence_before_and_after_a_resume(
+    slots, sequence, ranks, workers, stop
+):
+    """There are up to 12 readers, and 9 shards of 1 to 4 samples."""
+    begun = load_world(slots, range(stop), ranks, workers=workers)
+    assert_same(begun, sequence[:stop])
+    for resumed_ranks in (1, 2, 4):
+        rest = load_world(slots, range(stop, STEPS), resumed_ranks, workers=workers)
+        assert_same(rest, sequence[stop:])
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_any_start_method_and_store_reads_the_one_sequence(shards, sequence, s3, start_method):
+    """The workers learn from this process how the store is reached."""
+    for path in Path(shards).rglob("*.*"):
+        storage.write_bytes(f"{s3}/set/{path.relative_to(shards)}", path.read_bytes())
+    slots = make_slots(f"{s3}/set")
+    assert_same(load(slots, workers=1, start_method=start_method), sequence)
+
+
+def test_a_forked_worker_reads_a_store_that_its_parent_has_read(shards, sequence, s3):
+    for path in Path(shards).rglob("*.*"):
+        storage.write_bytes(f"{s3}/set/{path.relative_to(shards)}", path.read_bytes())
+    slots = make_slots(f"{s3}/set")
+    assert_same(load(slots), sequence)
+    assert_same(load(slots, workers=2), sequence)
+
+
+def test_a_cache_changes_nothing(shards, sequence, tmp_path):
+    cache = ShardCache(str(tmp_path), 2**30)
+    assert_same(load(make_slots(shards, cache), workers=2), sequence)
+    assert len([p for p in tmp_path.iterdir() if not p.name.startswith(".lock")]) > 2
+
+
+def test_a_pass_reads_every_image_once(slots):
+    size = sum(sum(counts) for counts in slots.order.counts)
+    for first in (0, size):
+        locations = [slots.order.source(slot) for slot in range(first, first + size)]
+        keys = [slots.reader.read(location).key for location in locations]
+        assert len(set(keys)) == size
 
 
 def test_latents_and_augmentations_differ_between_slots(slots):
     batch = load(slots, range(1))[0]
-    assert len({tuple(z.tolist()) for z in torch.cat([batch.z, batch.z2])}) == 16
+    assert len({tuple(z.tolist()) for z in torch.cat([batch.z, batch.z2])}) == 8
     many = torch.stack([torch.from_numpy(transforms.augment(
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)), 32,
         np.random.default_rng(i))) for i in range(20)])  # fmt: skip
     assert len({image.numpy().tobytes() for image in many}) > 8
+
+
+# What is read.
 
 
 def test_a_reader_returns_the_original_bytes(shards, animals):
@@ -80,31 +153,167 @@ def test_a_reader_returns_the_original_bytes(shards, animals):
     assert sample.image == (animals / sample.facts["path"]).read_bytes()
 
 
-def test_open_shards_are_bounded(shards, monkeypatch):
-    monkeypatch.setattr("stargan_dist.data.stream.OPEN_SHARDS", 2)
+def test_a_rank_reads_its_own_samples_and_nothing_else(shards, http):
+    """Also after a resume: the slots before it cost nothing."""
+    shutil.copytree(shards, http.folder, dirs_exist_ok=True)
+    slots = make_slots(http.url)
+    http.log.clear()
+    load(slots, range(4, 6), rank=1, world_size=2)
+    asked = [name for name in http.gets() if name.endswith(".tar")]
+    locations = [
+        at
+        for step in (4, 5)
+        for slot in (step * BATCH_SIZE + 2, step * BATCH_SIZE + 3)
+        for at in (slots.order.source(slot), *slots.order.references(slot))
+    ]
+    wanted = [slots.reader.shard(at).name for at in locations]
+    assert sorted(asked) == sorted({f"/{name}" for name in wanted})
+    assert sum(http.gets()[name] for name in asked) == len(locations) == 12
+    assert all(n == 1 for name, n in http.gets().items() if name.endswith(".json"))
+    largest = max(shard.bytes for shard in slots.reader.index.shards())
+    tar_bytes = sum(size for _, path, _, size in http.log if path.endswith(".tar"))
+    assert tar_bytes < 12 * largest / 2
+
+
+def test_servers_without_ranges_need_a_cache(shards, http, tmp_path):
+    shutil.copytree(shards, http.folder, dirs_exist_ok=True)
+    http.ranges = False
+    with pytest.raises(UserError, match="does not serve ranges of bytes"):
+        load(make_slots(http.url))
+    cache = ShardCache(str(tmp_path / "cache"), 2**30)
+    assert_same(load(make_slots(http.url, cache)), load(make_slots(shards)))
+
+
+def test_a_cache_must_hold_the_shards_read_at_one_time(shards, tmp_path):
     index = read_index(shards)
-    reader = ShardReader(shards, index, "train")
-    assert sum(len(counts) for counts in index.counts("train")) > 3
-    opened = []
-    for domain, counts in enumerate(index.counts("train")):
-        for shard in range(len(counts)):
-            reader.read(Location(domain, shard, 0))
-            opened.append(next(reversed(reader._files.values()))[0])
-    assert len(reader._files) == 2
-    assert [file.closed for file in opened[-3:]] == [True, False, False]
+    whole = sum(shard.bytes for shards in index.splits["train"].values() for shard in shards)
+    assert working_set_bytes(index, "train") == whole  # fewer shards than a window holds
+    config = DataConfig(shards, cache=str(tmp_path), cache_gib=(whole - 1) / 2**30)
+    with pytest.raises(UserError, match=r"data\.cache_gib: .* cannot hold"):
+        open_reader(config, index)
+    open_reader(DataConfig(shards, cache=str(tmp_path), cache_gib=(whole + 1) / 2**30), index)
 
 
-def test_a_damaged_shard_is_named(shards, tmp_path):
-    import shutil
+# Faults.
 
-    copy = tmp_path / "set"
-    shutil.copytree(shards, copy)
-    index = read_index(str(copy))
-    name = index.splits["train"]["cat"][0].name
-    (copy / name).write_bytes((copy / name).read_bytes()[:700])
-    reader = ShardReader(str(copy), index, "train")
-    with pytest.raises(UserError, match=f"{name}.*build the set again"):
-        reader.read(Location(0, 0, 1))
+
+def truncate(server, path):
+    path.write_bytes(path.read_bytes()[:700])
+
+
+def corrupt(server, path):
+    data = bytearray(path.read_bytes())
+    data[600::2048] = bytes(b ^ 1 for b in data[600::2048])
+    path.write_bytes(data)
+
+
+def remove(server, path):
+    path.unlink()
+
+
+def fail(server, path):
+    server.faults[path.name] = ["500"] * 1000
+
+
+def stall(server, path):
+    server.faults[path.name] = ["stall"] * 1000
+
+
+DAMAGE = {truncate: "it is truncated", corrupt: "a checksum is wrong", remove: "no such file as",
+          fail: "500", stall: "no answer for 0.2 s"}  # fmt: skip
+
+
+@pytest.fixture
+def served(shards, http):
+    """The shards on a server, one of them to be damaged; few and short tries."""
+    shutil.copytree(shards, http.folder, dirs_exist_ok=True)
+    storage.use(storage.Access(tries=2, wait_seconds=0.0, timeout_seconds=0.2))
+    return http
+
+
+def damaged_shard(server):
+    return server.folder / read_index(str(server.folder)).splits["train"]["dog"][1].name
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_shard_ends_the_run_in_one_line(served, damage, workers):
+    bad = damaged_shard(served)
+    damage(served, bad)
+    with pytest.raises(UserError, match=f"{bad.name}: .*restore the shard") as caught:
+        load(make_slots(served.url), workers=workers)
+    assert DAMAGE[damage] in str(caught.value)
+    assert "--data.on_bad_shard skip" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda f: f.__name__)
+def test_a_bad_shard_can_be_skipped(served, sequence, damage):
+    bad = damaged_shard(served)
+    damage(served, bad)
+    skipped = Skipped()
+    replaced = load(make_slots(served.url, skip=True), skipped=skipped)
+    assert list(skipped.rows) == [f"train/{bad.name}"]
+    assert DAMAGE[damage] in skipped.rows[f"train/{bad.name}"]["reason"]
+    assert skipped.samples >= 3
+    differing = 0
+    for batch, other in zip(replaced, sequence, strict=True):
+        assert torch.equal(batch.y, other.y)
+        assert torch.equal(batch.y_trg, other.y_trg)
+        assert torch.equal(batch.z, other.z)
+        for name in ("x", "x_ref", "x_ref2"):
+            same = (getattr(batch, name) == getattr(other, name)).flatten(1).all(1)
+            differing += int((~same).sum())
+    # A substitute may have lain in the damaged shard, too, and been replaced in its turn.
+    assert 0 < differing <= skipped.samples
+
+
+def test_what_replaces_a_sample_does_not_depend_on_the_world(served):
+    """What is damaged for good gives one sequence, and one count, whoever reads it."""
+    truncate(served, damaged_shard(served))
+    slots = make_slots(str(served.folder), skip=True)
+    whole, skipped = load(slots, skipped=(one := Skipped())), one.rows
+    for ranks, workers in ((2, 0), (4, 1)):
+        assert_same(load_world(slots, range(STEPS), ranks, workers=workers), whole)
+    parts = []
+    for rank, steps in product((0, 1), (range(3), range(3, STEPS))):
+        parts.append(Skipped())
+        load(slots, steps, rank=rank, world_size=2, skipped=parts[-1])
+    joined = Skipped.joined(part.rows for part in parts)
+    assert {s: r["samples"] for s, r in joined.rows.items()} == {
+        s: r["samples"] for s, r in skipped.items()
+    }
+
+
+def test_two_references_stay_different_when_one_is_replaced(served):
+    truncate(served, damaged_shard(served))
+    slots = make_slots(str(served.folder), skip=True)
+    for slot in range(200):
+        ref, ref2 = slots.order.references(slot)
+        _, first = slots._readable(ref, "reference", slot, {ref2}, [])
+        _, second = slots._readable(ref2, "reference2", slot, {first}, [])
+        assert first != second
+
+
+def test_a_domain_that_cannot_be_read_at_all_ends_the_run(served):
+    for shard in read_index(str(served.folder)).splits["train"]["dog"]:
+        (served.folder / shard.name).unlink()
+    with pytest.raises(UserError, match="all substitutes for it failed as well"):
+        load(make_slots(str(served.folder), skip=True))
+
+
+def test_passing_faults_change_nothing(served, sequence):
+    served.faults[r"\.tar"] = ["500", "none", "reset", "none"] * 5
+    assert_same(load(make_slots(served.url)), sequence)
+
+
+def test_an_image_that_does_not_decode_is_named(shards, monkeypatch):
+    def broken(*_, **__):
+        raise UserError("truncated")
+
+    monkeypatch.setattr(transforms, "load_augmented", broken)
+    with pytest.raises(UserError, match=r"sample train/0.*/0000000. of shard train/.*: truncated"):
+        load(make_slots(shards))
 
 
 def test_load_split_is_in_the_order_of_the_shards(shards):
