@@ -129,6 +129,7 @@ def main() -> None:
         raise UserError("evaluation runs in one process: `python -m stargan_dist.evaluate …`")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     translator = Translator.load(args.run, args.checkpoint, device)
+    storage.use(translator.config.storage)
     result = evaluate(translator, args.seed)
     where = storage.join(args.run, "evaluation", f"{step_name(translator.step)}.json")
     storage.write_bytes(where, json.dumps(result, indent=1).encode())

@@ -67,6 +67,7 @@ def main() -> None:
     args = parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     translator = Translator.load(args.run, args.checkpoint, device)
+    storage.use(translator.config.storage)
     shards, size = translator.config.data.shards, translator.config.model.image_size
 
     def validation(turn: int) -> LoadedSplit:

@@ -98,13 +98,16 @@ def _in_time(fs: Any, function: Callable[[], T]) -> T:
     return function() if local else _within(_access.timeout_seconds, function)
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether another try may mend it.
+def _unmasked(error: BaseException) -> BaseException:
+    """The cause of an error, where fsspec's HTTP calls any failure a missing file."""
+    cause = error.__cause__
+    masked = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+    return cause if cause and masked and isinstance(error, FileNotFoundError) else error
 
-    fsspec's HTTP calls every look at a file that fails a missing file: the cause tells more.
-    """
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether another try may mend it."""
+    error = _unmasked(error)
     status = getattr(error, "status", None)  # of aiohttp's errors
     refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
     return not (refused or isinstance(error, PERMANENT))
@@ -126,7 +129,7 @@ def patiently(function: Callable[[], T]) -> T:
         return again(function)
     except Exception as error:
         if isinstance(error, FileNotFoundError) and _may_pass(error):
-            raise OSError(f"{error.__cause__}") from error
+            raise OSError(f"{_unmasked(error)}") from error
         if isinstance(error, OSError | UserError):
             raise
         raise OSError(f"{type(error).__name__}: {error}") from error  # a protocol's own error
@@ -207,18 +210,30 @@ def read_bytes(url: str) -> bytes:
     return patiently(lambda: b"".join(read_blocks(url)))
 
 
-def read_range(url: str, begin: int, end: int) -> bytes:
-    """The bytes [begin, end) of a file: fewer if it ends before. Raises as `read_bytes` does."""
+def _range(url: str, begin: int, end: int) -> bytes:
     fs, path = filesystem(url)
-    return patiently(lambda: _in_time(fs, lambda: fs.cat_file(path, start=begin, end=end)))
+    return _in_time(fs, lambda: fs.cat_file(path, start=begin, end=end))
+
+
+def read_range(url: str, begin: int, end: int) -> bytes:
+    """The bytes [begin, end) of a file: fewer if it ends before. Raises as `read_bytes` does.
+
+    A server that does not know of ranges gives the whole file.
+    """
+    return patiently(lambda: _range(url, begin, end))
 
 
 def read_blocks(url: str) -> Iterator[bytes]:
-    """A file from beginning to end, in blocks. Not patient: a fault ends it."""
-    fs, path = filesystem(url)
-    with _in_time(fs, lambda: fs.open(path, "rb", block_size=BLOCK_BYTES)) as file:
-        while block := _in_time(fs, lambda: file.read(BLOCK_BYTES)):
-            yield block
+    """A file from beginning to end, in blocks. Not patient: a fault ends it.
+
+    Most files are one block, and one request.
+    """
+    block = _range(url, 0, BLOCK_BYTES)
+    yield block
+    if len(block) == BLOCK_BYTES:
+        fs, path = filesystem(url)
+        for begin in range(BLOCK_BYTES, _in_time(fs, lambda: fs.size(path)), BLOCK_BYTES):
+            yield _range(url, begin, begin + BLOCK_BYTES)
 
 
 def write_bytes(url: str, data: bytes) -> None:

@@ -6,11 +6,7 @@ be packed in any order by anybody, and one that is there already need not be pac
 
 import hashlib
 import json
-import multiprocessing
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +15,7 @@ from stargan_dist.errors import UserError
 from stargan_dist.progress import Progress
 from stargan_dist.shards.index import INDEX, Index, Shard, from_json, samples_name, to_json
 from stargan_dist.shards.pack import Encoding, Packed, Task, pack, slug
+from stargan_dist.shards.processes import in_processes
 from stargan_dist.shards.sources import Listing, list_source, split_off
 
 PARTS = "parts"
@@ -38,33 +35,6 @@ def plan_shards(
                     dest, name, listing.root, split, domain, labels[domain], first,
                     items[first : first + shard_images], encoding, skip_bad,
                 )  # fmt: skip
-
-
-def _start_process(access: storage.Access) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one answers it
-    storage.use(access)
-
-
-def _pack_all(tasks: list[Task], processes: int) -> Iterator[Packed]:
-    """Pack by several processes; results come in the order of the tasks."""
-    if processes == 1 or len(tasks) < 2:
-        yield from map(pack, tasks)
-        return
-    pool = ProcessPoolExecutor(
-        min(processes, len(tasks)),
-        multiprocessing.get_context("spawn"),
-        initializer=_start_process,
-        initargs=(storage.access(),),
-    )
-    try:
-        yield from pool.map(pack, tasks)
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process died while packing (out of memory?): "
-            "the same command with fewer --processes goes on where it was"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _stop_at(faults: list[str], source: str) -> None:
@@ -119,6 +89,8 @@ def build(
     Raises:
         UserError: for anything a person has to mend.
     """
+    if not 0 <= val_fraction < 1 or shard_images < 1:
+        raise UserError("val_fraction must be in [0, 1), and shard_images at least 1")
     _make_way(dest, overwrite)
     listing = split_off(list_source(source, val_list), val_fraction, seed)
     if listing.faults and not skip_bad:
@@ -155,7 +127,10 @@ def _make_way(dest: str, overwrite: bool) -> None:
         raise UserError(
             f"{dest} holds shards already: name another destination, or replace it by --overwrite"
         )
-    old = from_json(where, storage.read_bytes(where))
+    try:
+        old = from_json(where, storage.read_bytes(where))
+    except UserError as error:
+        raise UserError(f"{error}; it cannot be overwritten, remove {dest} yourself") from error
     storage.remove_file(where)
     for shard in old.shards():
         storage.remove_file(storage.join(dest, samples_name(shard.name)))
@@ -164,8 +139,8 @@ def _make_way(dest: str, overwrite: bool) -> None:
 
 def _pack_with_progress(tasks: list[Task], processes: int) -> list[Packed]:
     progress = Progress(sum(len(t.items) for t in tasks), "images", what="building shards")
-    packed = []
-    for task, result in zip(tasks, _pack_all(tasks, processes), strict=True):
+    packed: list[Packed] = []
+    for task, result in zip(tasks, in_processes(pack, tasks, processes), strict=True):
         packed.append(result)
         progress.advance(len(task.items))
     progress.close()

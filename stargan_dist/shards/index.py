@@ -111,7 +111,7 @@ def from_json(where: str, data: bytes) -> Index:
                 f"{where} has version {version}, this program reads {VERSION}: rebuild the shards"
             )
         row["splits"] = {
-            split: {domain: [Shard(**s) for s in shards] for domain, shards in domains.items()}
+            split: {domain: [_shard(s) for s in shards] for domain, shards in domains.items()}
             for split, domains in row["splits"].items()
         }
         return Index(**row)
@@ -121,11 +121,23 @@ def from_json(where: str, data: bytes) -> Index:
         raise UserError(f"{where} is not an index of shards: {error!r}") from error
 
 
+def _shard(row: dict[str, Any]) -> Shard:
+    shard = Shard(**row)
+    numbers = shard.samples, shard.bytes, *shard.widths, *shard.heights
+    if not (len(shard.widths) == len(shard.heights) == 2 and {*map(type, numbers)} == {int}):
+        raise ValueError(f"shard {shard.name}: {numbers}")
+    return shard
+
+
 def samples_name(shard_name: str) -> str:
     return shard_name.removesuffix(".tar") + ".json"
 
 
 def read_samples(url: str, shard_name: str) -> Samples:
-    """Raises OSError, KeyError or ValueError where the file is not as the builder wrote it."""
-    row = json.loads(storage.read_bytes(storage.join(url, samples_name(shard_name))))
-    return Samples(np.array(row["offsets"], np.int64), np.array(row["crc32"], np.uint32))
+    """Raises OSError if it cannot be read, ValueError where it is not as the builder wrote it."""
+    data = storage.read_bytes(storage.join(url, samples_name(shard_name)))
+    try:
+        row = json.loads(data)
+        return Samples(np.array(row["offsets"], np.int64), np.array(row["crc32"], np.uint32))
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"{samples_name(shard_name)}: {error!r}") from error

@@ -65,7 +65,7 @@ class Packed:
 
 def slug(label: int, domain: str) -> str:
     """A name for keys and files: dots, spaces and slashes would confuse WebDataset or shells."""
-    return f"{label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', domain)}"
+    return f"{label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', domain)[:40]}"
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,25 @@ def _packed_before(task: Task) -> Packed | None:
 
 
 def pack(task: Task) -> Packed:
-    """Pack one shard and publish it: the tar, then the file of its samples.
+    """Pack one shard and publish it, unless it is there already from an earlier build.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        return _packed_before(task) or _pack(task)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {storage.join(task.dest, task.name)}: {error}; "
+            "the same command goes on where it was"
+        ) from error
+
+
+def _pack(task: Task) -> Packed:
+    """Publish the tar, then the file of its samples.
 
     With faults that are not to be skipped, nothing is published.
     """
-    before = _packed_before(task)
-    if before:
-        return before
     faults: list[str] = []
     with storage.published_file(storage.join(task.dest, task.name)) as tar:
         offsets, entries = _write_tar(task, tar, faults)

@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -81,6 +81,8 @@ def _fault_of(path: str, row: dict[str, Any]) -> str | None:
         return f"{path}: links to folders are not followed, name the folder itself"
     if PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:
         return f"{path}: not an image file"
+    if row.get("size") == 0:
+        return f"{path}: the file is empty"
     return None
 
 
@@ -205,21 +207,29 @@ def _split_by_list(listing: Listing, val_list: str) -> Listing:
             f"{val_list} names {len(unknown)} images that {listing.root} does not have, "
             f"such as {min(unknown)}"
         )
-    splits = {
-        split: {d: [i for i in items if (i.path in named) == val] for d, items in domains.items()}
-        for split, val in (("train", False), ("val", True))
-    }
-    return Listing(listing.root, splits, listing.faults)
+    return _divided(listing, lambda _domain, items: [item.path in named for item in items])
 
 
 def split_off(listing: Listing, val_fraction: float, seed: int) -> Listing:
     """Divide an unsplit listing into train and val: a seeded draw in each domain."""
     if UNSPLIT not in listing.splits:
         return listing
+
+    def drawn(domain: str, items: list[Item]) -> list[bool]:
+        order = generator(seed, "split", domain).permutation(len(items))
+        val = set(order[: round(val_fraction * len(items))].tolist())
+        return [i in val for i in range(len(items))]
+
+    return _divided(listing, drawn)
+
+
+def _divided(listing: Listing, is_val: Callable[[str, list[Item]], list[bool]]) -> Listing:
+    """Divide an unsplit listing into train and val; either may lack a domain."""
     splits: dict[str, dict[str, list[Item]]] = {"train": {}, "val": {}}
     for domain, items in listing.splits[UNSPLIT].items():
-        drawn = generator(seed, "split", domain).permutation(len(items))
-        val = set(drawn[: round(val_fraction * len(items))].tolist())
-        splits["train"][domain] = [item for i, item in enumerate(items) if i not in val]
-        splits["val"][domain] = [item for i, item in enumerate(items) if i in val]
-    return Listing(listing.root, splits, listing.faults)
+        marks = is_val(domain, items)
+        for split, val in (("train", False), ("val", True)):
+            mine = [item for item, mark in zip(items, marks, strict=True) if mark == val]
+            if mine:
+                splits[split][domain] = mine
+    return Listing(listing.root, {s: d for s, d in splits.items() if d}, listing.faults)

@@ -17,7 +17,7 @@ def paths(listing):
 def touch(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        (folder / name).write_bytes(b"x")
 
 
 @pytest.fixture

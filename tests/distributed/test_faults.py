@@ -1,0 +1,120 @@
+"""Training on shards that fail: real processes, real servers."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stargan_dist import checkpoint as checkpoints
+from stargan_dist import storage
+from stargan_dist.shards.index import read_index
+from tests.conftest import ROOT, Trainer
+from tests.runs import assert_same_bits, scalars
+
+SKIP = ("--data.on_bad_shard", "skip")
+# One try, as soon as it fails.
+HASTY = ("--storage.tries", "1", "--storage.timeout_seconds", "2")
+
+
+@pytest.fixture
+def copy(shards, tmp_path):
+    """A copy of the shards, to be damaged, and one of its shards."""
+    shutil.copytree(shards, tmp_path / "set")
+    bad = read_index(shards).splits["train"]["dog"][1].name
+    return tmp_path / "set", bad
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:700])
+
+
+def test_a_bad_shard_ends_all_ranks_and_is_told_once(copy, tmp_path):
+    folder, bad = copy
+    truncate(folder / bad)
+    began = time.monotonic()
+    done = Trainer(str(folder))(tmp_path / "run", "--data.workers", "1", processes=2, code=1)
+    assert time.monotonic() - began < 60
+    told = [line for line in done.stderr.splitlines() if bad in line]
+    ranks = [line.split(":")[0] for line in told]  # both may have met the shard
+    assert 1 <= len(ranks) == len(set(ranks)), done.stderr
+    assert all(line.startswith("error (rank ") for line in told)
+    assert "--data.on_bad_shard skip" in told[0]
+    assert "RemoteTraceback" not in done.stderr
+    assert "worker process" not in done.stderr
+
+
+def test_a_server_that_fails_ends_all_ranks(copy, tmp_path, http):
+    """A server that lets every read of a shard hang: patience ends, and with it the run."""
+    folder, bad = copy
+    shutil.copytree(folder, http.folder, dirs_exist_ok=True)
+    http.faults[bad] = ["stall"] * 1000
+    began = time.monotonic()
+    done = Trainer(http.url)(tmp_path / "run", *HASTY, processes=2, code=1)
+    assert time.monotonic() - began < 60
+    assert f"{bad}: no answer for 2.0 s" in done.stderr
+
+
+def test_skipped_samples_are_told_shown_and_saved(copy, tmp_path):
+    """The same count from one process and from two; resumed with an unbroken run's bits."""
+    folder, bad = copy
+    truncate(folder / bad)
+    train = Trainer(str(folder))
+    done = train(tmp_path / "one", *SKIP)
+    found = checkpoints.find(str(tmp_path / "one"))
+    assert list(found.skipped) == [bad]
+    assert "it is truncated" in found.skipped[bad]["reason"]
+    samples = found.skipped[bad]["samples"]
+    assert samples > 2
+    shown = scalars(tmp_path / "one", ("data/skipped_samples",))["data/skipped_samples"]
+    assert shown[-1] == (6, samples)
+    assert f"replaced {samples} samples so far: {samples} of shard {bad}" in done.stdout
+
+    train(tmp_path / "two", *SKIP, processes=2)
+    assert checkpoints.find(str(tmp_path / "two")).skipped[bad]["samples"] == samples
+
+    train(tmp_path / "broken", *SKIP, "--steps", "4")
+    train(tmp_path / "broken", *SKIP)
+    assert checkpoints.find(str(tmp_path / "broken")).skipped == found.skipped
+    assert_same_bits(tmp_path / "broken", tmp_path / "one")
+
+
+def test_skipping_is_bounded(copy, tmp_path):
+    folder, bad = copy
+    truncate(folder / bad)
+    train = Trainer(str(folder))
+    done = train(tmp_path / "run", *SKIP, "--data.max_skipped", "1", processes=2, code=1)
+    told = [line for line in done.stderr.splitlines() if "data.max_skipped = 1" in line]
+    assert len(told) == 1, done.stderr
+    assert bad in told[0]
+    assert checkpoints.find(str(tmp_path / "run")) is None
+
+
+def test_the_demo_trains_from_an_object_store(train, animals, s3, s3_address, tmp_path):
+    """Images, shards and training on `s3://` end with the bits of local files."""
+    access = f'{{"s3": {{"endpoint_url": "{s3_address}"}}}}'
+    for path in animals.rglob("*.png"):
+        storage.write_bytes(f"{s3}/images/{path.relative_to(animals)}", path.read_bytes())
+    build = [
+        *(sys.executable, "-m", "stargan_dist.shards", "build", f"{s3}/images", f"{s3}/set"),
+        *("--val-fraction", "0.25", "--shard-images", "4", "--storage", access),
+    ]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+
+    def demo(name, shards, *options):
+        few = ("--steps", "4", "--batch_size", "4")
+        where = ("--run", str(tmp_path / name), "--data.shards", shards)
+        train(name, "--config", "configs/demo.yaml", *few, *where, *options, processes=2)
+
+    demo("near", train.shards)
+    cache = ("--data.cache", str(tmp_path / "cache"))
+    demo("far", f"{s3}/set", "--storage.options", access, *cache)
+    assert_same_bits(tmp_path / "far", tmp_path / "near")
+    assert list(Path(tmp_path / "cache").iterdir())
+    subprocess.run(
+        [sys.executable, "-m", "stargan_dist.sample", "--run", str(tmp_path / "far")],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    assert len(list((tmp_path / "far" / "translations").glob("*.png"))) == 2

@@ -1,0 +1,174 @@
+import shutil
+from itertools import product
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+from stargan_dist import storage
+from stargan_dist.data.order import Location
+from stargan_dist.data.stream import ShardReader
+from stargan_dist.errors import UserError
+from stargan_dist.shards.build import build
+from stargan_dist.shards.index import read_index, read_samples
+from stargan_dist.shards.preview import (
+    CROSS,
+    MARGIN,
+    MAT,
+    PAPER,
+    Layout,
+    draw_sheet,
+    preview,
+    spread,
+    write_png,
+)
+
+SIZE = 40  # of the drawn animals, so that cells show their very pixels
+
+
+def cell(sheet, layout, domain, number):
+    left, top = layout.cell(domain, number)
+    return np.asarray(sheet)[top : top + layout.size, left : left + layout.size]
+
+
+def test_samples_are_spread_over_all_shards():
+    assert spread([4, 4, 1], 3) == [(0, 1), (1, 0), (1, 3)]
+    assert spread([100] * 8, 8) == [(shard, 50) for shard in range(8)]
+    assert spread([2, 0, 1], 8) == [(0, 0), (0, 1), (2, 0)]
+    assert spread([], 8) == spread([0], 8) == []
+
+
+@pytest.mark.parametrize(
+    ("domains", "per_domain", "size"), product((1, 2, 3, 40, 300), (1, 8, 20), (16, 40))
+)
+def test_cells_do_not_overlap(domains, per_domain, size):
+    layout = Layout(domains, per_domain, size)
+    width, height = layout.sheet
+    covered = np.zeros((height, width), np.uint8)
+    for domain, number in product(range(domains), range(per_domain)):
+        left, top = layout.cell(domain, number)
+        covered[top : top + size, left : left + size] += 1
+        assert top >= layout.corner(domain)[1] + layout.text
+    assert covered.max() == 1
+    assert covered.sum() == domains * per_domain * size**2
+    assert not covered[:, :MARGIN].any()
+    assert not covered[:, -MARGIN:].any()
+    assert not covered[-MARGIN:].any()
+
+
+def test_many_images_of_a_domain_fill_several_rows():
+    layout = Layout(1, 20, 64)
+    assert layout.block == (8 * 68 - 4, layout.heading + 3 * 68 - 4)
+
+
+def test_the_sheet_of_many_domains_is_neither_a_strip_nor_a_ribbon():
+    for domains in (12, 40, 150):
+        width, height = Layout(domains, 8, 128).sheet
+        assert 0.8 < width / height < 2.4
+
+
+def test_pixels_are_where_they_belong(shards):
+    sheet, faults = preview(shards, per_domain=3, size=SIZE)
+    layout = Layout(3, 3, SIZE)
+    assert sheet.size == layout.sheet
+    assert faults == []
+    reader = ShardReader(shards, read_index(shards), "train")
+    for domain, counts in enumerate(reader.index.counts("train")):
+        for number, place in enumerate(spread(counts, 3)):
+            image, _ = reader.image(Location(domain, *place))
+            np.testing.assert_array_equal(cell(sheet, layout, domain, number), np.asarray(image))
+
+
+def test_images_are_fitted_not_distorted():
+    layout = Layout(1, 2, 32)
+    wide, tall = Image.new("RGB", (32, 8), "red"), Image.new("RGB", (1, 32), "blue")
+    sheet = draw_sheet(layout, ("set", "train"), ["a"], [2], [[wide, tall]])
+    mat, red, blue = (np.array(ImageColor.getrgb(c)) for c in (MAT, "red", "blue"))
+    first, second = (cell(sheet, layout, 0, number) for number in (0, 1))
+    assert (first[12:20] == red).all()
+    assert (first[:12] == mat).all()
+    assert (first[20:] == mat).all()
+    assert (second[:, 15] == blue).all()
+    assert (second[:, :15] == mat).all()
+
+
+def test_extreme_images_are_shown(tmp_path):
+    for domain in ("a", "b"):
+        (tmp_path / "images" / domain).mkdir(parents=True)
+        Image.new("RGB", (1000, 1), "red").save(tmp_path / "images" / domain / "x.png")
+    build(str(tmp_path / "images"), str(tmp_path / "set"), val_fraction=0)
+    sheet, _ = preview(str(tmp_path / "set"), size=SIZE)
+    pixels = cell(sheet, Layout(2, 1, SIZE), 0, 0)
+    assert (pixels == [255, 0, 0]).all(2).sum() == SIZE
+
+
+def test_what_cannot_be_read_is_crossed_out(shards, tmp_path):
+    folder = shutil.copytree(shards, tmp_path / "set")
+    index = read_index(shards)
+    shard, sample = spread(index.counts("train")[1], 2)[0]
+    name = index.splits["train"]["dog"][shard].name
+    data = bytearray((folder / name).read_bytes())
+    data[int(read_samples(shards, name).offsets[sample]) + 700] ^= 0xFF
+    (folder / name).write_bytes(data)
+    (sheet, faults), (intact, _) = (
+        preview(str(f), per_domain=2, size=SIZE) for f in (folder, shards)
+    )
+    assert len(faults) == 1
+    assert name in faults[0]
+    layout = Layout(3, 2, SIZE)
+    crossed = (cell(sheet, layout, 1, 0) == ImageColor.getrgb(CROSS)).all(2)
+    assert crossed[[0, -1]].all()  # framed
+    assert crossed[SIZE // 2 - 2 : SIZE // 2 + 2, SIZE // 2 - 2 : SIZE // 2 + 2].any()
+    for domain, number in {*product(range(3), range(2))} - {(1, 0)}:
+        pair = (cell(s, layout, domain, number) for s in (sheet, intact))
+        np.testing.assert_array_equal(*pair)
+
+
+def test_names_are_written_whatever_they_are():
+    layout = Layout(3, 1, 64)
+    names = ["x" * 500, "Füchse 狐", ""]
+    sheet = np.asarray(draw_sheet(layout, ("s" * 500, "train"), names, [1, 1, 1], [[], [], []]))
+    paper = ImageColor.getrgb(PAPER)
+    assert (sheet[:, -MARGIN:] == paper).all()
+    for domain in range(3):
+        left, top = layout.corner(domain)
+        heading = sheet[top : top + layout.heading, left : left + layout.block[0]]
+        assert not (heading == paper).all()
+
+
+def test_a_domain_without_images(shards):
+    index = read_index(shards)
+    sheet = draw_sheet(Layout(2, 1, 64), ("a", "b"), index.domains[:2], [0, 0], [[], []])
+    assert sheet.size == Layout(2, 1, 64).sheet
+
+
+def test_the_picture_is_written_to_urls(shards):
+    sheet, _ = preview(shards, split="val", size=16)
+    write_png("memory://sheets/a.png", sheet)
+    assert storage.read_bytes("memory://sheets/a.png").startswith(b"\x89PNG")
+
+
+def test_no_shard_is_read_as_a_whole(shards, monkeypatch):
+    read, blocks = [], storage.read_blocks
+    monkeypatch.setattr(storage, "read_blocks", lambda url: read.append(url) or blocks(url))
+    preview(shards, per_domain=2, size=16)
+    assert read
+    assert not [url for url in read if url.endswith(".tar")]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"split": "test"}, "has no split test: name one of train, val"),
+        ({"size": 10**5}, "by --size or --per-domain"),
+    ],
+)
+def test_mistakes(shards, options, complaint):
+    with pytest.raises(UserError, match=complaint):
+        preview(shards, **options)
+
+
+def test_a_picture_that_cannot_be_written(tmp_path):
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(UserError, match="cannot write"):
+        write_png(str(tmp_path / "x.png"), Image.new("RGB", (1, 1)))
