@@ -1,0 +1,227 @@
+"""Time loading: 512 px JPEGs to augmented batches of 256 px, per core, against plain torchvision.
+
+    OMP_NUM_THREADS=1 python benchmarks/loader.py [--count 96] [--rounds 15] [--images FOLDER]
+
+The baseline is torchvision's ImageFolder with the transforms of StarGAN v2's published code. Ours
+read shards through the project's own reader, one process, one thread, up to floats in [-1, 1]:
+
+    exact      the original JPEGs, data.scaled off: PIL's pixels, bit for bit
+    original   the original JPEGs, scaled
+    reencoded  shards built with `Encoding(size=320)` (quality 95, 4:4:4), scaled
+
+They take turns, for the machine's speed changes; a ratio is the median of the rounds' ratios. PSNR
+is the mean over the images of each one's PSNR, of [0, 255], against the original's pixels cropped
+and resized by the same draws in floating point. The images are drawn, like photographs in size
+and spectrum, unless a folder with JPEGs is named. Last line: JSON.
+"""
+
+import argparse
+import io
+import json
+import math
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.transforms as T
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from stargan_dist.batch import to_unit
+from stargan_dist.data import transforms
+from stargan_dist.data.order import Location, generator
+from stargan_dist.data.stream import ShardReader
+from stargan_dist.errors import UserError, run_command
+from stargan_dist.shards.build import build
+from stargan_dist.shards.index import read_index
+from stargan_dist.shards.pack import Encoding
+
+SIDE, SIZE, BATCH = 512, 256, 8
+ENCODING = Encoding(size=320)
+OURS = {"exact": False, "original": True, "reencoded": True}  # scaled?
+
+
+def noise(rng: np.random.Generator, slope: float) -> np.ndarray:
+    """A random field (SIDE, SIDE) with amplitudes ~ 1 / frequency^slope, standard deviation 1."""
+    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
+    frequency[0, 0] = np.inf
+    phases = rng.standard_normal((2, *frequency.shape))
+    field = np.fft.irfft2((phases[0] + 1j * phases[1]) * frequency**-slope, (SIDE, SIDE))
+    return field / field.std()
+
+
+def draw_photograph(rng: np.random.Generator) -> Image.Image:
+    """Shaded, textured ovals, sharp and blurred, before a cloudy ground; colours vary smoothly."""
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    luma = 128 + 35 * noise(rng, 1.3)
+    chroma = 10 * np.stack([noise(rng, 1.6), noise(rng, 1.6)])
+    for _ in range(rng.integers(6, 14)):
+        (cx, cy), radius = rng.random(2), rng.uniform(0.05, 0.35)
+        aspect, angle, blur = rng.uniform(0.5, 2), rng.uniform(0, np.pi), rng.choice([0.7, 1.5, 6])
+        u = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
+        v = (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
+        inside = SIDE * (radius - np.hypot(u / aspect, v * aspect)) / blur
+        mask = 1 / (1 + np.exp(-inside.clip(-30, 30)))
+        texture = rng.uniform(4, 16) * noise(rng, rng.uniform(0.6, 1.4))
+        luma += mask * (rng.uniform(50, 205) + texture + 25 * u / radius - luma)
+        chroma += mask * (rng.normal(0, 18, (2, 1, 1)) + 0.2 * texture - chroma)
+    cb, cr = chroma
+    rgb = np.stack([luma + 1.402 * cr, luma - 0.344 * cb - 0.714 * cr, luma + 1.772 * cb], axis=2)
+    return Image.fromarray(rgb.clip(0, 255).astype(np.uint8))
+
+
+def drawn_jpegs(count: int) -> Iterator[bytes]:
+    for i in range(count):
+        buffer = io.BytesIO()
+        draw_photograph(np.random.default_rng(i)).save(buffer, "JPEG", quality=90)
+        yield buffer.getvalue()
+
+
+def found_jpegs(folder: Path, count: int) -> Iterator[bytes]:
+    """The first JPEGs below a folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))[:count]
+    if len(paths) < 2:
+        raise UserError(f"{folder} must hold at least two JPEGs")
+    sizes = {transforms.decode(path.read_bytes()).size for path in paths}
+    if sizes != {(SIDE, SIDE)}:
+        print(f"these are not {SIDE} px: {min(sizes)} to {max(sizes)}")
+    yield from (path.read_bytes() for path in paths)
+
+
+def write_source(jpegs: Iterator[bytes], folder: Path) -> None:
+    """Write images as the `train` split of two domains."""
+    sizes = []
+    for i, data in enumerate(jpegs):
+        path = folder / "train" / f"domain{i % 2}" / f"{i:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        sizes.append(len(data) / 1024)
+    print(f"{len(sizes)} JPEGs of {min(sizes):.0f} to {max(sizes):.0f} KB, mean {mean(sizes):.0f}")
+
+
+def make_baseline(folder: Path) -> Callable[[], Any]:
+    """A function that loads all images once, by torchvision alone."""
+    crop = T.RandomResizedCrop(SIZE, scale=[0.8, 1.0], ratio=[0.9, 1.1])
+    recipe = T.Compose(
+        [
+            T.Lambda(lambda x: crop(x) if random.random() < 0.5 else x),
+            T.Resize([SIZE, SIZE]),
+            T.RandomHorizontalFlip(),
+            T.ToTensor(),
+            T.Normalize(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]),
+        ]
+    )
+    loader = torch.utils.data.DataLoader(ImageFolder(folder, recipe), batch_size=BATCH)
+    return lambda: [None for _ in loader]
+
+
+class Loader:
+    """The samples of a set of shards, one after the other."""
+
+    def __init__(self, url: Path, scaled: bool) -> None:
+        self.reader, self.scaled = ShardReader(str(url), read_index(str(url)), "train"), scaled
+        counts = self.reader.index.counts("train")
+        self.places = [
+            Location(domain, shard, i)
+            for domain, shards in enumerate(counts)
+            for shard, n in enumerate(shards)
+            for i in range(n)
+        ]
+
+    def load(self, number: int) -> torch.Tensor:
+        data = self.reader.read(self.places[number]).image
+        rng = generator(0, "augment", number)
+        return torch.from_numpy(transforms.load_augmented(data, SIZE, rng, scaled=self.scaled))
+
+    def run(self) -> None:
+        """Load all images once, in batches of floats in [-1, 1]."""
+        for first in range(0, len(self.places), BATCH):
+            numbers = range(first, min(first + BATCH, len(self.places)))
+            to_unit(torch.stack([self.load(i) for i in numbers]))
+
+
+def reference(data: bytes, rng: np.random.Generator) -> np.ndarray:
+    """What `load_augmented` is to give for an original: (3, SIZE, SIZE), not rounded."""
+    pixels = np.asarray(transforms.decode(data), np.float32)
+    box, flip = transforms.draw(pixels.shape[1], pixels.shape[0], rng)
+    planes = [Image.fromarray(plane) for plane in np.ascontiguousarray(pixels.transpose(2, 0, 1))]
+    bilinear = Image.Resampling.BILINEAR
+    whole = np.stack([np.asarray(p.resize((SIZE, SIZE), bilinear, box=box)) for p in planes])
+    return whole[:, :, :: -1 if flip else 1]
+
+
+def mean_psnr(loader: Loader, originals: Loader) -> float:
+    """The mean over all images of each one's PSNR, dB."""
+    values = []
+    for i, place in enumerate(originals.places):
+        data = originals.reader.read(place).image
+        error = loader.load(i).numpy() - reference(data, generator(0, "augment", i))
+        values.append(10 * math.log10(255**2 / np.square(error, dtype=np.float64).mean()))
+    return mean(values)
+
+
+def time_rounds(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each run in each round; the first round warms up and does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(1 + rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def measure(folder: Path, rounds: int) -> dict[str, float]:
+    """Build the shards of a source, time all ways and compare their pixels; prints a table."""
+    build(str(folder / "source"), str(folder / "originals"))
+    build(str(folder / "source"), str(folder / "reencoded"), encoding=ENCODING)
+    places = {"exact": "originals", "original": "originals", "reencoded": "reencoded"}
+    ours = {name: Loader(folder / places[name], scaled) for name, scaled in OURS.items()}
+    runs: dict[str, Callable[[], Any]] = {"baseline": make_baseline(folder / "source" / "train")}
+    seconds = time_rounds(runs | {name: loader.run for name, loader in ours.items()}, rounds)
+    count = len(ours["exact"].places)
+    row = {"baseline_img_s": count / median(seconds["baseline"])}
+    print(f"{'':10} {'img/s':>8} {'ratio':>6} {'PSNR dB':>8}")
+    print(f"{'baseline':10} {row['baseline_img_s']:8.0f} {1:6.2f}")
+    for name, loader in ours.items():
+        pairs = zip(seconds["baseline"], seconds[name], strict=True)
+        ratio, psnr = median(a / b for a, b in pairs), mean_psnr(loader, ours["exact"])
+        print(f"{name:10} {count / median(seconds[name]):8.0f} {ratio:6.2f} {psnr:8.2f}")
+        row |= {f"{name}_ratio": ratio, f"{name}_psnr_db": psnr}
+    del row["exact_psnr_db"]
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=96, help="images, at most")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--images", type=Path, help="a folder with JPEGs; default: drawn ones")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    jpegs = found_jpegs(args.images, args.count) if args.images else drawn_jpegs(args.count)
+    folder = Path(tempfile.mkdtemp(prefix="loader-"))
+    try:
+        write_source(jpegs, folder / "source")
+        row = measure(folder, args.rounds)
+    finally:
+        shutil.rmtree(folder)
+    print(json.dumps({name: round(value, 3) for name, value in row.items()}))
+
+
+if __name__ == "__main__":
+    run_command(main)
