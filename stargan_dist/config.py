@@ -28,8 +28,9 @@ class DataConfig:
     """Loader processes of each rank. Their number has no influence on the samples."""
     start_method: Literal["fork", "spawn", "forkserver"] = "fork"
     """How they are started: fork is the quickest; the others cannot inherit a held lock."""
-    scaled_decoding: bool = False
-    """Decode JPEGs at a reduced scale: faster, and a little less exact."""
+    fast_decoding: bool = False
+    """Decode and resize plain JPEGs the fast way: at a reduced scale where they are large, and
+    with rounding errors of another kind (PSNR 50 dB and more)."""
     cache: str = ""
     """Local folder that keeps whole shards, for all ranks of a node; empty: each sample is fetched
     by its range of bytes."""

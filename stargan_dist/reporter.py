@@ -34,7 +34,8 @@ class Reporter:
             images = sum(sum(counts) for counts in training.index.counts("train"))
             print(
                 f"{config.run}: steps {start} to {config.steps}, {engine.world_size} process(es) "
-                f"on {engine.device.type}, {len(training.index.domains)} domains, {images} images",
+                f"on {engine.device.type}, {len(training.index.domains)} domains, {images} images"
+                f"{', fast decoding' * config.data.fast_decoding}",
                 flush=True,
             )
             self.monitor = monitor.Monitor(

@@ -220,6 +220,10 @@ def read_range(url: str, begin: int, end: int) -> bytes:
 
     A server that does not know of ranges gives the whole file.
     """
+    if "://" not in url:  # the quick way for what training reads most
+        with Path(url).open("rb") as file:
+            file.seek(begin)
+            return file.read(end - begin)
     return patiently(lambda: _range(url, begin, end))
 
 

@@ -130,7 +130,7 @@ def _loader(config: Config, prepared: Plan, engine: Engine) -> DataLoader[Loaded
         config.seed,
         config.model.image_size,
         config.model.latent_dim,
-        scaled=config.data.scaled_decoding,
+        fast=config.data.fast_decoding,
         skip=config.data.on_bad_shard == "skip",
     )
     return training_loader(

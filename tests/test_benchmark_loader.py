@@ -6,14 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 BENCHMARK = Path(__file__).resolve().parent.parent / "benchmarks" / "loader.py"
-KEYS = {
-    "baseline_img_s",
-    "exact_ratio",
-    "original_ratio",
-    "original_psnr_db",
-    "reencoded_ratio",
-    "reencoded_psnr_db",
-}
+WAYS, FIGURES = ("exact", "original", "reencoded"), ("ratio", "float_ratio", "psnr_db")
+KEYS = {"baseline_img_s", *(f"{way}_{figure}" for way in WAYS for figure in FIGURES)}
 
 
 def run(*args):

@@ -169,6 +169,7 @@ class Slots(Dataset[Loaded]):
     """What each slot of training holds, as a function of the seed and the slot's number alone.
 
     Args:
+        fast: decode plain JPEGs the fast way (`transforms.load_augmented`).
         skip: replace samples that cannot be read by others of their domain, instead of failing.
             The replacement is a function of the seed and the slot, too.
     """
@@ -180,12 +181,12 @@ class Slots(Dataset[Loaded]):
         image_size: int,
         latent_dim: int,
         *,
-        scaled: bool = False,
+        fast: bool = False,
         skip: bool = False,
     ) -> None:
         self.reader, self.seed = reader, seed
         self.image_size, self.latent_dim = image_size, latent_dim
-        self.scaled, self.skip = scaled, skip
+        self.fast, self.skip = fast, skip
         self.order = Order(reader.index.counts(reader.split), seed)
 
     def _image(self, location: Location, role: str, slot: int) -> Tensor:
@@ -194,7 +195,7 @@ class Slots(Dataset[Loaded]):
         rng = generator(self.seed, "augment", role, slot)
         try:
             return torch.from_numpy(
-                transforms.load_augmented(sample.image, self.image_size, rng, scaled=self.scaled)
+                transforms.load_augmented(sample.image, self.image_size, rng, fast=self.fast)
             )
         except UserError as error:
             raise UserError(

@@ -4,14 +4,15 @@ Everything ends as 8-bit RGB, upright. Colour profiles are neither applied nor k
 """
 
 import io
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from torch.nn import functional
 
@@ -30,7 +31,7 @@ TURNED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
 # A reduced JPEG keeps at least so many pixels per pixel of the result, on each axis.
 KEPT = 1.5
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels
 
 
 @contextmanager
@@ -152,13 +153,15 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
 def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
     """A random crop of 0.8–1 of the area, ratio 0.9–1.1: (left, top, right, bottom), pixels.
 
-    The box is not rounded to pixels. One that would stick out is shrunk to fit.
+    As torchvision's RandomResizedCrop draws it, but for a box that would stick out: it is shrunk
+    to fit.
     """
     area = width * height * rng.uniform(0.8, 1.0)
     ratio = np.exp(rng.uniform(np.log(0.9), np.log(1.1)))
-    w, h = min(np.sqrt(area * ratio), width), min(np.sqrt(area / ratio), height)
-    left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
-    return left, top, min(left + w, width), min(top + h, height)
+    w = min(round(math.sqrt(area * ratio)), width)
+    h = min(round(math.sqrt(area / ratio)), height)
+    left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+    return left, top, left + w, top + h
 
 
 def draw(width: int, height: int, rng: np.random.Generator) -> tuple[Box, bool]:
@@ -170,96 +173,80 @@ def draw(width: int, height: int, rng: np.random.Generator) -> tuple[Box, bool]:
 def augment(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
     """With p = 0.5 a random resized crop, then a horizontal flip with p = 0.5.
 
-    Crop and resize are one bilinear, antialiased `resize`. Returns uint8 (3, size, size).
+    Bilinear and antialiased, bit for bit as torchvision's. Returns uint8 (3, size, size).
     """
     box, flip = draw(image.width, image.height, rng)
+    return _finished(image.crop(box), size, flip)
+
+
+def _finished(
+    image: Image.Image,
+    size: int,
+    flip: bool,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """Resize what lies in the box, or all -> uint8 (3, size, size), mirrored if `flip`."""
     resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     return _planar(np.asarray(resized), flip=flip)
 
 
-def load_augmented(data: bytes, size: int, rng: np.random.Generator, *, scaled: bool) -> np.ndarray:
+# The fast way.
+
+
+def load_augmented(data: bytes, size: int, rng: np.random.Generator, *, fast: bool) -> np.ndarray:
     """Decode and `augment` -> uint8 (3, size, size).
 
     Args:
-        scaled: JPEGs take a faster way by the same draws: large ones are decoded at a reduced
-            scale, and all are resized in fixed point (`resample`). Else, and for the rest, the
-            result is that of `augment` bit for bit.
+        fast: plain JPEGs take a faster way by the same draws: large ones are decoded at a reduced
+            scale, and others are resized by vector instructions. Else, and for all other images,
+            the result is that of `augment` bit for bit.
 
     Raises:
         UserError: as of `decode`.
     """
-    if not (scaled and data.startswith(JPEG_START)):
+    shape = _plain_jpeg_size(data) if fast else None
+    if shape is None:
         return augment(decode(data), size, rng)
-    with _opened(data) as image:
-        upright = image.size[::-1] if _orientation(image) in TURNED else image.size
-        box, flip = draw(*upright, rng)
-        reduction = _reduction(box, size)
-        pixels = _decode_reduced(image, data, reduction)
-    left, top, right, bottom = (edge / reduction for edge in box)
-    return _planar(resample(pixels, (left, top, right, bottom), size), flip=flip)
+    width, height = shape
+    box, flip = draw(width, height, rng)
+    scale = _reduction(box, size)
+    try:
+        pixels = simplejpeg.decode_jpeg(data, min_width=width // scale, min_height=height // scale)
+    except ValueError:  # it is strict: PIL may yet decode it, or say what is wrong
+        return _finished(decode(data).crop(box), size, flip)
+    if scale == 1:
+        return _planar(_resized(pixels, box, size), flip=flip)
+    left, top, right, bottom = (edge / scale for edge in box)
+    return _finished(Image.fromarray(pixels), size, flip, (left, top, right, bottom))
 
 
-def _orientation(image: ImageFile) -> int:
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
+def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG in colour that is not turned; None for anything else."""
+    # Orientation stands in EXIF, or in XMP.
+    if not data.startswith(JPEG_START) or b"Exif" in data or b"ns.adobe.com" in data:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    plain = colours == "YCbCr" and width * height <= MAX_PIXELS
+    return (width, height) if plain else None
 
 
 def _reduction(box: Box, size: int) -> int:
-    """1, 2, 4 or 8: by what to reduce a JPEG of which `box` is to become `size`."""
+    """The scale to decode a JPEG at, of 1/1, 1/2, 1/4 and 1/8, whose box is to become `size`."""
     left, top, right, bottom = box
     spare = min(right - left, bottom - top) / (KEPT * size)
     return max(r for r in (1, 2, 4, 8) if r <= max(spare, 1))
 
 
-def _decode_reduced(image: ImageFile, data: bytes, reduction: int) -> np.ndarray:
-    """Decode the JPEG that was opened from `data` -> uint8 (H, W, 3), upright, reduced."""
-    width, height = image.width // reduction, image.height // reduction
-    if image.mode == "RGB" and _orientation(image) == 1:
-        # The same pixels as PIL's, sooner. What it refuses, PIL may yet decode, or say why not.
-        with suppress(ValueError):
-            return simplejpeg.decode_jpeg(data, min_width=width, min_height=height)
-    image.draft("RGB", (width, height))
-    return np.array(_to_rgb(image))
+def _resized(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """What `image.crop(box).resize((size, size), BILINEAR)` does, several times as fast.
 
-
-def resample(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """What `Image.resize` does with BILINEAR and `box`, several times as fast.
-
-    torch's resize of uint8 uses vector instructions, but cuts off whole pixels only: see `_span`.
-    The edges of the box come to lie up to half a pixel off, mostly a few hundredths.
-
-    Args:
-        pixels: uint8 (H, W, 3), writable (or torch warns).
-        box: in pixels, within the image.
-
-    Returns uint8 (size, size, 3).
+    uint8 (H, W, 3) -> (size, size, 3)
     """
     left, top, right, bottom = box
-    skip_x, x, step_x = _span(left, right, pixels.shape[1], size)
-    skip_y, y, step_y = _span(top, bottom, pixels.shape[0], size)
     # In this order torch sees that channels come last, and needs no copy.
-    part = torch.from_numpy(pixels)[y, x].unsqueeze(0).permute(0, 3, 1, 2)
-    # A trifle more, lest a product just below a whole number cost a row.
-    scale = (1 + 1e-6) / step_y, (1 + 1e-6) / step_x
-    out = functional.interpolate(part, scale_factor=scale, mode="bilinear", antialias=True)
-    return out[0, :, skip_y : skip_y + size, skip_x : skip_x + size].permute(1, 2, 0).numpy()
-
-
-def _span(low: float, high: float, length: int, size: int) -> tuple[int, slice, float]:
-    """How to resample [low, high) of an axis to `size`, beginning at the edge of a pixel.
-
-    Beginning some results further out (`skip`) brings one that is to be at `low` to within a
-    fraction of a pixel of it. What offset remains is turned into a change of scale that leaves
-    the middle in place.
-
-    Returns the number of results to skip, the pixels to read, and the pixels per result.
-    """
-    if high - low == length:
-        return 0, slice(0, length), length / size
-    skip = np.arange(int(low * size / (high - low)) + 1)
-    begin = np.round(low - skip * (high - low) / size)
-    step = ((low + high) / 2 - begin) / (skip + size / 2)
-    step = np.minimum(step, (length - begin) / (skip + size))  # not beyond the last pixel
-    error = np.maximum(abs(begin + skip * step - low), abs(begin + (skip + size) * step - high))
-    best = error.argmin()
-    first, last = int(begin[best]), begin[best] + (skip[best] + size + 1) * step[best]
-    return int(skip[best]), slice(first, min(length, int(np.ceil(last)))), float(step[best])
+    part = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)[..., top:bottom, left:right]
+    out = functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
+    return out[0].permute(1, 2, 0).numpy()

@@ -182,7 +182,7 @@ def _add_encoding_options(parser: argparse.ArgumentParser) -> None:
         help="encode in this format (default: jpeg with --size or --crop, else as it is)",
     )  # fmt: skip
     parser.add_argument(
-        "--quality", type=_at_least(1, 100), default=95,
+        "--quality", type=_at_least(1, 100), default=92,
         help="of jpeg and webp that are encoded again (default: %(default)s)",
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ class Encoding:
     size: int = 0
     crop: int = 0
     format: str = "jpeg"
-    quality: int = 95
+    quality: int = 92
 
 
 @dataclass(frozen=True)

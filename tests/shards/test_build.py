@@ -208,7 +208,7 @@ def test_the_index_tells_sizes_and_encoding(folder, dest):
     (shard,) = encoded.splits["train"]["b c"]
     assert (shard.widths, shard.heights) == ([8, 8], [8, 12])
     assert read_index(dest + "2").encoding == {
-        "size": 8, "crop": 0, "format": "jpeg", "quality": 95,
+        "size": 8, "crop": 0, "format": "jpeg", "quality": 92,
     }  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def test_options_of_build(call, folder, tmp_path):
     options = ["--val-list", tmp_path / "list", "--shard-images", 1, "--size", 8, *ONE]
     call("build", folder, tmp_path / "x", *options)
     index = read_index(str(tmp_path / "x"))
-    assert index.encoding == {"size": 8, "crop": 0, "format": "jpeg", "quality": 95}
+    assert index.encoding == {"size": 8, "crop": 0, "format": "jpeg", "quality": 92}
     assert index.counts("train") == ((1, 1), (1, 1))
     assert index.counts("val") == ((1,), (1,))
     options = ["--format", "webp", "--quality", 50, "--seed", 3, "--overwrite", *ONE]
