@@ -12,8 +12,8 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+from stargan_dist.access import Access
 from stargan_dist.errors import UserError
-from stargan_dist.storage import Access
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from stargan_dist import storage
+from stargan_dist import access, storage
 from stargan_dist.checkpoint import step_name
 from stargan_dist.data.stream import LoadedSplit, check_split, load_split
 from stargan_dist.engine import launched_world_size
@@ -129,7 +129,7 @@ def main() -> None:
         raise UserError("evaluation runs in one process: `python -m stargan_dist.evaluate …`")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     translator = Translator.load(args.run, args.checkpoint, device)
-    storage.use(translator.config.storage)
+    access.use(translator.config.storage)
     result = evaluate(translator, args.seed)
     where = storage.join(args.run, "evaluation", f"{step_name(translator.step)}.json")
     storage.write_bytes(where, json.dumps(result, indent=1).encode())

@@ -9,7 +9,7 @@ import argparse
 import numpy as np
 import torch
 
-from stargan_dist import grids, storage
+from stargan_dist import access, grids, storage
 from stargan_dist.checkpoint import step_name
 from stargan_dist.data import transforms
 from stargan_dist.data.stream import LoadedSplit, load_split
@@ -67,7 +67,7 @@ def main() -> None:
     args = parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     translator = Translator.load(args.run, args.checkpoint, device)
-    storage.use(translator.config.storage)
+    access.use(translator.config.storage)
     shards, size = translator.config.data.shards, translator.config.model.image_size
 
     def validation(turn: int) -> LoadedSplit:

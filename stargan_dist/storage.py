@@ -1,138 +1,28 @@
 """Every read and write of a URL goes through here, and through fsspec.
 
 A URL is a local path, or anything that fsspec opens (`s3://bucket/set`, `memory://set`,
-`filecache::https://host/set`, …). Faults that may pass are met with patience; what is still wrong
-after that is an OSError, whatever the protocol calls it.
+`filecache::https://host/set`, …). Faults that may pass are met with patience (access.py).
 """
 
 import fcntl
 import os
 import shutil
 import tempfile
-import threading
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent import futures
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
-import tenacity
 from fsspec.implementations.local import LocalFileSystem
 
+from stargan_dist.access import in_time, patiently
 from stargan_dist.errors import UserError
 
 PARTIAL = ".partial-"  # what a killed process may leave beside what it was writing
 BLOCK_BYTES = 2**23
-LONGEST_WAIT_SECONDS = 30
-# What no second try mends.
-PERMANENT = (
-    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError,
-    ValueError, TypeError, ImportError, NotImplementedError,
-)  # fmt: skip
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Access:
-    """How URLs are reached."""
-
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Options of fsspec's file systems by protocol: {s3: {endpoint_url: …}}. No secrets: they are
-    written into the run folder; keep those in the environment."""
-    tries: int = 5
-    """How often a read or a write that fails is tried in all."""
-    wait_seconds: float = 0.5
-    """Before the second try, at most; doubled with each further one."""
-    timeout_seconds: float = 30.0
-    """A try without an answer for so long has failed. Local files are waited for."""
-
-
-_access = Access()
-
-
-def access() -> Access:
-    """How this process reaches URLs."""
-    return _access
-
-
-def use(access: Access) -> None:
-    """Reach URLs in this way from now on, in this process.
-
-    Options that were given before (by the environment, by an earlier call) stay.
-    """
-    global _access  # noqa: PLW0603 - of the process, as fsspec's own configuration is
-    _access = access
-    for protocol, options in access.options.items():
-        fsspec.config.conf[protocol] = options | fsspec.config.conf.get(protocol, {})
-
-
-def _within(seconds: float, function: Callable[[], T]) -> T:
-    """Call in a thread of its own, which is abandoned when the time is over.
-
-    Raises:
-        TimeoutError: it is over.
-    """
-    future: futures.Future[T] = futures.Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    try:
-        return future.result(seconds)
-    except futures.TimeoutError as error:
-        raise TimeoutError(str(error) or f"no answer for {seconds} s") from error
-
-
-def _in_time(fs: Any, function: Callable[[], T]) -> T:
-    """Call, for no longer than a try may last; local files are waited for."""
-    local = isinstance(fs, LocalFileSystem)
-    return function() if local else _within(_access.timeout_seconds, function)
-
-
-def _unmasked(error: BaseException) -> BaseException:
-    """The cause of an error, where fsspec's HTTP calls any failure a missing file."""
-    cause = error.__cause__
-    masked = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
-    return cause if cause and masked and isinstance(error, FileNotFoundError) else error
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether another try may mend it."""
-    error = _unmasked(error)
-    status = getattr(error, "status", None)  # of aiohttp's errors
-    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
-    return not (refused or isinstance(error, PERMANENT))
-
-
-def patiently(function: Callable[[], T]) -> T:
-    """Call, and again after growing waits while it fails in a way that may pass.
-
-    Raises:
-        OSError: it still fails.
-    """
-    again = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(_access.tries),
-        wait=tenacity.wait_random_exponential(_access.wait_seconds, LONGEST_WAIT_SECONDS),
-        retry=tenacity.retry_if_exception(_may_pass),
-        reraise=True,
-    )
-    try:
-        return again(function)
-    except Exception as error:
-        if isinstance(error, FileNotFoundError) and _may_pass(error):
-            raise OSError(f"{_unmasked(error)}") from error
-        if isinstance(error, OSError | UserError):
-            raise
-        raise OSError(f"{type(error).__name__}: {error}") from error  # a protocol's own error
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -165,7 +55,7 @@ def exists(url: str) -> bool:
     fs, path = filesystem(url)
     fs.invalidate_cache(fs._parent(path))  # another process may have written since it was listed
     try:
-        patiently(lambda: _in_time(fs, lambda: fs.info(path)))
+        patiently(lambda: in_time(fs, lambda: fs.info(path)))
         return True
     except (FileNotFoundError, NotADirectoryError):
         return False
@@ -212,7 +102,7 @@ def read_bytes(url: str) -> bytes:
 
 def _range(url: str, begin: int, end: int) -> bytes:
     fs, path = filesystem(url)
-    return _in_time(fs, lambda: fs.cat_file(path, start=begin, end=end))
+    return in_time(fs, lambda: fs.cat_file(path, start=begin, end=end))
 
 
 def read_range(url: str, begin: int, end: int) -> bytes:
@@ -220,7 +110,7 @@ def read_range(url: str, begin: int, end: int) -> bytes:
 
     A server that does not know of ranges gives the whole file.
     """
-    if "://" not in url:  # the quick way for what training reads most
+    if ":" not in url:  # the quick way for what training reads most
         with Path(url).open("rb") as file:
             file.seek(begin)
             return file.read(end - begin)
@@ -236,7 +126,7 @@ def read_blocks(url: str) -> Iterator[bytes]:
     yield block
     if len(block) == BLOCK_BYTES:
         fs, path = filesystem(url)
-        for begin in range(BLOCK_BYTES, _in_time(fs, lambda: fs.size(path)), BLOCK_BYTES):
+        for begin in range(BLOCK_BYTES, in_time(fs, lambda: fs.size(path)), BLOCK_BYTES):
             yield _range(url, begin, begin + BLOCK_BYTES)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from stargan_dist import access, storage
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
-from stargan_dist import storage
 from stargan_dist.checkpoint import State
 from stargan_dist.config import Config
 from stargan_dist.data.skipped import Rows, Skipped
@@ -100,7 +100,7 @@ def train(config: Config) -> int:
     Raises:
         UserError: for anything a person has to mend.
     """
-    storage.use(config.storage)
+    access.use(config.storage)
     prepared = plan(config)
     with _alone(config.run):
         engine = Engine()

@@ -11,7 +11,7 @@ import fsspec
 import pytest
 import torch
 
-from stargan_dist import storage
+from stargan_dist import access
 from stargan_dist.data import demo
 from stargan_dist.shards.build import build
 from tests.servers import http_server, s3_server
@@ -45,11 +45,11 @@ def shards(animals, tmp_path_factory) -> str:
 
 
 @pytest.fixture(autouse=True)
-def access():
+def clean_access():
     """Ways to reach URLs do not leak from test to test."""
     yield
     fsspec.config.conf.clear()
-    storage.use(storage.Access())
+    access.use(access.Access())
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +61,7 @@ def s3_address():
 @pytest.fixture
 def s3(s3_address) -> str:
     """An empty bucket of an S3 server, as a URL that this process can open."""
-    storage.use(storage.Access(options={"s3": {"endpoint_url": s3_address}}))
+    access.use(access.Access(options={"s3": {"endpoint_url": s3_address}}))
     bucket = f"bucket-{uuid.uuid4().hex[:8]}"
     fsspec.filesystem("s3").mkdir(bucket)
     return f"s3://{bucket}"

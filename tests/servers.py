@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 from moto.server import ThreadedMotoServer
 
@@ -25,7 +26,7 @@ class Files(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
-        path = self.server.folder / self.path.lstrip("/")
+        path = self.server.folder / unquote(self.path).lstrip("/")
         fault = self.server.next_fault(self.path)
         if fault == "reset":
             # SO_LINGER 0: closing sends a reset, in the middle of the answer.

@@ -10,6 +10,7 @@ COMMANDS = {"train", "evaluate", "sample", "shards.__main__", "data.demo"}
 # A module may import those of lower levels, and its own folder.
 LEVELS = [
     {"errors", "losses", "batch", "progress", "nets.blocks", "nets.v2"},
+    {"access"},
     {"storage", "data.order", "data.transforms", "data.skipped"},
     {"config"},
     {"shards.index", "shards.sources", "shards.pack", "shards.build", "shards.verify",

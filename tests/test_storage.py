@@ -108,44 +108,6 @@ def test_a_lock_is_held_against_other_processes_and_ends_with_its_own(tmp_path):
         pass
 
 
-# Patience.
-
-
-@pytest.fixture
-def served(http, tmp_path):
-    """A file of 1000 bytes on a server that fails when told to."""
-    (tmp_path / "served" / "file").write_bytes(bytes(1000))
-    storage.use(storage.Access(tries=4, wait_seconds=0.01, timeout_seconds=0.5))
-    return storage.join(http.url, "file")
-
-
-@pytest.mark.parametrize("faults", [["500", "500"], ["reset", "reset"], ["stall"]], ids=str)
-@pytest.mark.parametrize("read", [storage.read_bytes, lambda url: storage.read_range(url, 0, 1000)])
-def test_passing_faults_are_overcome(http, served, faults, read):
-    http.faults["file"] = list(faults)
-    assert read(served) == bytes(1000)
-    assert http.faults["file"] == []
-
-
-def test_a_lasting_fault_is_an_error_after_the_configured_tries(http, served):
-    http.faults["file"] = ["500"] * 9
-    with pytest.raises(OSError, match="500"):
-        storage.read_range(served, 0, 1000)
-    assert len(http.faults["file"]) == 9 - 4
-
-
-def test_a_server_that_never_answers_is_an_error(http, served):
-    http.faults["file"] = ["stall"] * 9
-    with pytest.raises(OSError, match=r"no answer for 0\.5 s"):
-        storage.read_range(served, 0, 1000)
-
-
-def test_a_missing_file_is_not_tried_again(http, served):
-    with pytest.raises(FileNotFoundError):
-        storage.read_range(served + "s", 0, 10)
-    assert http.gets() == {"/files": 1}
-
-
 def test_ranges_end_with_the_file(base):
     url = storage.join(base, "file")
     storage.write_bytes(url, b"0123456789")
@@ -158,23 +120,6 @@ def test_blocks_join_to_the_file(base, monkeypatch):
     url = storage.join(base, "file")
     storage.write_bytes(url, b"0123456789")
     assert list(storage.read_blocks(url)) == [b"0123", b"4567", b"89"]
-
-
-@pytest.mark.parametrize("kind", ["filecache", "simplecache"])
-def test_chained_caches_are_urls_like_any_other(http, served, tmp_path, kind):
-    storage.use(storage.Access(options={kind: {"cache_storage": str(tmp_path / "cache")}}))
-    for _ in range(2):
-        assert storage.read_range(f"{kind}::{served}", 5, 9) == bytes(4)
-        assert storage.read_bytes(f"{kind}::{served}") == bytes(1000)
-        asked = http.gets()["/file"]
-        storage.remove_file(str(tmp_path / "served" / "file"))  # the second round needs no server
-    assert http.gets()["/file"] == asked <= 2
-
-
-def test_options_that_were_given_first_stay():
-    for address in ("http://a", "http://b"):
-        storage.use(storage.Access(options={"s3": {"endpoint_url": address}}))
-    assert storage.filesystem("s3://bucket")[0].endpoint_url == "http://a"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,7 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from stargan_dist import storage
+from stargan_dist.access import patiently
 from stargan_dist.errors import UserError
 from stargan_dist.shards.index import Shard
 
@@ -53,17 +55,28 @@ class ShardCache:
 
     def _download(self, url: str, shard: Shard, path: Path) -> BinaryIO:
         """Returns the open file: whoever makes room from now on does not take it from us."""
+        if shard.bytes > self.limit_bytes:
+            raise UserError(
+                f"the cache {self.folder} is bounded to {self.limit_bytes} bytes, a shard has "
+                f"{shard.bytes}: raise data.cache_gib"
+            )
         partial = path.with_suffix(".partial")
         try:
-            storage.patiently(lambda: self._try(url, shard, partial))
+            patiently(lambda: self._try(url, shard, partial))
             file = partial.open("rb")
             partial.replace(path)
-            return file
         finally:
             partial.unlink(missing_ok=True)
+        with self._lock():
+            self._trim(0)  # several downloads at once may have taken more room than there is
+        return file
 
     def _try(self, url: str, shard: Shard, partial: Path) -> None:
-        self._make_room(shard.bytes, partial)
+        with self._lock():
+            partial.unlink(missing_ok=True)
+            self._trim(shard.bytes)
+            with partial.open("wb") as file:
+                file.truncate(shard.bytes)  # reserved: others count it
         digest = hashlib.sha256()
         with partial.open("r+b") as file:
             for block in storage.read_blocks(url):
@@ -73,24 +86,25 @@ class ShardCache:
         if digest.hexdigest() != shard.sha256:
             raise OSError("its hash is not the index's: it is damaged, truncated or another one")
 
-    def _make_room(self, size: int, partial: Path) -> None:
-        """Reserve room for a download by a file of its size, removing what was used least."""
-        if size > self.limit_bytes:
-            raise UserError(
-                f"the cache {self.folder} is bounded to {self.limit_bytes} bytes, a shard has "
-                f"{size}: raise data.cache_gib"
-            )
-        with FileLock(self.folder / ".lock"):
-            partial.unlink(missing_ok=True)
-            files = [(entry.stat(), Path(entry)) for entry in os.scandir(self.folder)]
-            files = [(stat, path) for stat, path in files if not path.name.startswith(".lock")]
-            total = sum(stat.st_size for stat, _ in files)
-            for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
-                if total + size <= self.limit_bytes:
-                    break
-                in_use = path.suffix and time.time() - stat.st_mtime < ABANDONED_SECONDS
-                if not in_use:
-                    path.unlink(missing_ok=True)
-                    total -= stat.st_size
-            with partial.open("wb") as file:
-                file.truncate(size)
+    def _lock(self) -> FileLock:
+        """Held while files are counted and removed."""
+        return FileLock(self.folder / ".lock")
+
+    def _trim(self, size: int) -> None:
+        """Remove what was used longest ago until `size` more bytes find room."""
+        files = list(self._files())
+        total = sum(stat.st_size for stat, _ in files)
+        for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
+            if total + size <= self.limit_bytes:
+                break
+            under_way = path.suffix and time.time() - stat.st_mtime < ABANDONED_SECONDS
+            if not under_way:
+                path.unlink(missing_ok=True)
+                total -= stat.st_size
+
+    def _files(self) -> Iterator[tuple[os.stat_result, Path]]:
+        for entry in os.scandir(self.folder):
+            # Another process may just have finished its download, and renamed the file.
+            with suppress(FileNotFoundError):
+                if not entry.name.startswith(".lock"):
+                    yield entry.stat(), Path(entry)

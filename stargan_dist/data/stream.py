@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from stargan_dist import storage
+from stargan_dist import access, storage
 from stargan_dist.batch import Batch
 from stargan_dist.config import DataConfig
 from stargan_dist.data import transforms
@@ -259,9 +259,9 @@ class RankSlots(Sampler[list[int]]):
         return ([step * self.batch_size + i for i in self.mine] for step in self.steps)
 
 
-def _start_worker(access: storage.Access, _worker: int) -> None:
+def _start_worker(how: access.Access, _worker: int) -> None:
     """Schedulers signal every process of a job; only the ranks answer, workers end with them."""
-    storage.use(access)
+    access.use(how)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
@@ -285,7 +285,7 @@ def training_loader(
         num_workers=workers,
         multiprocessing_context=start_method if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=partial(_start_worker, storage.access()),
+        worker_init_fn=partial(_start_worker, access.current()),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
-from stargan_dist import storage
+from stargan_dist import access
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.shards.build import Part, build, merge
 from stargan_dist.shards.index import Index, read_index
@@ -315,7 +315,7 @@ def _preview(args: argparse.Namespace) -> None:
 
 def main() -> int | None:
     args = parse_args()
-    storage.use(storage.Access(options=args.storage))
+    access.use(access.Access(options=args.storage))
     result: int | None = args.run(args)
     return result
 

@@ -7,16 +7,16 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from stargan_dist import storage
+from stargan_dist import access
 from stargan_dist.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def _start(access: storage.Access) -> None:
+def _start(how: access.Access) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one answers it
-    storage.use(access)
+    access.use(how)
 
 
 def in_processes(
@@ -34,7 +34,7 @@ def in_processes(
         min(processes, len(tasks)),
         multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=(storage.access(),),
+        initargs=(access.current(),),
     )
     try:
         yield from pool.map(function, tasks)

@@ -22,6 +22,7 @@ import numpy as np
 from webdataset.tariterators import base_plus_ext
 
 from stargan_dist import storage
+from stargan_dist.access import patiently
 from stargan_dist.data import transforms
 from stargan_dist.errors import UserError
 from stargan_dist.progress import Progress
@@ -127,7 +128,7 @@ class _Hashed(io.RawIOBase):
 def check_shard(task: Task) -> Checked:
     """Check one shard, the file beside it, and all its samples and images."""
     try:
-        faults, keys = storage.patiently(partial(_read_shard, task))
+        faults, keys = patiently(partial(_read_shard, task))
     except FileNotFoundError:
         faults, keys = ["is missing"], np.zeros(0, np.uint64)
     except OSError as error:

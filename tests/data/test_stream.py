@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stargan_dist import storage
+from stargan_dist import access, storage
 from stargan_dist.batch import Batch
 from stargan_dist.config import DataConfig
 from stargan_dist.data import transforms
@@ -227,7 +227,7 @@ DAMAGE = {truncate: "it is truncated", corrupt: "a checksum is wrong", remove: "
 def served(shards, http):
     """The shards on a server, one of them to be damaged; few and short tries."""
     shutil.copytree(shards, http.folder, dirs_exist_ok=True)
-    storage.use(storage.Access(tries=2, wait_seconds=0.0, timeout_seconds=0.2))
+    access.use(access.Access(tries=2, wait_seconds=0.0, timeout_seconds=0.2))
     return http
 
 

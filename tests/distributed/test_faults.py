@@ -31,19 +31,21 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:700])
 
 
-def test_a_bad_shard_ends_all_ranks_and_is_told_once(copy, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_bad_shard_ends_all_ranks_and_is_told(copy, tmp_path, processes):
+    """By each rank that met it, in a line; the others end too, long before any time-out."""
     folder, bad = copy
     truncate(folder / bad)
     began = time.monotonic()
-    done = Trainer(str(folder))(tmp_path / "run", "--data.workers", "1", processes=2, code=1)
+    code = 2 if processes == 1 else 1
+    done = Trainer(str(folder))(
+        tmp_path / "run", "--data.workers", "1", processes=processes, code=code
+    )
     assert time.monotonic() - began < 60
-    told = [line for line in done.stderr.splitlines() if bad in line]
-    ranks = [line.split(":")[0] for line in told]  # both may have met the shard
-    assert 1 <= len(ranks) == len(set(ranks)), done.stderr
-    assert all(line.startswith("error (rank ") for line in told)
-    assert "--data.on_bad_shard skip" in told[0]
-    assert "RemoteTraceback" not in done.stderr
-    assert "worker process" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert 1 <= len(told) <= processes
+    assert [line for line in told if bad in line and "--data.on_bad_shard skip" in line]
+    assert "Original Traceback" not in done.stderr
 
 
 def test_a_server_that_fails_ends_all_ranks(copy, tmp_path, http):

@@ -1,7 +1,6 @@
 """What cannot work is refused in one line, before any process group starts."""
 
 import shutil
-import time
 from dataclasses import replace
 
 import pytest
@@ -76,27 +75,9 @@ def test_a_checkpoint_of_another_configuration(train, finished_run):
 def test_a_checkpoint_of_other_data(train, finished_run, shards, tmp_path):
     copy = tmp_path / "set"
     shutil.copytree(shards, copy)
-    index = (copy / "index.json").read_text().replace('"source": "', '"source": "/other')
+    index = (copy / "index.json").read_text().replace('"sha256": "', '"sha256": "0')
     (copy / "index.json").write_text(index)
     assert "other shards" in refuse(train, finished_run, "--data.shards", str(copy))
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_shard_damaged_during_training_ends_all_ranks(train, shards, tmp_path, processes):
-    """The rank that met it names the shard; the others end too, long before any time-out."""
-    copy = tmp_path / "set"
-    shutil.copytree(shards, copy)
-    for shard in (copy / "train").glob("0000-cat-*.tar"):
-        shard.write_bytes(shard.read_bytes()[:-9000])
-    options = ["--data.shards", str(copy), "--data.workers", "1", "--steps", "100"]
-    began = time.monotonic()
-    code = 2 if processes == 1 else 1
-    error = train(tmp_path / "run", *options, processes=processes, code=code).stderr
-    assert time.monotonic() - began < 60
-    told = [line for line in error.splitlines() if line.startswith("error")]
-    assert [line for line in told if "0000-cat-" in line and "build the set again" in line]
-    assert len(told) <= processes
-    assert "Original Traceback" not in error
 
 
 def test_a_damaged_checkpoint(train, finished_run, tmp_path):

@@ -232,6 +232,17 @@ def test_sources_and_sets_may_be_urls(folder, shards, animals, request, to):
     storage.remove_folder(f"{base}/set")
 
 
+def test_a_manifest_on_a_web_server(folder, dest, http):
+    for domain in ("a.é", "b c"):
+        shutil.copytree(folder / domain, http.folder / "images" / domain)
+    rows = ["path,domain", "images/a.é/x.y 0.png,one", f"{http.url}/images/b%20c/x.y%201.png,two"]
+    (http.folder / "list.csv").write_text("\n".join(rows), encoding="utf-8")
+    build(f"{http.url}/list.csv", dest, val_fraction=0)
+    found = samples(dest)
+    assert found["one"][0]["png"] == (folder / "a.é" / "x.y 0.png").read_bytes()
+    assert found["two"][0]["png"] == (folder / "b c" / "x.y 1.png").read_bytes()
+
+
 # Bad input.
 
 

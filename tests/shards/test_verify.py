@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stargan_dist import storage
+from stargan_dist import access, storage
 from stargan_dist.errors import UserError
 from stargan_dist.shards.index import read_index, read_samples, samples_name, write_index
 from stargan_dist.shards.verify import repeated_keys, verify
@@ -366,7 +366,7 @@ def test_a_fault_of_the_storage_is_one_of_that_shard(shards, name, monkeypatch):
     monkeypatch.setattr(
         storage, "read_blocks", lambda url: (broken if url.endswith(name) else whole)(url)
     )
-    storage.use(storage.Access(tries=2, wait_seconds=0.01))
+    access.use(access.Access(tries=2, wait_seconds=0.01))
     assert verify(shards) == [f"{name}: cannot be read: RuntimeError: gone"]
 
 
@@ -380,7 +380,7 @@ def test_a_fault_that_passes_is_none(shards, name, monkeypatch):
         return whole(url)
 
     monkeypatch.setattr(storage, "read_blocks", once)
-    storage.use(storage.Access(wait_seconds=0.01))
+    access.use(access.Access(wait_seconds=0.01))
     assert verify(shards) == []
     assert failed
 

@@ -1,0 +1,137 @@
+"""How URLs are reached: options of their protocols, and patience with faults that may pass.
+
+What is still wrong after the configured tries is an OSError, whatever the protocol calls it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import fsspec
+import tenacity
+from fsspec.implementations.local import LocalFileSystem
+
+from stargan_dist.errors import UserError
+
+LONGEST_WAIT_SECONDS = 30
+# What no second try mends.
+PERMANENT = (
+    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError,
+    ValueError, TypeError, ImportError, NotImplementedError,
+)  # fmt: skip
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Access:
+    """How URLs are reached."""
+
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Options of fsspec's file systems by protocol: {s3: {endpoint_url: …}}. No secrets: they are
+    written into the run folder; keep those in the environment."""
+    tries: int = 5
+    """How often a read or a write that fails is tried in all."""
+    wait_seconds: float = 0.5
+    """Before the second try, at most; doubled with each further one."""
+    timeout_seconds: float = 30.0
+    """A try without an answer for so long has failed. Local files are waited for."""
+
+
+_access = Access()
+
+
+def current() -> Access:
+    """How this process reaches URLs."""
+    return _access
+
+
+def use(access: Access) -> None:
+    """Reach URLs in this way from now on, in this process.
+
+    Options that were given before (by the environment, by an earlier call) stay.
+    """
+    global _access  # noqa: PLW0603 - of the process, as fsspec's own configuration is
+    _access = access
+    for protocol, options in access.options.items():
+        fsspec.config.conf[protocol] = options | fsspec.config.conf.get(protocol, {})
+
+
+def _within(seconds: float, function: Callable[[], T]) -> T:
+    """Call in a thread of its own, which is abandoned when the time is over.
+
+    Raises:
+        TimeoutError: it is over.
+    """
+    future: futures.Future[T] = futures.Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except futures.TimeoutError as error:
+        raise TimeoutError(str(error) or f"no answer for {seconds} s") from error
+
+
+def in_time(fs: Any, function: Callable[[], T]) -> T:
+    """Call, for no longer than a try may last; local files are waited for."""
+    local = isinstance(fs, LocalFileSystem)
+    return function() if local else _within(_access.timeout_seconds, function)
+
+
+def _unmasked(error: BaseException) -> BaseException:
+    """The cause of an error, where fsspec's HTTP calls any failure a missing file."""
+    cause = error.__cause__
+    masked = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+    return cause if cause and masked and isinstance(error, FileNotFoundError) else error
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether another try may mend it."""
+    error = _unmasked(error)
+    status = getattr(error, "status", None)  # of aiohttp's errors
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+    return not (refused or isinstance(error, PERMANENT))
+
+
+def _tell(state: tenacity.RetryCallState) -> None:
+    assert state.outcome and state.next_action
+    reason = _one_line(state.outcome.exception())
+    logger.warning("%s; trying again in %.1f s", reason, state.next_action.sleep)
+
+
+def _one_line(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def patiently(function: Callable[[], T]) -> T:
+    """Call, and again after growing waits while it fails in a way that may pass.
+
+    Raises:
+        OSError: it still fails.
+    """
+    again = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(_access.tries),
+        wait=tenacity.wait_random_exponential(_access.wait_seconds, LONGEST_WAIT_SECONDS),
+        retry=tenacity.retry_if_exception(_may_pass),
+        before_sleep=_tell,
+        reraise=True,
+    )
+    try:
+        return again(function)
+    except Exception as error:
+        if isinstance(error, FileNotFoundError) and _may_pass(error):
+            raise OSError(f"{_unmasked(error)}") from error
+        if isinstance(error, OSError | UserError):
+            raise
+        raise OSError(_one_line(error)) from error  # a protocol's own error
