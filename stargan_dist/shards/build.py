@@ -6,6 +6,7 @@ be packed in any order by anybody, and one that is there already need not be pac
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -91,25 +92,24 @@ def build(
     """
     if not 0 <= val_fraction < 1 or shard_images < 1:
         raise UserError("val_fraction must be in [0, 1), and shard_images at least 1")
-    _make_way(dest, overwrite)
+    _check_free(dest, overwrite)
     listing = split_off(list_source(source, val_list), val_fraction, seed)
     if listing.faults and not skip_bad:
         _stop_at(listing.faults, source)
     storage.check_writable(dest)
+    _remove_set(dest)
     tasks = list(plan_shards(listing, dest, shard_images, encoding, skip_bad))
     mine = tasks[part.number - 1 :: part.of]
     packed = _pack_with_progress(mine, processes)
     faults = (listing.faults if part.number == 1 else []) + [f for p in packed for f in p.faults]
     if faults and not skip_bad:
         _stop_at(faults, source)
-    splits: dict[str, dict[str, list[Shard]]] = {
-        split: {domain: [] for domain in domains} for split, domains in listing.splits.items()
-    }
-    for task, result in zip(mine, packed, strict=True):
-        if result.shard:
-            splits[task.split][task.domain].append(result.shard)
     index = Index(
-        listing.domains, splits, source, asdict(encoding) if encoding else None, sorted(faults)
+        listing.domains,
+        _by_domain(listing, mine, packed),
+        source,
+        asdict(encoding) if encoding else None,
+        sorted(faults),
     )
     if part.of > 1:
         _write_part(dest, part, index, tasks)
@@ -118,8 +118,21 @@ def build(
     return index
 
 
-def _make_way(dest: str, overwrite: bool) -> None:
-    """Refuse to build where a set stands, or remove it: its index first, so that none sees half."""
+def _by_domain(
+    listing: Listing, tasks: list[Task], packed: list[Packed]
+) -> dict[str, dict[str, list[Shard]]]:
+    """Split -> domain -> the shards that came out."""
+    splits: dict[str, dict[str, list[Shard]]] = {
+        split: {domain: [] for domain in domains} for split, domains in listing.splits.items()
+    }
+    for task, result in zip(tasks, packed, strict=True):
+        if result.shard:
+            splits[task.split][task.domain].append(result.shard)
+    return splits
+
+
+def _check_free(dest: str, overwrite: bool) -> None:
+    """Raises UserError where a set stands that must not, or cannot, be replaced."""
     where = storage.join(dest, INDEX)
     if not storage.exists(where):
         return
@@ -128,9 +141,17 @@ def _make_way(dest: str, overwrite: bool) -> None:
             f"{dest} holds shards already: name another destination, or replace it by --overwrite"
         )
     try:
-        old = from_json(where, storage.read_bytes(where))
+        from_json(where, storage.read_bytes(where))
     except UserError as error:
         raise UserError(f"{error}; it cannot be overwritten, remove {dest} yourself") from error
+
+
+def _remove_set(dest: str) -> None:
+    """Remove the set at a destination, if there is one: its index first, so that none sees half."""
+    where = storage.join(dest, INDEX)
+    if not storage.exists(where):
+        return
+    old = from_json(where, storage.read_bytes(where))
     storage.remove_file(where)
     for shard in old.shards():
         storage.remove_file(storage.join(dest, samples_name(shard.name)))
@@ -183,7 +204,7 @@ def merge(dest: str, overwrite: bool = False) -> Index:
     if storage.exists(storage.join(dest, INDEX)) and not overwrite:
         raise UserError(f"{dest} has an index already: replace it by --overwrite")
     folder = storage.join(dest, PARTS)
-    names = [name for name in storage.list_names(folder) if name.endswith(".json")]
+    names = [n for n in storage.list_names(folder) if re.fullmatch(r"\d+-of-\d+\.json", n)]
     if not names:
         raise UserError(f"{folder} holds no parts: build them with --part 1/N … N/N")
     of = int(names[0].removesuffix(".json").rpartition("-of-")[2])

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import webdataset as wds
 
 from stargan_dist import storage
+from stargan_dist.access import PERMANENT
 from stargan_dist.data import transforms
 from stargan_dist.errors import UserError
 from stargan_dist.shards.index import Shard, samples_name
@@ -50,15 +51,16 @@ class Task:
     @property
     def plan(self) -> str:
         """A hash of what is packed and how; a shard with the same plan is not packed again."""
-        row = {k: v for k, v in asdict(self).items() if k not in ("dest", "skip_bad")}
-        return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+        encoding = asdict(self.encoding) if self.encoding else None
+        place = [self.name, self.root, self.split, self.domain, self.label, self.first]
+        text = json.dumps([*place, encoding, self.items], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Packed:
     """What became of a task: its shard, if any image could be packed, and the faults."""
 
-    task: str
     shard: Shard | None
     faults: list[str]
 
@@ -101,17 +103,22 @@ def prepare(data: bytes, path: str, encoding: Encoding | None) -> Entry:
 
 
 def _entries(task: Task, faults: list[str]) -> Iterator[tuple[int, Item, Entry]]:
+    """The images that can be packed, with their numbers. The others' faults are added.
+
+    Raises:
+        OSError: the source cannot be read at present. That is no fault of the image.
+    """
     for number, item in enumerate(task.items, start=task.first):
         try:
             data = storage.read_bytes(_url(task.root, item.path))
             yield number, item, prepare(data, item.path, task.encoding)
-        except (UserError, OSError) as error:
+        except (UserError, *PERMANENT) as error:
             faults.append(f"{item.path}: {error}")
 
 
-def _write_tar(task: Task, tar: Path, faults: list[str]) -> tuple[list[int], list[Entry]]:
-    """Pack all images that can be. Returns the offsets and the entries, without their bytes."""
-    offsets, entries = [0], []
+def _write_tar(task: Task, tar: Path, faults: list[str]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Pack all images that can be. Returns where each begins, and their widths and heights."""
+    offsets, sizes = [0], []
     # The time of a member is 0: the same images give the same bytes.
     with tar.open("wb") as file, wds.TarWriter(file, mtime=0, encoder=False) as writer:
         for number, item, entry in _entries(task, faults):
@@ -120,8 +127,8 @@ def _write_tar(task: Task, tar: Path, faults: list[str]) -> tuple[list[int], lis
             key = f"{task.split}/{slug(task.label, task.domain)}/{number:08d}"
             writer.write({"__key__": key, entry.suffix: entry.data, "json": text.encode()})
             offsets.append(writer.tarstream.offset)
-            entries.append(Entry(b"", entry.suffix, entry.width, entry.height))
-    return offsets, entries
+            sizes.append((entry.width, entry.height))
+    return offsets, sizes
 
 
 def _checksums(tar: Path, offsets: list[int]) -> tuple[list[int], str]:
@@ -142,7 +149,7 @@ def _packed_before(task: Task) -> Packed | None:
         row = json.loads(storage.read_bytes(storage.join(task.dest, samples_name(task.name))))
         same = row["plan"] == task.plan and (task.skip_bad or not row["faults"])
         if same and storage.exists(storage.join(task.dest, task.name)):
-            return Packed(task.name, Shard(**row["shard"]), row["faults"])
+            return Packed(Shard(**row["shard"]), row["faults"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
     return None
@@ -152,13 +159,13 @@ def pack(task: Task) -> Packed:
     """Pack one shard and publish it, unless it is there already from an earlier build.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the source cannot be read, or the shard not be written.
     """
     try:
         return _packed_before(task) or _pack(task)
     except OSError as error:
         raise UserError(
-            f"cannot write {storage.join(task.dest, task.name)}: {error}; "
+            f"cannot pack {storage.join(task.dest, task.name)}: {error}; "
             "the same command goes on where it was"
         ) from error
 
@@ -170,18 +177,18 @@ def _pack(task: Task) -> Packed:
     """
     faults: list[str] = []
     with storage.published_file(storage.join(task.dest, task.name)) as tar:
-        offsets, entries = _write_tar(task, tar, faults)
+        offsets, sizes = _write_tar(task, tar, faults)
         crc32, sha256 = _checksums(tar, offsets)
-        size = tar.stat().st_size
-        if not entries or (faults and not task.skip_bad):
+        tar_bytes = tar.stat().st_size
+        if not sizes or (faults and not task.skip_bad):
             tar.unlink()
-            return Packed(task.name, None, faults)
-    widths, heights = [e.width for e in entries], [e.height for e in entries]
+            return Packed(None, faults)
+    widths, heights = zip(*sizes, strict=True)
     shard = Shard(
-        task.name, len(entries), size, sha256,
+        task.name, len(sizes), tar_bytes, sha256,
         [min(widths), max(widths)], [min(heights), max(heights)],
     )  # fmt: skip
     row = {"plan": task.plan, "shard": asdict(shard), "faults": faults}
     text = json.dumps(row | {"offsets": offsets, "crc32": crc32}, ensure_ascii=False)
     storage.write_bytes(storage.join(task.dest, samples_name(task.name)), text.encode())
-    return Packed(task.name, shard, faults)
+    return Packed(shard, faults)

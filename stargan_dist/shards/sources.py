@@ -126,7 +126,7 @@ def _list_folder(url: str) -> Listing:
 def _value(text: str) -> Any:
     """A number where a CSV cell is written as one; its text otherwise."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=str)  # NaN is a name, here
     except json.JSONDecodeError:
         return text
     return value if type(value) in (int, float) else text

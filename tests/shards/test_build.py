@@ -14,7 +14,7 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from stargan_dist import storage
+from stargan_dist import access, storage
 from stargan_dist.errors import UserError
 from stargan_dist.shards import pack as packing
 from stargan_dist.shards.build import Part, build, merge
@@ -243,6 +243,19 @@ def test_a_manifest_on_a_web_server(folder, dest, http):
     assert found["two"][0]["png"] == (folder / "b c" / "x.y 1.png").read_bytes()
 
 
+def test_a_source_that_fails_for_now_skips_nothing(folder, dest, http):
+    """A server's failure is no fault of an image: not even --skip-bad leaves it out."""
+    access.use(access.Access(tries=2, wait_seconds=0.0))
+    shutil.copytree(folder / "b c", http.folder / "b")
+    rows = ["path,domain", *(f"b/x.y%20{i}.png,{'ab'[i % 2]}" for i in range(3))]
+    (http.folder / "list.csv").write_text("\n".join(rows), encoding="utf-8")
+    http.faults["b/"] = ["500"] * 2
+    with pytest.raises(UserError, match=r"cannot pack .*500.*goes on where it was"):
+        build(f"{http.url}/list.csv", dest, val_fraction=0, skip_bad=True)
+    index = build(f"{http.url}/list.csv", dest, val_fraction=0, skip_bad=True)
+    assert (index.counts("train"), index.skipped) == (((2,), (1,)), [])
+
+
 # Bad input.
 
 
@@ -363,6 +376,9 @@ def test_an_existing_set_is_not_overwritten_unless_told(folder, dest):
     before = digest(dest)
     with pytest.raises(UserError, match="holds shards already"):
         build(str(folder), dest)
+    assert digest(dest) == before
+    with pytest.raises(UserError, match="not a folder"):
+        build(str(folder / "nothing"), dest, overwrite=True)
     assert digest(dest) == before
     build(str(folder), dest, overwrite=True)
     build(str(folder), dest + "2")

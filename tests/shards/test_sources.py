@@ -66,9 +66,9 @@ def test_names_that_are_not_utf8_are_told(folder):
 
 
 MANIFESTS = {
-    "m.csv": "path,domain,smiling,age,note\ndog/2.png,dog,-1,3.5,007\ncat/ü.png,cat,1,4,a b\n",
+    "m.csv": "path,domain,smiling,age,note\ndog/2.png,dog,-1,3.5,007\ncat/ü.png,cat,1,4,NaN\n",
     "m.jsonl": '{"path": "dog/2.png", "domain": "dog", "smiling": -1, "age": 3.5, "note": "007"}\n'
-    '\n{"path": "cat/ü.png", "domain": "cat", "smiling": 1, "age": 4, "note": "a b"}\n',
+    '\n{"path": "cat/ü.png", "domain": "cat", "smiling": 1, "age": 4, "note": "NaN"}\n',
 }
 
 
@@ -79,7 +79,7 @@ def test_manifests_keep_attributes(folder, name):
     assert listing.splits == {
         "": {
             "dog": [Item("dog/2.png", {"smiling": -1, "age": 3.5, "note": "007"})],
-            "cat": [Item("cat/ü.png", {"smiling": 1, "age": 4, "note": "a b"})],
+            "cat": [Item("cat/ü.png", {"smiling": 1, "age": 4, "note": "NaN"})],
         }
     }
     assert listing.root == f"{folder}/"
