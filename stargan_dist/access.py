@@ -8,10 +8,13 @@ import threading
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import fsspec
 import tenacity
+from fsspec.asyn import AsyncFileSystem, sync
+from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
 from stargan_dist.errors import UserError
@@ -35,12 +38,13 @@ class Access:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Options of fsspec's file systems by protocol: {s3: {endpoint_url: …}}. No secrets: they are
     written into the run folder; keep those in the environment."""
-    tries: int = 5
+    tries: int = 4
     """How often a read or a write that fails is tried in all."""
-    wait_seconds: float = 0.5
+    wait_seconds: float = 1.0
     """Before the second try, at most; doubled with each further one."""
-    timeout_seconds: float = 30.0
-    """A try without an answer for so long has failed. Local files are waited for."""
+    timeout_seconds: float = 10.0
+    """A read of up to 8 MiB that takes longer has failed. Local files are waited for, and so are
+    writes and listings, for as long as the store's own client allows."""
 
 
 _access = Access()
@@ -83,10 +87,23 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
         raise TimeoutError(str(error) or f"no answer for {seconds} s") from error
 
 
-def in_time(fs: Any, function: Callable[[], T]) -> T:
-    """Call, for no longer than a try may last; local files are waited for."""
-    local = isinstance(fs, LocalFileSystem)
-    return function() if local else _within(_access.timeout_seconds, function)
+def in_time(fs: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+    """Call a method of a file system, for no longer than a try may last.
+
+    Local files are waited for.
+
+    Raises:
+        TimeoutError: it is over.
+    """
+    seconds = _access.timeout_seconds
+    if isinstance(fs, LocalFileSystem):
+        return getattr(fs, method)(*args, **kwargs)
+    if not isinstance(fs, AsyncFileSystem):
+        return _within(seconds, partial(getattr(fs, method), *args, **kwargs))
+    try:  # this cancels, and so gives the connection back
+        return sync(fs.loop, getattr(fs, f"_{method}"), *args, timeout=seconds, **kwargs)
+    except FSTimeoutError as error:
+        raise TimeoutError(f"no answer for {seconds} s") from error
 
 
 def _unmasked(error: BaseException) -> BaseException:
@@ -99,8 +116,8 @@ def _unmasked(error: BaseException) -> BaseException:
 def _may_pass(error: BaseException) -> bool:
     """Whether another try may mend it."""
     error = _unmasked(error)
-    status = getattr(error, "status", None)  # of aiohttp's errors
-    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+    codes = [getattr(error, name, None) for name in ("status", "code", "status_code")]
+    refused = any(isinstance(c, int) and 400 <= c < 500 and c not in (408, 429) for c in codes)
     return not (refused or isinstance(error, PERMANENT))
 
 

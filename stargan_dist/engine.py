@@ -150,10 +150,11 @@ class Engine:
         """What to raise for an error of this rank: a RankError if a person can mend the cause."""
         if self.world_size == 1:
             return error
+        if isinstance(error, UserError):
+            return error if isinstance(error, WorldError) else RankError(str(error))
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             return RankError("lost another rank: its own message, or the launcher's, tells why")
-        ranks_own = isinstance(error, UserError) and not isinstance(error, WorldError)
-        return RankError(str(error)) if ranks_own else error
+        return error
 
     def close(self) -> None:
         """Leave the world. A wrapper that outlived its process group could abort at exit."""

@@ -24,11 +24,11 @@ class RankError(UserError):
 
 
 def _tell(error: UserError) -> None:
-    """Print the error, once for all ranks."""
+    """Print the error, once for all ranks of a node: a node may have a fault of its own."""
     rank = os.environ.get("RANK", "0")
     if isinstance(error, RankError):
         print(f"error (rank {rank}): {error}", file=sys.stderr, flush=True)
-    elif rank == "0":
+    elif os.environ.get("LOCAL_RANK", rank) == "0":
         print(f"error: {error}", file=sys.stderr, flush=True)
 
 

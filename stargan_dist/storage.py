@@ -55,7 +55,7 @@ def exists(url: str) -> bool:
     fs, path = filesystem(url)
     fs.invalidate_cache(fs._parent(path))  # another process may have written since it was listed
     try:
-        patiently(lambda: in_time(fs, lambda: fs.info(path)))
+        patiently(lambda: in_time(fs, "info", path))
         return True
     except (FileNotFoundError, NotADirectoryError):
         return False
@@ -78,17 +78,30 @@ def is_folder(url: str) -> bool:
     return patiently(lambda: fs.isdir(path))
 
 
-def list_rows(url: str) -> list[dict[str, Any]]:
-    """What fsspec tells of each entry of a folder: `name`, `type`, perhaps `size` and more."""
+def list_rows(url: str) -> dict[str, dict[str, Any]]:
+    """What fsspec tells of each entry of a folder: name -> `type`, perhaps `size` and more."""
     fs, path = filesystem(url)
-    return patiently(lambda: fs.ls(path, detail=True))
+    rows = {row["name"].rstrip("/"): row for row in patiently(lambda: fs.ls(path, detail=True))}
+    rows.pop(path.rstrip("/"), None)  # object stores may have an object named as the folder is
+    return {name.rsplit("/", 1)[-1]: row for name, row in rows.items()}
 
 
 def find_files(url: str) -> dict[str, dict[str, Any]]:
-    """All files below a folder, by their path in it, with what fsspec tells of each."""
-    fs, path = filesystem(url)
-    found = patiently(lambda: fs.find(path, detail=True))
-    return {name[len(path) :].lstrip("/"): row for name, row in found.items()}
+    """All files below a folder, by their path in it. Links to folders are not followed.
+
+    Raises:
+        OSError: one of the folders cannot be listed. (fsspec's own `find` would leave it out.)
+    """
+    found, folders = {}, [""]
+    while folders:
+        folder = folders.pop()
+        for name, row in list_rows(join(url, folder) if folder else url).items():
+            path = f"{folder}/{name}" if folder else name
+            if row["type"] == "directory":
+                folders.append(path)
+            else:
+                found[path] = row
+    return found
 
 
 def read_bytes(url: str) -> bytes:
@@ -102,7 +115,7 @@ def read_bytes(url: str) -> bytes:
 
 def _range(url: str, begin: int, end: int) -> bytes:
     fs, path = filesystem(url)
-    return in_time(fs, lambda: fs.cat_file(path, start=begin, end=end))
+    return in_time(fs, "cat_file", path, start=begin, end=end)
 
 
 def read_range(url: str, begin: int, end: int) -> bytes:
@@ -122,11 +135,17 @@ def read_blocks(url: str) -> Iterator[bytes]:
 
     Most files are one block, and one request.
     """
-    block = _range(url, 0, BLOCK_BYTES)
+    fs, path = filesystem(url)
+    try:
+        block = _range(url, 0, BLOCK_BYTES)
+    except OSError as error:
+        # Object stores refuse ranges of empty objects.
+        if isinstance(error, FileNotFoundError) or in_time(fs, "info", path)["size"] != 0:
+            raise
+        block = b""
     yield block
     if len(block) == BLOCK_BYTES:
-        fs, path = filesystem(url)
-        for begin in range(BLOCK_BYTES, in_time(fs, lambda: fs.size(path)), BLOCK_BYTES):
+        for begin in range(BLOCK_BYTES, in_time(fs, "info", path)["size"], BLOCK_BYTES):
             yield _range(url, begin, begin + BLOCK_BYTES)
 
 
@@ -172,12 +191,20 @@ def remove_file(url: str) -> None:
         fs.rm_file(path)
 
 
+def remove_files(urls: list[str]) -> None:
+    """Remove files of one file system: in few requests, where it can."""
+    if urls:
+        fs = filesystem(urls[0])[0]
+        fs.rm([filesystem(url)[1] for url in urls])
+
+
 def remove_folder(url: str, first: str = "") -> None:
-    """Remove a folder, the file named `first` ahead of the rest, if it is there."""
+    """Remove a folder, if it is there: the file named `first` ahead of the rest."""
     fs, path = filesystem(url)
-    if first and fs.exists(join(path, first)):
-        fs.rm_file(join(path, first))
-    fs.rm(path, recursive=True)
+    if first:
+        remove_file(join(url, first))
+    with suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
 
 
 def check_writable(url: str) -> None:

@@ -7,7 +7,8 @@ be packed in any order by anybody, and one that is there already need not be pac
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,12 +16,13 @@ from stargan_dist import storage
 from stargan_dist.errors import UserError
 from stargan_dist.progress import Progress
 from stargan_dist.shards.index import INDEX, Index, Shard, from_json, samples_name, to_json
-from stargan_dist.shards.pack import Encoding, Packed, Task, pack, slug
+from stargan_dist.shards.pack import PROGRESS, Encoding, Packed, Task, pack, read_record, slug
 from stargan_dist.shards.processes import in_processes
 from stargan_dist.shards.sources import Listing, list_source, split_off
 
 PARTS = "parts"
 MAX_FAULTS_TOLD = 20
+READERS = 16  # threads that wait for small files
 
 
 def plan_shards(
@@ -96,9 +98,12 @@ def build(
     listing = split_off(list_source(source, val_list), val_fraction, seed)
     if listing.faults and not skip_bad:
         _stop_at(listing.faults, source)
+    _check_trainable(source, listing.domains, listing.splits.get("train", {}))
     storage.check_writable(dest)
-    _remove_set(dest)
     tasks = list(plan_shards(listing, dest, shard_images, encoding, skip_bad))
+    plan = hashlib.sha256("".join(task.plan for task in tasks).encode()).hexdigest()
+    _check_parts(dest, plan)
+    _remove_set(dest)
     mine = tasks[part.number - 1 :: part.of]
     packed = _pack_with_progress(mine, processes)
     faults = (listing.faults if part.number == 1 else []) + [f for p in packed for f in p.faults]
@@ -112,9 +117,9 @@ def build(
         sorted(faults),
     )
     if part.of > 1:
-        _write_part(dest, part, index, tasks)
+        _write_part(dest, part, index, plan)
     else:
-        publish(dest, index)
+        _publish(dest, index)
     return index
 
 
@@ -153,9 +158,8 @@ def _remove_set(dest: str) -> None:
         return
     old = from_json(where, storage.read_bytes(where))
     storage.remove_file(where)
-    for shard in old.shards():
-        storage.remove_file(storage.join(dest, samples_name(shard.name)))
-        storage.remove_file(storage.join(dest, shard.name))
+    names = [name for s in old.shards() for name in (samples_name(s.name), s.name)]
+    storage.remove_files([storage.join(dest, name) for name in names])
 
 
 def _pack_with_progress(tasks: list[Task], processes: int) -> list[Packed]:
@@ -168,16 +172,19 @@ def _pack_with_progress(tasks: list[Task], processes: int) -> list[Packed]:
     return packed
 
 
-def publish(dest: str, index: Index) -> None:
-    """Write the index.
+def _check_trainable(source: str, domains: list[str], train: Mapping[str, Sized]) -> None:
+    """Raises UserError if a domain has nothing to train on."""
+    for domain in domains:
+        if not train.get(domain):
+            raise UserError(f"{source}: no usable training image in domain {domain}")
 
-    Raises:
-        UserError: a domain has nothing to train on.
-    """
-    for domain in index.domains:
-        if not index.splits.get("train", {}).get(domain):
-            raise UserError(f"{index.source}: no usable training image in domain {domain}")
+
+def _publish(dest: str, index: Index) -> None:
+    """Write the index, and forget how it came about."""
+    _check_trainable(index.source, index.domains, index.splits.get("train", {}))
     storage.write_bytes(storage.join(dest, INDEX), to_json(index))
+    for folder in (PARTS, PROGRESS):
+        storage.remove_folder(storage.join(dest, folder))
 
 
 # Parts.
@@ -187,12 +194,30 @@ def _part_name(part: Part) -> str:
     return f"{part.number}-of-{part.of}.json"
 
 
-def _write_part(dest: str, part: Part, index: Index, tasks: list[Task]) -> None:
-    """What `merge` needs: the part's index, and a hash of the plan that all parts must share."""
-    plan = hashlib.sha256("".join(task.plan for task in tasks).encode()).hexdigest()
+def _part_names(dest: str) -> list[str]:
+    names = storage.list_names(storage.join(dest, PARTS))
+    return [name for name in names if re.fullmatch(r"\d+-of-\d+\.json", name)]
+
+
+def _read_part(dest: str, name: str) -> dict[str, Any]:
+    """A part's `plan`, a hash that all parts of a build share, and its `index`."""
+    return json.loads(storage.read_bytes(storage.join(dest, PARTS, name)))
+
+
+def _write_part(dest: str, part: Part, index: Index, plan: str) -> None:
     row: dict[str, Any] = {"plan": plan, "index": json.loads(to_json(index))}
     text = json.dumps(row, indent=1, ensure_ascii=False)
     storage.write_bytes(storage.join(dest, PARTS, _part_name(part)), text.encode())
+
+
+def _check_parts(dest: str, plan: str) -> None:
+    """Raises UserError if parts of another build wait there, whose shards would be replaced."""
+    for name in _part_names(dest):
+        if _read_part(dest, name)["plan"] != plan:
+            raise UserError(
+                f"{dest} holds part {name} of another build, of other images or with other "
+                f"options: merge its parts first, or remove the folder {PARTS} there"
+            )
 
 
 def merge(dest: str, overwrite: bool = False) -> Index:
@@ -203,31 +228,47 @@ def merge(dest: str, overwrite: bool = False) -> Index:
     """
     if storage.exists(storage.join(dest, INDEX)) and not overwrite:
         raise UserError(f"{dest} has an index already: replace it by --overwrite")
-    folder = storage.join(dest, PARTS)
-    names = [n for n in storage.list_names(folder) if re.fullmatch(r"\d+-of-\d+\.json", n)]
+    names = _part_names(dest)
     if not names:
-        raise UserError(f"{folder} holds no parts: build them with --part 1/N … N/N")
+        raise UserError(f"{dest} holds no parts: build them with --part 1/N … N/N")
     of = int(names[0].removesuffix(".json").rpartition("-of-")[2])
     wanted = [_part_name(Part(number, of)) for number in range(1, of + 1)]
     if set(names) - set(wanted):
-        raise UserError(f"{folder} holds parts of several builds: remove those of the old one")
+        raise UserError(
+            f"{dest}/{PARTS} holds parts of several builds: remove those of the old one"
+        )
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise UserError(f"{folder}: {len(missing)} of {of} parts are missing, first {missing[0]}")
-    index = _join(folder, wanted)
-    publish(dest, index)
-    storage.remove_folder(folder)
+        raise UserError(f"{dest}: {len(missing)} of {of} parts are missing, first {missing[0]}")
+    index = _join(dest, wanted)
+    _check_shards(dest, index)
+    _publish(dest, index)
     return index
 
 
-def _join(folder: str, names: list[str]) -> Index:
-    rows = [json.loads(storage.read_bytes(storage.join(folder, name))) for name in names]
+def _check_shards(dest: str, index: Index) -> None:
+    """Raises UserError if a shard is not the one that its part has packed.
+
+    Those with left out images have no record; they are packed anew by every build.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        records = pool.map(lambda shard: read_record(dest, shard.name), index.shards())
+        for shard, record in zip(index.shards(), records, strict=True):
+            if record and record["shard"] != asdict(shard):
+                raise UserError(
+                    f"{dest}: {shard.name} was packed again since its part was built: "
+                    "build that part again"
+                )
+
+
+def _join(dest: str, names: list[str]) -> Index:
+    rows = [_read_part(dest, name) for name in names]
     if len({row["plan"] for row in rows}) > 1:
         raise UserError(
-            f"the parts in {folder} were built from different images or with different options: "
+            f"the parts in {dest} were built from different images or with different options: "
             "build them again"
         )
-    parts = [from_json(folder, json.dumps(row["index"]).encode()) for row in rows]
+    parts = [from_json(dest, json.dumps(row["index"]).encode()) for row in rows]
     splits = {
         split: {
             domain: sorted((s for p in parts for s in p.splits[split][domain]), key=_by_name)

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import webdataset as wds
 
 from stargan_dist import storage
-from stargan_dist.access import PERMANENT
 from stargan_dist.data import transforms
 from stargan_dist.errors import UserError
 from stargan_dist.shards.index import Shard, samples_name
 from stargan_dist.shards.sources import IMAGE_SUFFIXES, Item
+
+PROGRESS = "progress"  # the folder of what an unpublished build has done
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Task:
     def plan(self) -> str:
         """A hash of what is packed and how; a shard with the same plan is not packed again."""
         encoding = asdict(self.encoding) if self.encoding else None
-        place = [self.name, self.root, self.split, self.domain, self.label, self.first]
+        place = [self.name, self.root.rstrip("/"), self.split, self.domain, self.label, self.first]
         text = json.dumps([*place, encoding, self.items], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -112,7 +114,11 @@ def _entries(task: Task, faults: list[str]) -> Iterator[tuple[int, Item, Entry]]
         try:
             data = storage.read_bytes(_url(task.root, item.path))
             yield number, item, prepare(data, item.path, task.encoding)
-        except (UserError, *PERMANENT) as error:
+        except (UserError, FileNotFoundError, IsADirectoryError) as error:
+            faults.append(f"{item.path}: {error}")
+        except OSError as error:
+            if not (isinstance(error, PermissionError) and storage.is_local(task.root)):
+                raise OSError(f"{item.path} cannot be read: {error}") from error
             faults.append(f"{item.path}: {error}")
 
 
@@ -122,8 +128,10 @@ def _write_tar(task: Task, tar: Path, faults: list[str]) -> tuple[list[int], lis
     # The time of a member is 0: the same images give the same bytes.
     with tar.open("wb") as file, wds.TarWriter(file, mtime=0, encoder=False) as writer:
         for number, item, entry in _entries(task, faults):
-            own = {"domain": task.domain, "label": task.label, "path": item.path}
-            text = json.dumps((item.attributes or {}) | own, ensure_ascii=False, sort_keys=True)
+            own: dict[str, Any] = {"domain": task.domain, "label": task.label, "path": item.path}
+            if item.attributes:
+                own["attributes"] = item.attributes
+            text = json.dumps(own, ensure_ascii=False, sort_keys=True)
             key = f"{task.split}/{slug(task.label, task.domain)}/{number:08d}"
             writer.write({"__key__": key, entry.suffix: entry.data, "json": text.encode()})
             offsets.append(writer.tarstream.offset)
@@ -143,26 +151,31 @@ def _checksums(tar: Path, offsets: list[int]) -> tuple[list[int], str]:
     return crc32, whole.hexdigest()
 
 
-def _packed_before(task: Task) -> Packed | None:
-    """The shard of an earlier, interrupted build by the same plan, if it is there."""
+def read_record(dest: str, shard_name: str) -> dict[str, Any] | None:
+    """What a build that is not yet published noted of a shard: its `plan` and its `shard` row."""
     try:
-        row = json.loads(storage.read_bytes(storage.join(task.dest, samples_name(task.name))))
-        same = row["plan"] == task.plan and (task.skip_bad or not row["faults"])
-        if same and storage.exists(storage.join(task.dest, task.name)):
-            return Packed(Shard(**row["shard"]), row["faults"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        pass
-    return None
+        record = json.loads(storage.read_bytes(record_url(dest, shard_name)))
+        return record if record.keys() == {"plan", "shard"} else None
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
+
+
+def record_url(dest: str, shard_name: str) -> str:
+    return storage.join(dest, PROGRESS, samples_name(shard_name))
 
 
 def pack(task: Task) -> Packed:
-    """Pack one shard and publish it, unless it is there already from an earlier build.
+    """Pack one shard and publish it, unless this build has done so before it was interrupted.
 
     Raises:
         UserError: the source cannot be read, or the shard not be written.
     """
     try:
-        return _packed_before(task) or _pack(task)
+        record = read_record(task.dest, task.name)
+        if record and record["plan"] == task.plan:
+            return Packed(Shard(**record["shard"]), [])
+        storage.remove_file(record_url(task.dest, task.name))  # the shard will be another one
+        return _pack(task)
     except OSError as error:
         raise UserError(
             f"cannot pack {storage.join(task.dest, task.name)}: {error}; "
@@ -171,9 +184,10 @@ def pack(task: Task) -> Packed:
 
 
 def _pack(task: Task) -> Packed:
-    """Publish the tar, then the file of its samples.
+    """Publish the tar, then the file of its samples, then the record that it is done.
 
-    With faults that are not to be skipped, nothing is published.
+    With faults that are not to be skipped, nothing is published. A shard with faults has no
+    record: a build that goes on looks again whether they were mended.
     """
     faults: list[str] = []
     with storage.published_file(storage.join(task.dest, task.name)) as tar:
@@ -188,7 +202,13 @@ def _pack(task: Task) -> Packed:
         task.name, len(sizes), tar_bytes, sha256,
         [min(widths), max(widths)], [min(heights), max(heights)],
     )  # fmt: skip
-    row = {"plan": task.plan, "shard": asdict(shard), "faults": faults}
-    text = json.dumps(row | {"offsets": offsets, "crc32": crc32}, ensure_ascii=False)
-    storage.write_bytes(storage.join(task.dest, samples_name(task.name)), text.encode())
+    where = storage.join(task.dest, samples_name(task.name))
+    _write_json(where, {"offsets": offsets, "crc32": crc32})
+    if not faults:
+        record = {"plan": task.plan, "shard": asdict(shard)}
+        _write_json(record_url(task.dest, task.name), record)
     return Packed(shard, faults)
+
+
+def _write_json(url: str, row: dict[str, Any]) -> None:
+    storage.write_bytes(url, json.dumps(row).encode())

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,10 +19,14 @@ UNSPLIT = ""
 
 
 class Item(NamedTuple):
-    """An image: its path as the source names it, and what else the source says of it."""
+    """An image: its path as the source names it, and what else the source says of it.
+
+    `stamp` changes with the file, as far as a listing tells.
+    """
 
     path: str
     attributes: dict[str, Any] | None = None
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ def list_source(url: str, val_list: str = "") -> Listing:
 
 def _entries(url: str) -> tuple[list[str], list[str]]:
     """Names of the folders and of the files in a folder, sorted, without hidden ones."""
-    named = [(row["name"].rstrip("/").rsplit("/", 1)[-1], row) for row in storage.list_rows(url)]
-    shown = sorted((name, row["type"]) for name, row in named if not name.startswith("."))
+    rows = storage.list_rows(url).items()
+    shown = sorted((name, row["type"]) for name, row in rows if not name.startswith("."))
     return (
         [name for name, kind in shown if kind == "directory"],
         [name for name, kind in shown if kind != "directory"],
@@ -86,13 +89,18 @@ def _fault_of(path: str, row: dict[str, Any]) -> str | None:
     return None
 
 
+def _stamp(row: dict[str, Any]) -> str:
+    changed = row.get("ETag") or row.get("mtime") or row.get("LastModified") or ""
+    return f"{row.get('size')} {changed}"
+
+
 def _list_domain(url: str, relative: str) -> tuple[list[Item], list[str]]:
     """The image files below a domain's folder, sorted, and its faults."""
     found = storage.find_files(storage.join(url, relative))
     rows = {f"{relative}/{below}": row for below, row in sorted(found.items())}
     shown = {p: row for p, row in rows.items() if not PurePosixPath(p).name.startswith(".")}
     told = {path: _fault_of(path, row) for path, row in shown.items()}
-    items = [Item(path) for path, fault in told.items() if fault is None]
+    items = [Item(p, None, _stamp(shown[p])) for p, fault in told.items() if fault is None]
     faults = [fault for fault in told.values() if fault is not None]
     if not items:
         faults.append(f"{relative}: the domain has no images")
@@ -103,7 +111,13 @@ def _list_folder(url: str) -> Listing:
     if not storage.is_folder(url):
         raise UserError(f"{url} is not a folder, nor a manifest (.csv or .jsonl)")
     folders, strays = _entries(url)
-    has_splits = "train" in folders and set(folders) <= set(SPLITS)
+    has_splits = "train" in folders
+    if has_splits and not set(folders) <= set(SPLITS):
+        others = ", ".join(sorted(set(folders) - set(SPLITS)))
+        raise UserError(
+            f"{url} has a folder train, so {others} beside it should not be there: name the "
+            f"folder of the domains, or keep only {', '.join(SPLITS)}"
+        )
     faults = [f"{name}: a stray file or link beside the folders" for name in strays]
     splits: dict[str, dict[str, list[Item]]] = {}
     for split in folders if has_splits else [UNSPLIT]:
@@ -132,18 +146,22 @@ def _value(text: str) -> Any:
     return value if type(value) in (int, float) else text
 
 
-def _csv_rows(text: str) -> Iterator[dict[str, Any]]:
-    for row in csv.DictReader(io.StringIO(text), restval=""):
+def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text), restval="")
+    for row in reader:
         if row.pop(None, None):
-            raise ValueError("more cells than the header names")
+            raise UserError(f"line {reader.line_num}: more cells than the header names")
         names = ("path", "domain", "split")
-        yield {k: v if k in names else _value(v) for k, v in row.items()}
+        yield reader.line_num, {k: v if k in names else _value(v) for k, v in row.items()}
 
 
-def _jsonl_rows(text: str) -> Iterator[dict[str, Any]]:
-    for line in text.splitlines():
+def _jsonl_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield dict(json.loads(line))
+            try:
+                yield number, dict(json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise UserError(f"line {number}: {error}") from error
 
 
 def _list_manifest(url: str) -> Listing:
@@ -152,32 +170,35 @@ def _list_manifest(url: str) -> Listing:
     Paths are relative to the manifest's folder, or absolute, or URLs.
 
     Raises:
-        UserError: a row cannot be used; the message names it.
+        UserError: a row cannot be used; the message names its line.
     """
-    splits: dict[str, dict[str, list[Item]]] = {}
-    seen: set[str] = set()
     try:
         text = storage.read_bytes(url).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        splits = _group((_csv_rows if url.endswith(".csv") else _jsonl_rows)(text))
+    except UserError as error:
+        raise UserError(f"{url}: {error}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read the manifest {url}: {error}") from error
-    rows = (_csv_rows if url.endswith(".csv") else _jsonl_rows)(text)
-    for number in itertools.count(1):
-        try:
-            row = next(rows, None)
-            if row is None:
-                break
-            path, domain, split = _place(row, seen)
-        except (ValueError, TypeError, csv.Error) as error:
-            raise UserError(f"{url}: row {number}: {error}") from error
-        splits.setdefault(split, {}).setdefault(domain, []).append(Item(path, row or None))
     if UNSPLIT in splits and len(splits) > 1:
         raise UserError(f"{url}: some rows name a split and some do not: name it in all or none")
     return Listing(storage.parent(url), splits)
 
 
+def _group(rows: Iterator[tuple[int, dict[str, Any]]]) -> dict[str, dict[str, list[Item]]]:
+    splits: dict[str, dict[str, list[Item]]] = {}
+    seen: set[str] = set()
+    for number, row in rows:
+        try:
+            path, domain, split = _place(row, seen)
+        except UserError as error:
+            raise UserError(f"line {number}: {error}") from error
+        splits.setdefault(split, {}).setdefault(domain, []).append(Item(path, row or None))
+    return splits
+
+
 def _place(row: dict[str, Any], seen: set[str]) -> tuple[str, str, str]:
     """Take path, domain and split out of a row."""
-    path, domain, split = (str(row.pop(k, "")) for k in ("path", "domain", "split"))
+    path, domain, split = (str(row.pop(k, "") or "") for k in ("path", "domain", "split"))
     if not path or not domain:
         raise UserError("a row needs the fields path and domain (and perhaps split)")
     if split not in (UNSPLIT, *SPLITS):

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from stargan_dist.shards import pack as packing
 from stargan_dist.shards.build import Part, build, merge
 from stargan_dist.shards.index import read_index, read_samples
 from stargan_dist.shards.pack import Encoding
+from stargan_dist.shards.verify import verify
 
 
 def digest(folder):
@@ -105,14 +107,25 @@ def test_missing_and_strange_parts_are_refused(folder, dest):
     build(str(folder), dest, part=Part(2, 3))
     with pytest.raises(UserError, match=r"2 of 3 parts are missing, first 1-of-3\.json"):
         merge(dest)
-    build(str(folder), dest, part=Part(1, 3))
-    build(str(folder), dest, part=Part(3, 3), shard_images=1)
-    with pytest.raises(UserError, match="different images or with different options"):
-        merge(dest)
+    with pytest.raises(UserError, match=r"holds part 2-of-3\.json of another build"):
+        build(str(folder), dest, part=Part(3, 3), shard_images=1)
     build(str(folder), dest, part=Part(1, 2))
     with pytest.raises(UserError, match="parts of several builds"):
         merge(dest)
     assert not (Path(dest) / "index.json").exists()
+
+
+def test_a_shard_that_was_replaced_since_its_part_was_built_is_told(folder, dest):
+    """Another build came between, as if it had not seen the parts, and packed a shard of ours."""
+    for number in (1, 2):
+        build(str(folder), dest, part=Part(number, 2), val_fraction=0)
+    parts = {path: path.read_bytes() for path in (Path(dest) / "parts").iterdir()}
+    shutil.rmtree(Path(dest) / "parts")
+    build(str(folder), dest, part=Part(1, 2), val_fraction=0, encoding=Encoding(size=8))
+    for path, data in parts.items():
+        path.write_bytes(data)
+    with pytest.raises(UserError, match="packed again since its part was built"):
+        merge(dest)
 
 
 def test_an_interrupted_build_goes_on_where_it_was(animals, shards, tmp_path, monkeypatch):
@@ -192,9 +205,9 @@ def test_attributes_of_a_manifest_are_kept_beside_each_image(folder, dest):
     build(str(folder / "list.csv"), dest)
     found = samples(dest)
     assert found["one"][0]["json"] == {
-        "domain": "one", "label": 0, "path": "a.é/x.y 0.png", "smiling": -1,
+        "domain": "one", "label": 0, "path": "a.é/x.y 0.png", "attributes": {"smiling": -1},
     }  # fmt: skip
-    assert found["two"][0]["json"]["smiling"] == 1
+    assert found["two"][0]["json"]["attributes"] == {"smiling": 1}
     assert found["two"][0]["png"] == (folder / "b c" / "x.y 1.png").read_bytes()
 
 
@@ -327,6 +340,38 @@ def test_an_unreadable_image_is_told(folder, dest):
     (folder / "list.csv").write_text("\n".join(rows), encoding="utf-8")
     with pytest.raises(UserError, match=r"b c/missing\.png: .*No such file"):
         build(str(folder / "list.csv"), dest)
+
+
+def test_other_pixels_under_the_old_names_are_packed_anew(folder, dest):
+    """Whether the build was interrupted, or its index removed."""
+    build(str(folder), dest, part=Part(1, 2), val_fraction=0)
+    build(str(folder), dest, part=Part(2, 2), val_fraction=0)
+    shutil.rmtree(Path(dest) / "parts")  # all are packed, none is published
+    changed = folder / "b c" / "x.y 1.png"
+    noise(11).save(changed)
+    os.utime(changed, (1, 1))
+    for _ in range(2):
+        build(str(folder), dest, val_fraction=0)
+        found = {s["json"]["path"]: s["png"] for s in samples(dest)["b c"]}
+        assert found["b c/x.y 1.png"] == changed.read_bytes()
+        storage.remove_file(f"{dest}/index.json")
+        noise(12).save(changed)
+
+
+def test_a_kill_between_the_tar_and_its_file_leaves_no_wrong_pair(folder, dest, monkeypatch):
+    """A build with other options replaced a tar and died; the first one goes on."""
+    build(str(folder), dest, part=Part(1, 2), val_fraction=0)
+    shutil.rmtree(Path(dest) / "parts")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing, "_write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(str(folder), dest, val_fraction=0, encoding=Encoding(size=8))
+    monkeypatch.undo()
+    build(str(folder), dest, val_fraction=0)
+    assert verify(dest) == []
 
 
 def test_a_build_that_stopped_at_faults_goes_on_when_they_are_mended(folder, dest):
