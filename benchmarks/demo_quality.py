@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stargan_dist.data.stream import load_split
+from stargan_dist.data.stream import ShardReader, load_split
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.shards.index import read_index
 from stargan_dist.translate import Translator
@@ -104,7 +104,7 @@ def shrink(images: Tensor) -> Tensor:
 
 def read_truth(shards: str, split: str, size: int, folder: Path) -> Truth:
     """Load a split, with the factors of its images."""
-    loaded = load_split(shards, split, size)
+    loaded = load_split(ShardReader(shards, read_index(shards), split), size)
     factors = read_factors(folder / "factors.jsonl")
     if not factors.keys() >= set(loaded.paths):
         raise UserError(f"{folder / 'factors.jsonl'} does not belong to the images in {shards}")

@@ -89,7 +89,7 @@ def first_batch(url: Path, step: int, workers: int) -> tuple[float, float]:
     """Seconds until the batch of a step is there, and the MiB that each worker has to itself."""
     began = time.perf_counter()
     config = DataConfig(str(url), workers=workers)
-    slots = Slots(open_reader(config, read_index(str(url))), 0, IMAGE_SIZE, 16)
+    slots = Slots(open_reader(config, "train"), 0, IMAGE_SIZE, 16)
     loader = training_loader(
         slots, range(step, step + 1000), BATCH_SIZE, rank=0, world_size=1, workers=workers
     )

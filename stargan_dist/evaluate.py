@@ -13,13 +13,12 @@ import torch
 
 from stargan_dist import access, storage
 from stargan_dist.checkpoint import step_name
-from stargan_dist.data.stream import LoadedSplit, check_split, load_split
+from stargan_dist.data.stream import LoadedSplit, check_split, load_split, open_reader
 from stargan_dist.engine import launched_world_size
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.metrics import thumbnails
 from stargan_dist.metrics.protocol import GUIDES, OUTPUTS, Task, outputs, tasks
 from stargan_dist.progress import Progress
-from stargan_dist.shards.index import read_index
 from stargan_dist.translate import Translator
 
 PROTOCOL = "thumbnails"
@@ -63,11 +62,9 @@ def evaluate(translator: Translator, seed: int) -> dict[str, Any]:
         UserError: a domain has fewer than two validation images.
     """
     config = translator.config
-    index = read_index(config.data.shards)
-    check_split(index, "val", 2, config.data.shards)
-    train, val = (
-        load_split(config.data.shards, split, config.model.image_size) for split in ("train", "val")
-    )
+    readers = [open_reader(config.data, split) for split in ("train", "val")]
+    check_split(readers[1].index, "val", 2, config.data.shards)
+    train, val = (load_split(reader, config.model.image_size) for reader in readers)
     rows = []
     todo = tasks(len(val.domains))
     progress = Progress(len(todo), "tasks", what="evaluating")
@@ -84,7 +81,7 @@ def evaluate(translator: Translator, seed: int) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "step": translator.step,
         "checkpoint": translator.url,
-        "data": index.fingerprint,
+        "data": readers[0].index.fingerprint,
         "seed": seed,
         "outputs_per_source": OUTPUTS,
         "score": _mean(row["thumbnail_fd"] for row in rows),

@@ -10,7 +10,7 @@ from stargan_dist import config as configs
 from stargan_dist import grids, monitor, storage
 from stargan_dist.config import Config
 from stargan_dist.data.skipped import Rows, Skipped
-from stargan_dist.data.stream import LoadedSplit, load_split
+from stargan_dist.data.stream import LoadedSplit, load_split, open_reader
 from stargan_dist.engine import Engine
 from stargan_dist.state import Training
 from stargan_dist.translate import Translator
@@ -56,7 +56,7 @@ class Reporter:
         count = config.monitor.sources
         split = "val" if all(sum(c) for c in index.counts("val")) else "train"
         return load_split(
-            config.data.shards, split, config.model.image_size,
+            open_reader(config.data, split), config.model.image_size,
             first=turn * count, per_domain=count, domains=GRID_DOMAINS,
         )  # fmt: skip
 

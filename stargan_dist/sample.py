@@ -12,7 +12,7 @@ import torch
 from stargan_dist import access, grids, storage
 from stargan_dist.checkpoint import step_name
 from stargan_dist.data import transforms
-from stargan_dist.data.stream import LoadedSplit, load_split
+from stargan_dist.data.stream import LoadedSplit, load_split, open_reader
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.translate import Translator
 
@@ -68,10 +68,11 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     translator = Translator.load(args.run, args.checkpoint, device)
     access.use(translator.config.storage)
-    shards, size = translator.config.data.shards, translator.config.model.image_size
+    config, size = translator.config, translator.config.model.image_size
 
     def validation(turn: int) -> LoadedSplit:
-        return load_split(shards, "val", size, first=turn * args.count, per_domain=args.count)
+        reader = open_reader(config.data, "val")
+        return load_split(reader, size, first=turn * args.count, per_domain=args.count)
 
     domains = translator.domains
     sources = (

@@ -292,7 +292,7 @@ def _sync(path: Path) -> None:
 
 def _upload(staging: Path, url: str, last: str) -> None:
     fs, path = filesystem(url)
-    if fs.exists(path):
+    if exists(url):
         remove_folder(url, first=last)
     files = sorted(file for file in staging.rglob("*") if file.is_file())
     for file in sorted(files, key=lambda file: file == staging / last):

@@ -28,7 +28,6 @@ from stargan_dist.data.stream import (
 from stargan_dist.engine import REMEDY, Engine, launched_world_size
 from stargan_dist.errors import UserError
 from stargan_dist.reporter import Reporter
-from stargan_dist.shards.index import read_index
 from stargan_dist.state import Training
 
 FINISHED = 0
@@ -54,11 +53,11 @@ def plan(config: Config) -> Plan:
             damaged.
     """
     configs.check_world(config, launched_world_size())
-    index = read_index(config.data.shards)
+    reader = open_reader(config.data, "train")
+    index = reader.index
     if len(index.domains) < 2:
         raise UserError(f"{config.data.shards} has one domain: there is nothing to translate to")
     check_split(index, "train", 2, config.data.shards)
-    reader = open_reader(config.data, index)
     storage.check_writable(config.run)
     resume = checkpoints.find(config.run)
     if resume is not None:

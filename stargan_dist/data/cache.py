@@ -24,7 +24,8 @@ class ShardCache:
 
     Args:
         folder: local; made if it is not there. Several caches may share it.
-        limit_bytes: of all files in it, downloads under way included.
+        limit_bytes: of all files in it. Downloads under way count, and may exceed it while
+            several need room at once.
     """
 
     def __init__(self, folder: str, limit_bytes: int) -> None:
@@ -42,13 +43,19 @@ class ShardCache:
             file.seek(begin)
             return file.read(end - begin)
 
+    def discard(self, url: str, shard: Shard) -> None:
+        """Forget a shard, whose file turned out to be damaged."""
+        self._path(url, shard).unlink(missing_ok=True)
+
+    def _path(self, url: str, shard: Shard) -> Path:
+        return self.folder / hashlib.sha256(f"{url} {shard.sha256}".encode()).hexdigest()
+
     def _open(self, url: str, shard: Shard) -> BinaryIO:
-        key = hashlib.sha256(f"{url} {shard.sha256}".encode()).hexdigest()
-        path = self.folder / key
+        path = self._path(url, shard)
         with suppress(FileNotFoundError):
             return path.open("rb")
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f".lock-{int(key[:8], 16) % LOCKS}"):
+        with FileLock(self.folder / f".lock-{int(path.name[:8], 16) % LOCKS}"):
             with suppress(FileNotFoundError):  # another process was faster
                 return path.open("rb")
             return self._download(url, shard, path)
@@ -83,6 +90,8 @@ class ShardCache:
                 digest.update(block)
                 file.write(block)
             file.truncate()
+            file.flush()
+            os.fsync(file.fileno())  # after a power cut, what has its name has its bytes
         if digest.hexdigest() != shard.sha256:
             raise OSError("its hash is not the index's: it is damaged, truncated or another one")
 

@@ -8,6 +8,7 @@ what is read.
 import io
 import json
 import signal
+import tarfile
 import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ class ShardReader:
     def __init__(self, url: str, index: Index, split: str, cache: ShardCache | None = None) -> None:
         self.url, self.index, self.split, self.cache = url, index, split, cache
         self._fingerprint = index.fingerprint
+        # Every try of a read that fails takes its time, and a step waits for all ranks.
+        self._unreachable: dict[str, str] = {}
 
     def shard(self, location: Location) -> Shard:
         domain = self.index.domains[location.domain]
@@ -72,24 +75,40 @@ class ShardReader:
             UserError: the shard cannot be read or does not hold what the index says.
         """
         shard = self.shard(location)
+        where = f"sample {location.sample} of shard {storage.join(self.url, shard.name)}"
         try:
-            samples = _samples(self.url, shard.name, self._fingerprint)
-            begin, end = samples.offsets[location.sample : location.sample + 2].tolist()
-            data = self._fetch(shard, begin, end)
-            _check(data, end - begin, int(samples.crc32[location.sample]))
-            return _parse(data, shard.name)
-        except Exception as error:  # storage, tar and JSON each fail in their own ways
-            raise UserError(
-                f"cannot read sample {location.sample} of shard "
-                f"{storage.join(self.url, shard.name)}: {_told(error)}; restore the shard "
-                "or build the set again"
-            ) from error
+            return self._read(shard, location.sample)
+        except DAMAGE as error:
+            remedy = "restore the shard or build the set again"
+            raise UserError(f"cannot read {where}: {_told(error)}; {remedy}") from error
+        except OSError as error:
+            raise UserError(f"cannot read {where}: {_told(error)}") from error
+
+    def _read(self, shard: Shard, number: int) -> Sample:
+        samples = _samples(self.url, shard.name, self._fingerprint)
+        begin, end = samples.offsets[number : number + 2].tolist()
+        crc32 = int(samples.crc32[number])
+        try:
+            return _parse(_checked(self._fetch(shard, begin, end), end - begin, crc32), shard.name)
+        except DamagedError:
+            if not self.cache:
+                raise
+            # It may be our copy alone that is damaged.
+            self.cache.discard(storage.join(self.url, shard.name), shard)
+            return _parse(_checked(self._fetch(shard, begin, end), end - begin, crc32), shard.name)
 
     def _fetch(self, shard: Shard, begin: int, end: int) -> bytes:
+        """Raises OSError, at once if the shard could not be reached before."""
+        if shard.name in self._unreachable:
+            raise OSError(f"{self._unreachable[shard.name]} (before; not tried again)")
         url = storage.join(self.url, shard.name)
-        if self.cache:
-            return self.cache.read_range(url, shard, begin, end)
-        return storage.read_range(url, begin, end)
+        try:
+            if self.cache:
+                return self.cache.read_range(url, shard, begin, end)
+            return storage.read_range(url, begin, end)
+        except OSError as error:
+            self._unreachable[shard.name] = _told(error)
+            raise
 
     def image(self, location: Location) -> tuple[Image.Image, Sample]:
         """The decoded RGB image of a sample, and the sample."""
@@ -100,6 +119,14 @@ class ShardReader:
             raise UserError(f"sample {sample.key} of {self.url}: {error}") from error
 
 
+class DamagedError(OSError):
+    """The bytes are not those that the builder wrote."""
+
+
+# What only another shard mends. WebDataset raises ValueError, tarfile TarError.
+DAMAGE = (DamagedError, FileNotFoundError, ValueError, KeyError, IndexError, tarfile.TarError)
+
+
 def _told(error: Exception) -> str:
     """What went wrong, in one line."""
     if isinstance(error, FileNotFoundError):
@@ -107,14 +134,15 @@ def _told(error: Exception) -> str:
     return " ".join(str(error).split()) or repr(error)
 
 
-def _check(data: bytes, size: int, crc32: int) -> None:
-    """Raises OSError unless the bytes are those that the builder wrote."""
+def _checked(data: bytes, size: int, crc32: int) -> bytes:
+    """Raises DamagedError unless the bytes are those that the builder wrote."""
     if len(data) > size:
         raise OSError("the server does not serve ranges of bytes: name a folder as data.cache")
     if len(data) < size:
-        raise OSError("it is truncated")
+        raise DamagedError("it is truncated")
     if zlib.crc32(data) != crc32:
-        raise OSError("it is damaged, a checksum is wrong")
+        raise DamagedError("it is damaged, a checksum is wrong")
+    return data
 
 
 def _parse(data: bytes, url: str) -> Sample:
@@ -126,23 +154,25 @@ def _parse(data: bytes, url: str) -> Sample:
     return Sample(row["__key__"], row[suffix], facts)
 
 
-def open_reader(config: DataConfig, index: Index) -> ShardReader:
-    """The reader of training data.
+def open_reader(config: DataConfig, split: str) -> ShardReader:
+    """The reader of a split, by ranges or through the cache, as the configuration says.
 
     Raises:
-        UserError: the cache is too small to be of use.
+        UserError: there are no shards; the cache is too small to be of use, or not writable.
     """
+    index = read_index(config.shards)
     if not config.cache:
-        return ShardReader(config.shards, index, "train")
+        return ShardReader(config.shards, index, split)
+    storage.check_writable(config.cache)
     limit = int(config.cache_gib * 2**30)
-    wanted = working_set_bytes(index, "train")
+    wanted = working_set_bytes(index, split)
     if limit < wanted:
         raise UserError(
             f"data.cache_gib: {config.cache_gib} GiB cannot hold the {wanted / 2**30:.1f} GiB of "
             "shards that are read from at one time, and each would be downloaded again and again: "
             "raise it, or leave data.cache empty"
         )
-    return ShardReader(config.shards, index, "train", ShardCache(config.cache, limit))
+    return ShardReader(config.shards, index, split, ShardCache(config.cache, limit))
 
 
 def working_set_bytes(index: Index, split: str) -> int:
@@ -337,8 +367,7 @@ class LoadedSplit:
 
 
 def load_split(
-    shards_url: str,
-    split: str,
+    reader: ShardReader,
     size: int,
     *,
     first: int = 0,
@@ -352,9 +381,8 @@ def load_split(
         per_domain: how many of each domain; None: all.
         domains: only the first so many domains; None: all.
     """
-    reader = ShardReader(shards_url, read_index(shards_url), split)
     images, labels, paths = [], [], []
-    for domain, counts in enumerate(reader.index.counts(split)[:domains]):
+    for domain, counts in enumerate(reader.index.counts(reader.split)[:domains]):
         places = [Location(domain, shard, i) for shard, n in enumerate(counts) for i in range(n)]
         for i in range(len(places) if per_domain is None else per_domain):
             image, sample = reader.image(places[(first + i) % len(places)])

@@ -6,6 +6,7 @@ Shards are WebDataset tars of images with an index. Each command tells more by i
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -316,7 +317,12 @@ def _preview(args: argparse.Namespace) -> None:
 def main() -> int | None:
     args = parse_args()
     access.use(access.Access(options=args.storage))
-    result: int | None = args.run(args)
+    # A scheduler's SIGTERM ends the processes that pack, too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        result: int | None = args.run(args)
+    except OSError as error:  # what is not told apart where it happens: a store that fails
+        raise UserError(f"{type(error).__name__}: {error}") from error
     return result
 
 

@@ -104,6 +104,9 @@ def build(
     plan = hashlib.sha256("".join(task.plan for task in tasks).encode()).hexdigest()
     _check_parts(dest, plan)
     _remove_set(dest)
+    if part.of == 1:  # others may be at work on other parts
+        for split in listing.splits:
+            storage.remove_leftovers(storage.join(dest, split))
     mine = tasks[part.number - 1 :: part.of]
     packed = _pack_with_progress(mine, processes)
     faults = (listing.faults if part.number == 1 else []) + [f for p in packed for f in p.faults]

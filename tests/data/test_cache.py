@@ -81,6 +81,7 @@ def test_a_download_that_breaks_off_is_begun_again(http, tmp_path):
     http.faults["a.tar"] = ["reset", "500"]
     cache = ShardCache(str(tmp_path / "cache"), 1000)
     assert cache.read_range(f"{http.url}/a.tar", shard, 0, 2) == b"xx"
+    assert http.faults["a.tar"] == []
 
 
 def test_a_shard_larger_than_the_cache_is_refused(tmp_path):

@@ -182,6 +182,17 @@ def test_servers_without_ranges_need_a_cache(shards, http, tmp_path):
         load(make_slots(http.url))
     cache = ShardCache(str(tmp_path / "cache"), 2**30)
     assert_same(load(make_slots(http.url, cache)), load(make_slots(shards)))
+    config = DataConfig(http.url, cache=str(tmp_path / "cache"))
+    assert load_split(open_reader(config, "val"), 32).paths
+
+
+def test_a_damaged_copy_in_the_cache_is_replaced(shards, sequence, tmp_path):
+    cache = ShardCache(str(tmp_path), 2**30)
+    load(make_slots(shards, cache))
+    for path in tmp_path.iterdir():
+        if not path.name.startswith(".lock"):
+            path.write_bytes(bytes(path.stat().st_size))
+    assert_same(load(make_slots(shards, cache)), sequence)
 
 
 def test_a_cache_must_hold_the_shards_read_at_one_time(shards, tmp_path):
@@ -190,8 +201,8 @@ def test_a_cache_must_hold_the_shards_read_at_one_time(shards, tmp_path):
     assert working_set_bytes(index, "train") == whole  # fewer shards than a window holds
     config = DataConfig(shards, cache=str(tmp_path), cache_gib=(whole - 1) / 2**30)
     with pytest.raises(UserError, match=r"data\.cache_gib: .* cannot hold"):
-        open_reader(config, index)
-    open_reader(DataConfig(shards, cache=str(tmp_path), cache_gib=(whole + 1) / 2**30), index)
+        open_reader(config, "train")
+    open_reader(DataConfig(shards, cache=str(tmp_path), cache_gib=(whole + 1) / 2**30), "train")
 
 
 # Faults.
@@ -240,9 +251,11 @@ def damaged_shard(server):
 def test_a_bad_shard_ends_the_run_in_one_line(served, damage, workers):
     bad = damaged_shard(served)
     damage(served, bad)
-    with pytest.raises(UserError, match=f"{bad.name}: .*restore the shard") as caught:
+    with pytest.raises(UserError, match=f"{bad.name}: .*") as caught:
         load(make_slots(served.url), workers=workers)
     assert DAMAGE[damage] in str(caught.value)
+    lasting = damage in (truncate, corrupt, remove)
+    assert ("restore the shard" in str(caught.value)) == lasting
     assert "--data.on_bad_shard skip" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -305,6 +318,7 @@ def test_a_domain_that_cannot_be_read_at_all_ends_the_run(served):
 def test_passing_faults_change_nothing(served, sequence):
     served.faults[r"\.tar"] = ["500", "none", "reset", "none"] * 5
     assert_same(load(make_slots(served.url)), sequence)
+    assert served.faults[r"\.tar"] == []
 
 
 def test_an_image_that_does_not_decode_is_named(shards, monkeypatch):
@@ -317,11 +331,12 @@ def test_an_image_that_does_not_decode_is_named(shards, monkeypatch):
 
 
 def test_load_split_is_in_the_order_of_the_shards(shards):
-    val = load_split(shards, "val", 32)
+    reader = open_reader(DataConfig(shards), "val")
+    val = load_split(reader, 32)
     assert val.domains == ["cat", "dog", "rabbit"]
     assert val.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     assert [path.split("/")[0] for path in val.paths] == ["cat"] * 3 + ["dog"] * 3 + ["rabbit"] * 3
-    some = load_split(shards, "val", 32, first=1, per_domain=3, domains=2)
+    some = load_split(reader, 32, first=1, per_domain=3, domains=2)
     assert some.paths[:3] == [val.paths[1], val.paths[2], val.paths[0]]
     assert torch.equal(some.of(1)[0], val.of(1)[1])
 
