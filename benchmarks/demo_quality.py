@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stargan_dist.data.stream import ShardReader, load_split
+from stargan_dist.data.reader import ShardReader, load_split
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.shards.index import read_index
 from stargan_dist.translate import Translator

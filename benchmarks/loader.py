@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from stargan_dist.batch import to_unit
 from stargan_dist.data import transforms
 from stargan_dist.data.order import Location, generator
-from stargan_dist.data.stream import ShardReader
+from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.shards.build import build
 from stargan_dist.shards.index import read_index

@@ -25,8 +25,9 @@ from PIL import Image
 from torchvision.datasets.folder import make_dataset
 
 from stargan_dist.config import DataConfig
+from stargan_dist.data.reader import open_reader
 from stargan_dist.data.skipped import Skipped
-from stargan_dist.data.stream import Slots, batches, open_reader, training_loader
+from stargan_dist.data.stream import Slots, batches, training_loader
 from stargan_dist.shards.build import build
 from stargan_dist.shards.index import (
     INDEX,

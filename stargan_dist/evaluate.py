@@ -13,7 +13,7 @@ import torch
 
 from stargan_dist import access, storage
 from stargan_dist.checkpoint import step_name
-from stargan_dist.data.stream import LoadedSplit, check_split, load_split, open_reader
+from stargan_dist.data.reader import LoadedSplit, check_split, load_split, open_reader
 from stargan_dist.engine import launched_world_size
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.metrics import thumbnails

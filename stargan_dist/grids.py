@@ -9,7 +9,7 @@ from torchvision.utils import make_grid
 
 from stargan_dist.batch import to_uint8, to_unit
 from stargan_dist.data.order import generator
-from stargan_dist.data.stream import LoadedSplit
+from stargan_dist.data.reader import LoadedSplit
 from stargan_dist.translate import Translator
 
 CELL_PIXELS = 64  # smaller images are enlarged to about this

@@ -9,8 +9,8 @@ import torch
 from stargan_dist import config as configs
 from stargan_dist import grids, monitor, storage
 from stargan_dist.config import Config
+from stargan_dist.data.reader import LoadedSplit, load_split, open_reader
 from stargan_dist.data.skipped import Rows, Skipped
-from stargan_dist.data.stream import LoadedSplit, load_split, open_reader
 from stargan_dist.engine import Engine
 from stargan_dist.state import Training
 from stargan_dist.translate import Translator

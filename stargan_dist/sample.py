@@ -12,7 +12,7 @@ import torch
 from stargan_dist import access, grids, storage
 from stargan_dist.checkpoint import step_name
 from stargan_dist.data import transforms
-from stargan_dist.data.stream import LoadedSplit, load_split, open_reader
+from stargan_dist.data.reader import LoadedSplit, load_split, open_reader
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.translate import Translator
 

@@ -15,16 +15,9 @@ from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist.checkpoint import State
 from stargan_dist.config import Config
+from stargan_dist.data.reader import ShardReader, check_split, open_reader
 from stargan_dist.data.skipped import Rows, Skipped
-from stargan_dist.data.stream import (
-    Loaded,
-    ShardReader,
-    Slots,
-    batches,
-    check_split,
-    open_reader,
-    training_loader,
-)
+from stargan_dist.data.stream import Loaded, Slots, batches, training_loader
 from stargan_dist.engine import REMEDY, Engine, launched_world_size
 from stargan_dist.errors import UserError
 from stargan_dist.reporter import Reporter

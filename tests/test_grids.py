@@ -3,7 +3,7 @@ import torch
 
 from stargan_dist import config as configs
 from stargan_dist import grids
-from stargan_dist.data.stream import LoadedSplit
+from stargan_dist.data.reader import LoadedSplit
 from stargan_dist.nets.v2 import build_networks
 from stargan_dist.translate import Translator
 

@@ -1,191 +1,28 @@
-"""Samples out of shards: by range of bytes through fsspec, parsed by WebDataset.
+"""Slots to batches: what each slot of training holds, and who loads it.
 
-The order is known beforehand (data/order.py), and the index knows where each sample lies, so a
-reader fetches exactly the samples it is asked for. Which worker reads what has no influence on
-what is read.
+The order is known beforehand (data/order.py), and any sample can be read by itself
+(data/reader.py). So which worker of which rank loads a slot has no influence on what it holds.
 """
 
-import io
-import json
 import signal
-import tarfile
-import zlib
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from stargan_dist import access, storage
+from stargan_dist import access
 from stargan_dist.batch import Batch
-from stargan_dist.config import DataConfig
 from stargan_dist.data import transforms
-from stargan_dist.data.cache import ShardCache
-from stargan_dist.data.order import WINDOW_SHARDS, Location, Order, generator
+from stargan_dist.data.order import Location, Order, generator
+from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.skipped import Fault, Skipped
 from stargan_dist.errors import UserError
-from stargan_dist.shards.index import Index, Samples, Shard, read_index, read_samples
 
-STREAMS = 3  # sources, references, second references
 SUBSTITUTES = 10  # so many are drawn for one image before the run ends after all
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image as stored, and what the builder wrote beside it."""
-
-    key: str
-    image: bytes
-    facts: dict[str, Any]
-
-
-@lru_cache(maxsize=4096)
-def _samples(url: str, shard_name: str, _fingerprint: str) -> Samples:
-    return read_samples(url, shard_name)
-
-
-class ShardReader:
-    """Random access to the samples of one split. Picklable, and safe to be forked.
-
-    Args:
-        url: of the set.
-        cache: where whole shards are kept; None: each sample is fetched by its range of bytes.
-    """
-
-    def __init__(self, url: str, index: Index, split: str, cache: ShardCache | None = None) -> None:
-        self.url, self.index, self.split, self.cache = url, index, split, cache
-        self._fingerprint = index.fingerprint
-        # Every try of a read that fails takes its time, and a step waits for all ranks.
-        self._unreachable: dict[str, str] = {}
-
-    def shard(self, location: Location) -> Shard:
-        domain = self.index.domains[location.domain]
-        return self.index.splits[self.split][domain][location.shard]
-
-    def read(self, location: Location) -> Sample:
-        """Fetch one sample.
-
-        Raises:
-            UserError: the shard cannot be read or does not hold what the index says.
-        """
-        shard = self.shard(location)
-        where = f"sample {location.sample} of shard {storage.join(self.url, shard.name)}"
-        try:
-            return self._read(shard, location.sample)
-        except DAMAGE as error:
-            remedy = "restore the shard or build the set again"
-            raise UserError(f"cannot read {where}: {_told(error)}; {remedy}") from error
-        except OSError as error:
-            raise UserError(f"cannot read {where}: {_told(error)}") from error
-
-    def _read(self, shard: Shard, number: int) -> Sample:
-        samples = _samples(self.url, shard.name, self._fingerprint)
-        begin, end = samples.offsets[number : number + 2].tolist()
-        crc32 = int(samples.crc32[number])
-        try:
-            return _parse(_checked(self._fetch(shard, begin, end), end - begin, crc32), shard.name)
-        except DamagedError:
-            if not self.cache:
-                raise
-            # It may be our copy alone that is damaged.
-            self.cache.discard(storage.join(self.url, shard.name), shard)
-            return _parse(_checked(self._fetch(shard, begin, end), end - begin, crc32), shard.name)
-
-    def _fetch(self, shard: Shard, begin: int, end: int) -> bytes:
-        """Raises OSError, at once if the shard could not be reached before."""
-        if shard.name in self._unreachable:
-            raise OSError(f"{self._unreachable[shard.name]} (before; not tried again)")
-        url = storage.join(self.url, shard.name)
-        try:
-            if self.cache:
-                return self.cache.read_range(url, shard, begin, end)
-            return storage.read_range(url, begin, end)
-        except OSError as error:
-            self._unreachable[shard.name] = _told(error)
-            raise
-
-    def image(self, location: Location) -> tuple[Image.Image, Sample]:
-        """The decoded RGB image of a sample, and the sample."""
-        sample = self.read(location)
-        try:
-            return transforms.decode(sample.image), sample
-        except UserError as error:
-            raise UserError(f"sample {sample.key} of {self.url}: {error}") from error
-
-
-class DamagedError(OSError):
-    """The bytes are not those that the builder wrote."""
-
-
-# What only another shard mends. WebDataset raises ValueError, tarfile TarError.
-DAMAGE = (DamagedError, FileNotFoundError, ValueError, KeyError, IndexError, tarfile.TarError)
-
-
-def _told(error: Exception) -> str:
-    """What went wrong, in one line."""
-    if isinstance(error, FileNotFoundError):
-        return f"no such file as {error.filename or error}"
-    return " ".join(str(error).split()) or repr(error)
-
-
-def _checked(data: bytes, size: int, crc32: int) -> bytes:
-    """Raises DamagedError unless the bytes are those that the builder wrote."""
-    if len(data) > size:
-        raise OSError("the server does not serve ranges of bytes: name a folder as data.cache")
-    if len(data) < size:
-        raise DamagedError("it is truncated")
-    if zlib.crc32(data) != crc32:
-        raise DamagedError("it is damaged, a checksum is wrong")
-    return data
-
-
-def _parse(data: bytes, url: str) -> Sample:
-    """The members of one sample are a tar of their own: WebDataset's stages take it as a stream."""
-    members = tar_file_expander([{"url": url, "stream": io.BytesIO(data)}])
-    (row,) = group_by_keys(members)
-    facts = json.loads(row.pop("json"))
-    (suffix,) = (name for name in row if not name.startswith("__"))
-    return Sample(row["__key__"], row[suffix], facts)
-
-
-def open_reader(config: DataConfig, split: str) -> ShardReader:
-    """The reader of a split, by ranges or through the cache, as the configuration says.
-
-    Raises:
-        UserError: there are no shards; the cache is too small to be of use, or not writable.
-    """
-    index = read_index(config.shards)
-    if not config.cache:
-        return ShardReader(config.shards, index, split)
-    storage.check_writable(config.cache)
-    limit = int(config.cache_gib * 2**30)
-    wanted = working_set_bytes(index, split)
-    if limit < wanted:
-        raise UserError(
-            f"data.cache_gib: {config.cache_gib} GiB cannot hold the {wanted / 2**30:.1f} GiB of "
-            "shards that are read from at one time, and each would be downloaded again and again: "
-            "raise it, or leave data.cache empty"
-        )
-    return ShardReader(config.shards, index, split, ShardCache(config.cache, limit))
-
-
-def working_set_bytes(index: Index, split: str) -> int:
-    """Bytes of the shards that training reads from at one time, at most.
-
-    Each stream of each domain reads from one window of shards.
-    """
-    windows = (
-        STREAMS * sum(sorted((shard.bytes for shard in shards), reverse=True)[:WINDOW_SHARDS])
-        for shards in index.splits.get(split, {}).values()
-    )
-    whole = sum(s.bytes for shards in index.splits.get(split, {}).values() for s in shards)
-    return min(sum(windows), whole)
 
 
 class Loaded(NamedTuple):
@@ -337,62 +174,3 @@ def batches(loader: DataLoader[Loaded], skipped: Skipped) -> Generator[Batch, No
         # Workers ignore SIGTERM: an interpreter that met them at exit would wait for ever.
         if hasattr(iterator, "_shutdown_workers"):
             iterator._shutdown_workers()
-
-
-def check_split(index: Index, split: str, minimum: int, url: str) -> None:
-    """Raises UserError if a domain has too few images in a split."""
-    for domain, counts in zip(index.domains, index.counts(split), strict=True):
-        if sum(counts) < minimum:
-            raise UserError(
-                f"{url}: domain {domain} has {sum(counts)} images in split {split}, "
-                f"at least {minimum} are needed: add images and build the shards again"
-            )
-
-
-@dataclass(frozen=True)
-class LoadedSplit:
-    """Images held in memory, without augmentation.
-
-    images uint8 (N, 3, size, size), labels int64 (N,), paths relative to the source as built.
-    """
-
-    images: Tensor
-    labels: Tensor
-    paths: list[str]
-    domains: list[str]
-
-    def of(self, label: int) -> Tensor:
-        """The images of one domain."""
-        return self.images[self.labels == label]
-
-
-def load_split(
-    reader: ShardReader,
-    size: int,
-    *,
-    first: int = 0,
-    per_domain: int | None = None,
-    domains: int | None = None,
-) -> LoadedSplit:
-    """Read images of each domain of a split, in the order of the shards.
-
-    Args:
-        first: number of the first image of each domain; beyond the last, it wraps around.
-        per_domain: how many of each domain; None: all.
-        domains: only the first so many domains; None: all.
-    """
-    images, labels, paths = [], [], []
-    for domain, counts in enumerate(reader.index.counts(reader.split)[:domains]):
-        places = [Location(domain, shard, i) for shard, n in enumerate(counts) for i in range(n)]
-        for i in range(len(places) if per_domain is None else per_domain):
-            image, sample = reader.image(places[(first + i) % len(places)])
-            images.append(transforms.fit(image, size))
-            labels.append(domain)
-            paths.append(sample.facts["path"])
-    stacked = np.stack(images) if images else np.zeros((0, 3, size, size), np.uint8)
-    return LoadedSplit(
-        torch.from_numpy(stacked),
-        torch.tensor(labels, dtype=torch.int64),
-        paths,
-        reader.index.domains[:domains],
-    )

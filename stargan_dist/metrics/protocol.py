@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stargan_dist.batch import to_unit
 from stargan_dist.data.order import generator
-from stargan_dist.data.stream import LoadedSplit
+from stargan_dist.data.reader import LoadedSplit
 from stargan_dist.translate import Translator
 
 OUTPUTS = 10  # of each source, as in the paper

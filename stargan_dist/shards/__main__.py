@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 
 from stargan_dist import access
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.shards.build import Part, build, merge
+from stargan_dist.shards.build import build
 from stargan_dist.shards.index import Index, read_index
 from stargan_dist.shards.pack import Encoding
 from stargan_dist.shards.preview import preview, write_png
+from stargan_dist.shards.publish import Part, merge
 from stargan_dist.shards.summary import facts, table
 from stargan_dist.shards.verify import verify
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stargan_dist import storage
 from stargan_dist.data.order import Location
-from stargan_dist.data.stream import ShardReader
+from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import UserError
 from stargan_dist.progress import Progress
 from stargan_dist.shards.index import Index, read_index

@@ -13,17 +13,15 @@ from stargan_dist.config import DataConfig
 from stargan_dist.data import transforms
 from stargan_dist.data.cache import ShardCache
 from stargan_dist.data.order import Location
-from stargan_dist.data.skipped import Skipped
-from stargan_dist.data.stream import (
+from stargan_dist.data.reader import (
     ShardReader,
-    Slots,
-    batches,
     check_split,
     load_split,
     open_reader,
-    training_loader,
     working_set_bytes,
 )
+from stargan_dist.data.skipped import Skipped
+from stargan_dist.data.stream import Slots, batches, training_loader
 from stargan_dist.errors import UserError
 from stargan_dist.shards.index import read_index
 

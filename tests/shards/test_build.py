@@ -18,9 +18,10 @@ from PIL import Image
 from stargan_dist import access, storage
 from stargan_dist.errors import UserError
 from stargan_dist.shards import pack as packing
-from stargan_dist.shards.build import Part, build, merge
+from stargan_dist.shards.build import build
 from stargan_dist.shards.index import read_index, read_samples
 from stargan_dist.shards.pack import Encoding
+from stargan_dist.shards.publish import Part, merge
 from stargan_dist.shards.verify import verify
 
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageColor
 
 from stargan_dist import storage
 from stargan_dist.data.order import Location
-from stargan_dist.data.stream import ShardReader
+from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import UserError
 from stargan_dist.shards.build import build
 from stargan_dist.shards.index import read_index, read_samples
