@@ -41,7 +41,7 @@ class Reporter:
             self.monitor = monitor.Monitor(
                 config.run, start, config.steps, config.batch_size, configs.to_yaml(config)
             )
-            self.inputs, self.references = self._fixed_images(0), self._fixed_images(1)
+            self.inputs, self.references = self._fixed_images()
 
     def _write(self, name: str, data: bytes) -> None:
         storage.write_bytes(storage.join(self.config.run, name), data)
@@ -50,15 +50,20 @@ class Reporter:
         row = {"status": status, "step": step, "signal": received or None}
         self._write("status.json", json.dumps(row).encode())
 
-    def _fixed_images(self, turn: int) -> LoadedSplit:
-        """The images of every grid: validation images if each domain has some."""
+    def _fixed_images(self) -> list[LoadedSplit]:
+        """Sources and references of every grid: validation images if each domain has some."""
         index, config = self.training.index, self.config
         count = config.monitor.sources
-        split = "val" if all(sum(c) for c in index.counts("val")) else "train"
-        return load_split(
-            open_reader(config.data, split), config.model.image_size,
-            first=turn * count, per_domain=count, domains=GRID_DOMAINS,
-        )  # fmt: skip
+        reader = open_reader(
+            config.data, "val" if all(sum(c) for c in index.counts("val")) else "train"
+        )
+        return [
+            load_split(
+                reader, config.model.image_size,
+                first=first, per_domain=count, domains=GRID_DOMAINS,
+            )
+            for first in (0, count)
+        ]  # fmt: skip
 
     def log(self, step: int, terms: Mapping[str, torch.Tensor], skipped: Skipped) -> None:
         """Read the losses of a step from the device, averaged over the ranks.

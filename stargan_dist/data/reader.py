@@ -77,17 +77,19 @@ class ShardReader:
             raise UserError(f"cannot read {where}: {_told(error)}") from error
 
     def _read(self, shard: Shard, number: int) -> Sample:
-        samples = _samples(self.url, shard.name, self._fingerprint)
-        begin, end = samples.offsets[number : number + 2].tolist()
-        crc32 = int(samples.crc32[number])
         try:
-            return _parse(_checked(self._fetch(shard, begin, end), end - begin, crc32), shard.name)
+            return _parse(self._checked_bytes(shard, number), shard.name)
         except DamagedError:
             if not self.cache:
                 raise
             # It may be our copy alone that is damaged.
             self.cache.discard(storage.join(self.url, shard.name), shard)
-            return _parse(_checked(self._fetch(shard, begin, end), end - begin, crc32), shard.name)
+            return _parse(self._checked_bytes(shard, number), shard.name)
+
+    def _checked_bytes(self, shard: Shard, number: int) -> bytes:
+        samples = _samples(self.url, shard.name, self._fingerprint)
+        begin, end = samples.offsets[number : number + 2].tolist()
+        return _checked(self._fetch(shard, begin, end), end - begin, int(samples.crc32[number]))
 
     def _fetch(self, shard: Shard, begin: int, end: int) -> bytes:
         """Raises OSError, at once if the shard could not be reached before."""

@@ -88,7 +88,7 @@ def build(
     """
     if not 0 <= val_fraction < 1 or shard_images < 1:
         raise UserError("val_fraction must be in [0, 1), and shard_images at least 1")
-    _check_free(dest, overwrite)
+    old = _set_to_replace(dest, overwrite)
     listing = split_off(list_source(source, val_list), val_fraction, seed)
     if listing.faults and not skip_bad:
         _stop_at(listing.faults, source)
@@ -97,7 +97,8 @@ def build(
     tasks = list(plan_shards(listing, dest, shard_images, encoding, skip_bad))
     plan = hashlib.sha256("".join(task.plan for task in tasks).encode()).hexdigest()
     check_parts(dest, plan)
-    _remove_set(dest)
+    if old:
+        _remove_set(dest, old)
     if part.of == 1:  # others may be at work on other parts
         for split in listing.splits:
             storage.remove_leftovers(storage.join(dest, split))
@@ -133,29 +134,29 @@ def _by_domain(
     return splits
 
 
-def _check_free(dest: str, overwrite: bool) -> None:
-    """Raises UserError where a set stands that must not, or cannot, be replaced."""
+def _set_to_replace(dest: str, overwrite: bool) -> Index | None:
+    """The set that stands at a destination, if any.
+
+    Raises:
+        UserError: it must not, or cannot, be replaced.
+    """
     where = storage.join(dest, INDEX)
     if not storage.exists(where):
-        return
+        return None
     if not overwrite:
         raise UserError(
             f"{dest} holds shards already: name another destination, or replace it by --overwrite"
         )
     try:
-        from_json(where, storage.read_bytes(where))
+        return from_json(where, storage.read_bytes(where))
     except UserError as error:
         raise UserError(f"{error}; it cannot be overwritten, remove {dest} yourself") from error
 
 
-def _remove_set(dest: str) -> None:
-    """Remove the set at a destination, if there is one: its index first, so that none sees half."""
-    where = storage.join(dest, INDEX)
-    if not storage.exists(where):
-        return
-    old = from_json(where, storage.read_bytes(where))
-    storage.remove_file(where)
-    names = [name for s in old.shards() for name in (samples_name(s.name), s.name)]
+def _remove_set(dest: str, index: Index) -> None:
+    """Remove a set: its index first, so that none sees half."""
+    storage.remove_file(storage.join(dest, INDEX))
+    names = [name for s in index.shards() for name in (samples_name(s.name), s.name)]
     storage.remove_files([storage.join(dest, name) for name in names])
 
 

@@ -8,6 +8,7 @@ so the index of ten million samples in ten thousand shards stays a few MB.
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +60,7 @@ class Index:
         """All shards: by split, domain and name."""
         return [s for split in self.splits.values() for rows in split.values() for s in rows]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A name for the samples and their order, wherever they lie: a hash of the shards."""
         row = asdict(self)

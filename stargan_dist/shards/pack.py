@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -50,7 +51,7 @@ class Task:
     encoding: Encoding | None
     skip_bad: bool
 
-    @property
+    @cached_property
     def plan(self) -> str:
         """A hash of what is packed and how; a shard with the same plan is not packed again."""
         encoding = asdict(self.encoding) if self.encoding else None

@@ -24,6 +24,9 @@ class Part:
     of: int = 1
 
 
+WHOLE = Part()
+
+
 def check_trainable(source: str, domains: list[str], train: Mapping[str, Sized]) -> None:
     """Raises UserError if a domain has nothing to train on."""
     for domain in domains:
@@ -37,9 +40,6 @@ def publish(dest: str, index: Index) -> None:
     storage.write_bytes(storage.join(dest, INDEX), to_json(index))
     for folder in (PARTS, PROGRESS):
         storage.remove_folder(storage.join(dest, folder))
-
-
-WHOLE = Part()
 
 
 def _part_name(part: Part) -> str:
