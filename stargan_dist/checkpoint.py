@@ -24,6 +24,8 @@ from stargan_dist.errors import UserError
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 LATEST = "latest"
+EVALUATIONS = "evaluation"  # folder of a run; its scores tell which checkpoint is the best
+COMPARABLE = ("metrics", "extractors", "data", "precision", "outputs_per_source")
 NETWORKS, EMA, OPTIMIZERS = "networks.safetensors", "ema.safetensors", "optimizers.pt"
 VERSION = 1
 
@@ -123,7 +125,9 @@ def find(run: str, which: str = LATEST) -> Checkpoint | None:
     if which == LATEST:
         return _read_manifest(storage.join(_folder(run), step_name(_latest(run, steps))))
     if which == "best":
-        step = best_step(run)
+        newest = _read_manifest(storage.join(_folder(run), step_name(steps[-1])))
+        evaluation = newest.config.get("evaluation", {})  # older runs have none
+        step = best_step(run, evaluation.get("protocol", "paper"))
     else:
         step = int(which.removeprefix("step_")) if re.fullmatch(r"(step_)?\d+", which) else None
     if step not in steps:
@@ -217,15 +221,22 @@ def _point_latest(run: str, step: int) -> None:
     storage.write_bytes(storage.join(_folder(run), LATEST), f"{step_name(step)}\n".encode())
 
 
-def best_step(run: str) -> int | None:
-    """The step with the lowest Fréchet distance among the evaluations of a run."""
-    folder = storage.join(run, "evaluation")
-    scores = {}
-    for name in storage.list_names(folder):
-        if re.fullmatch(r"step_\d+\.json", name):
-            row = json.loads(storage.read_bytes(storage.join(folder, name)))
-            scores[int(row["step"])] = float(row["score"])
-    return min(scores, key=lambda step: scores[step]) if scores else None
+def best_step(run: str, protocol: str) -> int | None:
+    """The step with the lowest Fréchet distance among a run's evaluations by a protocol.
+
+    Those count that are complete, drew with seed 0, and can be compared with the newest one.
+    """
+    folder = storage.join(run, EVALUATIONS, protocol)
+    names = [n for n in storage.list_names(folder) if re.fullmatch(r"step_\d+_seed_0\.json", n)]
+    results = [json.loads(storage.read_bytes(storage.join(folder, name))) for name in names]
+    measured = {result["step"]: result for result in results if result["score"] is not None}
+    if not measured:
+        return None
+    newest = measured[max(measured)]
+    return min(
+        (s for s, r in measured.items() if all(r[name] == newest[name] for name in COMPARABLE)),
+        key=lambda step: measured[step]["score"],
+    )
 
 
 def superseded(
@@ -238,12 +249,15 @@ def superseded(
     return [step for step in steps if step not in kept]
 
 
-def remove_superseded(run: str, step: int, *, keep_last: int, keep_every: int) -> None:
+def remove_superseded(
+    run: str, step: int, protocol: str, *, keep_last: int, keep_every: int
+) -> None:
     """Apply the retention after a save at `step`.
 
     Later steps, which a run that was set back has not reached again, do not count. The manifest
     goes first: a folder that is half removed is no checkpoint.
     """
     reached = [s for s in list_steps(run) if s <= step]
-    for old in superseded(reached, keep_last=keep_last, keep_every=keep_every, best=best_step(run)):
+    best = best_step(run, protocol)
+    for old in superseded(reached, keep_last=keep_last, keep_every=keep_every, best=best):
         storage.remove_folder(storage.join(_folder(run), step_name(old)), first=MANIFEST)

@@ -109,6 +109,27 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """How translations are measured, and when during training."""
+
+    every: int = 0
+    """Steps between evaluations, which save a checkpoint as well; 0: none."""
+    protocol: Literal["paper", "clean", "demo"] = "paper"
+    """Which networks see the images: torchvision's Inception-v3, as in the paper; the TensorFlow
+    one, as in most of the literature; or a small one trained on the set's own images."""
+    batch_size: int = 2
+    """Sources of a process at a time, each with its 10 outputs."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the generator. What measures its images always computes in float32."""
+    cache: str = ""
+    """Folder or URL that keeps the statistics of real images; empty: beside the shards."""
+    inception_weights: str = ""
+    """File or URL of the Inception network's weights; empty: downloaded."""
+    alexnet_weights: str = ""
+    """File or URL of torchvision's AlexNet weights, for LPIPS; empty: downloaded."""
+
+
+@dataclass(frozen=True)
 class MonitorConfig:
     """What a run is watched with."""
 
@@ -142,13 +163,14 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
 
 # What may differ when a run is resumed: none of it changes the parameters that come out.
 FREE_FIELDS = (
-    "run", "steps", "checkpoint.", "monitor.", "storage.", "data.shards", "data.workers",
-    "data.start_method", "data.cache", "data.on_bad_shard", "data.max_skipped",
+    "run", "steps", "checkpoint.", "evaluation.", "monitor.", "storage.", "data.shards",
+    "data.workers", "data.start_method", "data.cache", "data.on_bad_shard", "data.max_skipped",
 )  # fmt: skip
 
 
@@ -195,6 +217,7 @@ def check(config: Config) -> None:
         (config.storage.wait_seconds >= 0, "storage.wait_seconds: must not be negative"),
         (config.storage.timeout_seconds > 0, "storage.timeout_seconds: must be positive"),
         (config.checkpoint.keep_last >= 1, "checkpoint.keep_last: must be at least 1"),
+        (config.evaluation.every >= 0, "evaluation.every: must not be negative"),
     ]  # fmt: skip
     positive = {
         "steps": config.steps, "batch_size": config.batch_size,
@@ -202,6 +225,7 @@ def check(config: Config) -> None:
         "model.max_width": model.max_width, "model.latent_dim": model.latent_dim,
         "model.style_dim": model.style_dim, "model.mapping_dim": model.mapping_dim,
         "checkpoint.every": config.checkpoint.every, "monitor.log_every": config.monitor.log_every,
+        "evaluation.batch_size": config.evaluation.batch_size,
         "monitor.sources": config.monitor.sources, "monitor.latents": config.monitor.latents,
     }  # fmt: skip
     rules += [(value >= 1, f"{name}: must be at least 1") for name, value in positive.items()]

@@ -2,8 +2,8 @@
 
 import gc
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,8 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from stargan_dist.errors import RankError, UserError, WorldError
+
+T = TypeVar("T")
 
 REMEDY = (
     "start one world of N processes with "
@@ -141,6 +143,35 @@ class Engine:
         if self._control is not None:
             dist.all_gather_object(values, value, group=self._control)
         return values
+
+    def together(self, share: Callable[[], T]) -> T:
+        """Do this rank's share of a work, and return when every rank has done its own.
+
+        Raises:
+            WorldError: on every rank, where a rank's share ended in a UserError; it says why.
+        """
+        complaint = ""
+        try:
+            done = share()
+        except UserError as error:
+            complaint = str(error)
+        complaints = [told for told in self.gather(complaint) if told]
+        if complaints:
+            raise WorldError(complaints[0])
+        return done
+
+    def from_main(self, produce: Callable[[], T]) -> T:
+        """What rank 0 produces, on every rank. Raises WorldError as `together` does."""
+        produced = [self.together(lambda: produce() if self.is_main else None)]
+        if self._control is not None:
+            dist.broadcast_object_list(produced, src=0, group=self._control)
+        return cast(T, produced[0])
+
+    def add_up(self, *sums: Tensor) -> None:
+        """Make sums over this rank's share sums over all, in place."""
+        if self.world_size > 1:
+            for each in sums:
+                dist.all_reduce(each)
 
     def wait_for_all(self) -> None:
         """Return when every rank has come here."""

@@ -5,7 +5,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,13 @@ class Stopwatch:
                 return
             self.waited += time.monotonic() - asked
             yield batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done meanwhile does not count."""
+        paused = time.monotonic()
+        yield
+        self.began += time.monotonic() - paused
 
     def lap(self) -> tuple[float, float]:
         """Seconds since the last lap, and the share of them spent waiting; starts a new lap."""
@@ -159,3 +167,16 @@ class Monitor:
 
     def close(self) -> None:
         self.board.close()
+
+
+def show_result(run: str, result: dict[str, Any]) -> None:
+    """An evaluation in TensorBoard: the means, and each task."""
+    with SummaryWriter(storage.join(run, "tensorboard", "evaluation")) as board:
+        scalars = {f"{result['protocol']}/{name}": mean for name, mean in result["means"].items()}
+        for row in result["rows"]:
+            task = f"{row['guide']}_{row['source']}_to_{row['target']}"
+            for metric in result["metrics"]:
+                scalars[f"{result['protocol']}_tasks/{metric}_{task}"] = row.get(metric)
+        for name, value in scalars.items():
+            if value is not None:
+                board.add_scalar(name, value, result["step"])

@@ -19,6 +19,7 @@ class Progress:
         what: the work, ahead of the line.
         every_seconds: between plain lines; a terminal's is rewritten ten times a second.
         shown: False for ranks that keep still.
+        brief: say nothing at all about work that is done before the first line is due.
     """
 
     def __init__(
@@ -29,11 +30,12 @@ class Progress:
         what: str,
         every_seconds: float = 5.0,
         shown: bool = True,
+        brief: bool = False,
     ) -> None:
         self.total, self.unit, self.what, self.shown = total, unit, what, shown
         self.terminal = sys.stderr.isatty()
         self.every_seconds = 0.1 if self.terminal else every_seconds
-        self.done = 0
+        self.done, self.brief = 0, brief
         self.began = self.told = time.monotonic()
 
     def advance(self, units: int) -> None:
@@ -55,6 +57,8 @@ class Progress:
 
     def close(self) -> None:
         """Leave the last state standing."""
+        if self.brief and self.told == self.began:
+            return
         self._tell()
         if self.shown and self.terminal:
             print(file=sys.stderr)

@@ -1,17 +1,21 @@
-"""What rank 0 tells during a run."""
+"""What a run tells: log lines, grids, evaluations, files of the run folder."""
 
 import json
 import signal
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 
 import torch
 
 from stargan_dist import config as configs
-from stargan_dist import grids, monitor, storage
+from stargan_dist import grids, monitor, results, storage
 from stargan_dist.config import Config
 from stargan_dist.data.reader import LoadedSplit, load_split, open_reader
 from stargan_dist.data.skipped import Rows, Skipped
 from stargan_dist.engine import Engine
+from stargan_dist.errors import UserError
+from stargan_dist.evaluation import Evaluator
+from stargan_dist.metrics.collect import Stopped
 from stargan_dist.state import Training
 from stargan_dist.translate import Translator
 
@@ -19,9 +23,25 @@ GRID_DOMAINS = 8  # a grid shows the first so many
 
 
 class Reporter:
-    """What rank 0 tells: log lines, grids, files of the run folder. Other ranks keep still."""
+    """What a run tells. Rank 0 speaks, other ranks keep still.
 
-    def __init__(self, config: Config, training: Training, engine: Engine, start: int) -> None:
+    Args:
+        start: steps done before.
+        stopped: whether the run was asked to stop.
+
+    Raises:
+        UserError: evaluations are wanted, and the weights for them cannot be had.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        training: Training,
+        engine: Engine,
+        start: int,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.evaluator = Evaluator(config, engine, stopped) if config.evaluation.every else None
         self.config, self.training, self.engine = config, training, engine
         self.shown = engine.is_main
         self.stopwatch = monitor.Stopwatch()
@@ -92,7 +112,7 @@ class Reporter:
         if not self.shown:
             return
         config = self.config
-        translator = Translator(self.training.ema, config, self.training.index.domains, step)
+        translator = self._translator(step)
         pictures = {
             "latent": grids.latent_grid(
                 translator, self.inputs, config.monitor.latents, config.seed
@@ -102,6 +122,30 @@ class Reporter:
         for name, picture in pictures.items():
             self._write(f"samples/{name}_{step:08d}.png", grids.to_png(picture))
         self.monitor.show(pictures, step)
+
+    def evaluate(self, step: int) -> None:
+        """Measure the averaged networks, on all ranks, unless that was done before.
+
+        A fault of it is told and does not end the training.
+        """
+        assert self.evaluator is not None
+        translator = self._translator(step)
+        with self.stopwatch.paused():
+            try:
+                result = self.evaluator.evaluate(translator)
+            except Stopped:
+                return
+            except UserError as error:
+                if self.shown:
+                    told = f"evaluation at step {step} failed, training goes on: {error}"
+                    print(told, file=sys.stderr, flush=True)
+                return
+        if self.shown:
+            print(results.headline(result), results.table(result), sep="\n", flush=True)
+            monitor.show_result(self.config.run, result)
+
+    def _translator(self, step: int) -> Translator:
+        return Translator(self.training.ema, self.config, self.training.index.domains, step)
 
     def end(self, step: int, received: int) -> None:
         """Say how the run ended, to a person and (status.json) to a script."""

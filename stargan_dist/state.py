@@ -71,7 +71,11 @@ class Training:
             "skipped": skipped.rows,
         }
         checkpoints.save(self.config.run, step, facts=facts, **self.parts)
-        keep = self.config.checkpoint
+        keep, protocol = self.config.checkpoint, self.config.evaluation.protocol
         checkpoints.remove_superseded(
-            self.config.run, step, keep_last=keep.keep_last, keep_every=keep.keep_every
+            self.config.run,
+            step,
+            protocol,
+            keep_last=keep.keep_last,
+            keep_every=keep.keep_every,
         )

@@ -137,6 +137,11 @@ def _loader(config: Config, prepared: Plan, engine: Engine) -> DataLoader[Loaded
     )
 
 
+def _at(step: int, every: int, steps: int) -> bool:
+    """Whether something that is done every so many steps (0: never) is due: at the end, too."""
+    return every > 0 and (step % every == 0 or step == steps)
+
+
 def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> int:
     training = Training(config, prepared.reader.index, engine.device)
     start = prepared.start
@@ -146,11 +151,13 @@ def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> in
     if engine.is_main:
         storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
     engine.prepare(training.objective.sides, training.networks, training.optimizers)
-    reporter = Reporter(config, training, engine, start)
+    reporter = Reporter(config, training, engine, start, lambda: bool(signals.received))
     loader = _loader(config, prepared, engine)
     skipped = Skipped(prepared.skipped if engine.is_main else {})
     if start == 0:
         reporter.sample(0)
+    elif _at(start, config.evaluation.every, config.steps):
+        reporter.evaluate(start)  # what a stopped run left of it
 
     step, received = start, 0
     with closing(batches(loader, skipped)) as stream:
@@ -161,20 +168,23 @@ def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> in
             training.update_ema()
             step += 1
 
-            last = step == config.steps
             received = engine.agree(signals.received)
-            logged = step % config.monitor.log_every == 0 or last
-            saved = step % config.checkpoint.every == 0 or last or received
+            logged = _at(step, config.monitor.log_every, config.steps)
+            evaluated = _at(step, config.evaluation.every, config.steps) and not received
+            saved = _at(step, config.checkpoint.every, config.steps) or evaluated or received
             if logged or saved:
                 everywhere = Skipped.joined(engine.gather(skipped.rows))
                 everywhere.check(config.data.max_skipped)
             if logged:
                 reporter.log(step, terms, everywhere)
-            if config.monitor.sample_every and (step % config.monitor.sample_every == 0 or last):
+            if _at(step, config.monitor.sample_every, config.steps):
                 reporter.sample(step)
             if saved and engine.is_main:
                 reporter.monitor.flush()  # a resumed run logs only what comes after this checkpoint
                 training.save(step, everywhere)
+            if evaluated:
+                reporter.evaluate(step)
+                received = engine.agree(signals.received)
             if received:
                 break
 

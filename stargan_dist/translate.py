@@ -22,6 +22,8 @@ class Translator:
     x: (B, 3, H, H) in [-1, 1]. Guides for n outputs of each source, those of the first source
     first: y_trg (B·n,) int64 with z (B·n, latent_dim) or x_ref (B·n, 3, H, H). The encoder half
     of G runs once a source. Returns (B·n, 3, H, H), about [-1, 1].
+
+    With `bfloat16` G computes in that precision; what goes in and comes out stays as it is.
     """
 
     def __init__(
@@ -31,10 +33,14 @@ class Translator:
         domains: list[str],
         step: int,
         url: str = "",
+        *,
+        bfloat16: bool = False,
     ) -> None:
         self.G = cast(Generator, networks["G"])
         self.F, self.E = networks["F"], networks["E"]
+        self.networks = {letter: networks[letter] for letter in AVERAGED}
         self.config, self.domains, self.step, self.url = config, domains, step, url
+        self.bfloat16 = bfloat16
 
     @classmethod
     def load(
@@ -57,6 +63,10 @@ class Translator:
         load_networks(networks, found.tensors(EMA))
         return cls(networks, config, found.domains, found.step, found.url)
 
+    def to(self, device: torch.device) -> None:
+        for network in self.networks.values():
+            network.to(device)
+
     @property
     def device(self) -> torch.device:
         return next(self.G.parameters()).device
@@ -65,14 +75,23 @@ class Translator:
     def dtype(self) -> torch.dtype:
         return next(self.G.parameters()).dtype
 
-    def _decode(self, x: Tensor, s: Tensor) -> Tensor:
-        encoded = self.G.encode(x).repeat_interleave(len(s) // len(x))
-        return self.G.decode(encoded, s)
+    @torch.no_grad()
+    def translate(self, x: Tensor, s: Tensor) -> Tensor:
+        """Guided by style codes (B·n, style_dim)."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            encoded = self.G.encode(x).repeat_interleave(len(s) // len(x))
+            return self.G.decode(encoded, s).to(self.dtype)
 
     @torch.no_grad()
+    def styles_of_latents(self, z: Tensor, y_trg: Tensor) -> Tensor:
+        return self.F(z, y_trg)
+
+    @torch.no_grad()
+    def styles_of_references(self, x_ref: Tensor, y_trg: Tensor) -> Tensor:
+        return self.E(x_ref, y_trg)
+
     def from_latents(self, x: Tensor, y_trg: Tensor, z: Tensor) -> Tensor:
-        return self._decode(x, self.F(z, y_trg))
+        return self.translate(x, self.styles_of_latents(z, y_trg))
 
-    @torch.no_grad()
     def from_references(self, x: Tensor, y_trg: Tensor, x_ref: Tensor) -> Tensor:
-        return self._decode(x, self.E(x_ref, y_trg))
+        return self.translate(x, self.styles_of_references(x_ref, y_trg))

@@ -53,12 +53,23 @@ class ShardReader:
     def __init__(self, url: str, index: Index, split: str, cache: ShardCache | None = None) -> None:
         self.url, self.index, self.split, self.cache = url, index, split, cache
         self._fingerprint = index.fingerprint
+        self._starts = [np.cumsum([0, *counts]) for counts in index.counts(split)]
         # Every try of a read that fails takes its time, and a step waits for all ranks.
         self._unreachable: dict[str, str] = {}
 
     def shard(self, location: Location) -> Shard:
         domain = self.index.domains[location.domain]
         return self.index.splits[self.split][domain][location.shard]
+
+    def locate(self, domain: int, number: int) -> Location:
+        """Where an image of a domain lies, by its number in the order of the shards."""
+        starts = self._starts[domain]
+        shard = int(np.searchsorted(starts, number, side="right")) - 1
+        return Location(domain, shard, number - int(starts[shard]))
+
+    def size(self, domain: int) -> int:
+        """The number of images of a domain."""
+        return int(self._starts[domain][-1])
 
     def read(self, location: Location) -> Sample:
         """Fetch one sample.
@@ -225,10 +236,10 @@ def load_split(
         domains: only the first so many domains; None: all.
     """
     images, labels, paths = [], [], []
-    for domain, counts in enumerate(reader.index.counts(reader.split)[:domains]):
-        places = [Location(domain, shard, i) for shard, n in enumerate(counts) for i in range(n)]
-        for i in range(len(places) if per_domain is None else per_domain):
-            image, sample = reader.image(places[(first + i) % len(places)])
+    for domain in range(len(reader.index.domains[:domains])):
+        size_of_domain = reader.size(domain)
+        for i in range(size_of_domain if per_domain is None else per_domain):
+            image, sample = reader.image(reader.locate(domain, (first + i) % size_of_domain))
             images.append(transforms.fit(image, size))
             labels.append(domain)
             paths.append(sample.facts["path"])

@@ -4,9 +4,8 @@ The order is known beforehand (data/order.py), and any sample can be read by its
 (data/reader.py). So which worker of which rank loads a slot has no influence on what it holds.
 """
 
-import signal
 from collections.abc import Generator, Iterator
-from functools import partial
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from stargan_dist import access
 from stargan_dist.batch import Batch
 from stargan_dist.data import transforms
 from stargan_dist.data.order import Location, Order, generator
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.skipped import Fault, Skipped
+from stargan_dist.data.workers import iterate, open_loader
 from stargan_dist.errors import UserError
 
 SUBSTITUTES = 10  # so many are drawn for one image before the run ends after all
@@ -126,13 +125,6 @@ class RankSlots(Sampler[list[int]]):
         return ([step * self.batch_size + i for i in self.mine] for step in self.steps)
 
 
-def _start_worker(how: access.Access, _worker: int) -> None:
-    """Schedulers signal every process of a job; only the ranks answer, workers end with them."""
-    access.use(how)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
 def training_loader(
     slots: Slots,
     steps: range,
@@ -145,32 +137,23 @@ def training_loader(
     pin_memory: bool = False,
 ) -> DataLoader[Loaded]:
     """This rank's batches of the given steps, in order, whatever the number of workers."""
-    return DataLoader(
+    return open_loader(
         slots,
-        batch_sampler=RankSlots(steps, batch_size, rank, world_size),
-        collate_fn=_collate,
-        num_workers=workers,
-        multiprocessing_context=start_method if workers else None,
+        RankSlots(steps, batch_size, rank, world_size),
+        _collate,
+        workers=workers,
+        start_method=start_method,
         pin_memory=pin_memory,
-        worker_init_fn=partial(_start_worker, access.current()),
     )
 
 
 def batches(loader: DataLoader[Loaded], skipped: Skipped) -> Generator[Batch, None, None]:
-    """Iterate a loader, and end its workers when the generator is closed or fails.
+    """Iterate a loader, as `workers.iterate` does.
 
     What was replaced is added to `skipped` as its batch is handed out, not when it is prefetched.
-    A UserError of a worker is raised as it was, without the traceback that torch adds.
     """
-    iterator = iter(loader)
-    try:
-        for batch, faults in iterator:
+    with closing(iterate(loader)) as stream:
+        for batch, faults in stream:
             for fault in faults:
                 skipped.add(*fault)
             yield batch
-    except UserError as error:
-        raise UserError(str(error).rsplit(f"{UserError.__name__}: ", 1)[-1].strip()) from error
-    finally:
-        # Workers ignore SIGTERM: an interpreter that met them at exit would wait for ever.
-        if hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()

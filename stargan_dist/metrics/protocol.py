@@ -2,27 +2,25 @@
 
 A task is a guide and an ordered pair of domains. Every validation image of the source domain is
 translated `OUTPUTS` times. The latent or reference of an output is drawn from (seed, task,
-source, output), so neither batch size nor order matter.
+source, output), so neither the number of processes nor the batch size nor the order matter.
 """
 
-from collections.abc import Iterator
-from itertools import permutations
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from stargan_dist.batch import to_unit
 from stargan_dist.data.order import generator
-from stargan_dist.data.reader import LoadedSplit
-from stargan_dist.translate import Translator
 
 OUTPUTS = 10  # of each source, as in the paper
-GUIDES = ("latent", "reference")
+LATENT, REFERENCE, REAL = GUIDES = ("latent", "reference", "real")
 
 
 class Task(NamedTuple):
-    """Translate one domain into another. Domains by label."""
+    """Translate one domain into another. Domains by label.
+
+    The guide `real` stands for the floor: nothing is translated, and validation images of the
+    target are compared with its training images.
+    """
 
     guide: str
     source: int
@@ -30,23 +28,22 @@ class Task(NamedTuple):
 
 
 def tasks(num_domains: int) -> list[Task]:
-    pairs = list(permutations(range(num_domains), 2))
-    return [Task(guide, *pair) for guide in GUIDES for pair in pairs]
+    """All tasks, those of one target together: its real images are looked at once."""
+    labels = range(num_domains)
+    return [
+        Task(guide, source, target)
+        for target in labels
+        for guide in (REAL, LATENT, REFERENCE)
+        for source in labels
+        if (source == target) == (guide == REAL)
+    ]
 
 
-def outputs(translator: Translator, task: Task, real: LoadedSplit, seed: int) -> Iterator[Tensor]:
-    """For each source of a task its translations, (OUTPUTS, 3, H, H), clamped to [-1, 1]."""
-    references = real.of(task.target)
-    for number, source in enumerate(real.of(task.source)):
-        rng = generator(seed, "evaluate", *task, number)
-        x = to_unit(source[None].to(translator.device), translator.dtype)
-        y_trg = torch.full((OUTPUTS,), task.target, device=translator.device)
-        if task.guide == "latent":
-            drawn = rng.standard_normal((OUTPUTS, translator.config.model.latent_dim))
-            z = torch.from_numpy(drawn).to(translator.device, translator.dtype)
-            fakes = translator.from_latents(x, y_trg, z)
-        else:
-            picked = torch.from_numpy(rng.integers(len(references), size=OUTPUTS))
-            x_ref = to_unit(references[picked].to(translator.device), translator.dtype)
-            fakes = translator.from_references(x, y_trg, x_ref)
-        yield fakes.clamp(-1, 1)
+def draw_latents(task: Task, source: int, latent_dim: int, seed: int) -> np.ndarray:
+    """z of each output of one source, (OUTPUTS, latent_dim) ~ N(0, I)."""
+    return generator(seed, "evaluate", *task, source).standard_normal((OUTPUTS, latent_dim))
+
+
+def draw_references(task: Task, source: int, count: int, seed: int) -> np.ndarray:
+    """The number of the reference of each output of one source, (OUTPUTS,), below `count`."""
+    return generator(seed, "evaluate", *task, source).integers(count, size=OUTPUTS)

@@ -1,0 +1,237 @@
+"""Evaluation on all ranks: every task of a protocol, measured by its networks.
+
+Ranks share out the images of each task and add up what they see (metrics/collect.py). Rank 0
+turns sums into distances while the next task is under way.
+"""
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+import torch
+from PIL import Image
+
+from stargan_dist import grids, results, storage
+from stargan_dist.batch import to_unit
+from stargan_dist.config import Config
+from stargan_dist.engine import Engine
+from stargan_dist.errors import UserError
+from stargan_dist.metrics.collect import Collector, Fakes, Stopped
+from stargan_dist.metrics.protocol import OUTPUTS, REAL, REFERENCE, Task, tasks
+from stargan_dist.metrics.statistics import Statistics, distances
+from stargan_dist.progress import Progress
+from stargan_dist.results import Result, Row
+from stargan_dist.shards.pack import slug
+from stargan_dist.translate import Translator
+
+OUTSTANDING = 2  # tasks whose distances rank 0 may still owe; each holds its sums
+
+T = TypeVar("T")
+
+
+def never() -> bool:
+    return False
+
+
+class Once(Generic[T]):
+    """Computed when it is first asked for. An error is remembered as well."""
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._compute = compute
+        self._results: list[T] = []
+        self._error: UserError | None = None
+
+    def __call__(self) -> T:
+        if self._error is None and not self._results:
+            try:
+                self._results.append(self._compute())
+            except UserError as error:
+                self._error = error
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
+
+
+class Target:
+    """What all tasks with one target share."""
+
+    def __init__(self, collector: Collector, translator: Translator, label: int) -> None:
+        self.label = label
+        self.train = Once(lambda: collector.real("train", label))
+        self.val = Once(lambda: collector.real("val", label))
+        self.styles = Once(lambda: collector.reference_styles(translator, label))
+
+
+class Evaluator:
+    """Measures translators of one run. Its networks stay on the device between evaluations.
+
+    Args:
+        config: of the run.
+        stopped: asked between batches whether to give up.
+
+    Raises:
+        UserError: there are no shards, or the protocol's weights cannot be had.
+    """
+
+    def __init__(self, config: Config, engine: Engine, stopped: Callable[[], bool] = never) -> None:
+        self.config, self.engine = config, engine
+        self.collector = Collector(config, engine, stopped)
+
+    def evaluate(self, translator: Translator, seed: int = 0) -> Result:
+        """Measure all tasks, or those that an earlier evaluation left. Complete on rank 0.
+
+        A task that fails has a row that says why. The result is written as it grows, to where
+        `results.place` tells.
+
+        Args:
+            seed: of latents and references.
+
+        Raises:
+            Stopped: on all ranks, if any was asked to; what is measured is written.
+            UserError: the result cannot be written.
+        """
+        translator.bfloat16 = self.config.evaluation.precision == "bfloat16"
+        with ThreadPoolExecutor(1) as pool:
+            evaluation = _Evaluation(self, translator, seed, pool)
+            try:
+                evaluation.run()
+            except Stopped:
+                evaluation.settle(0)
+                raise
+            return evaluation.result
+
+
+class _Evaluation:
+    """One evaluation of one translator."""
+
+    def __init__(
+        self, evaluator: Evaluator, translator: Translator, seed: int, pool: ThreadPoolExecutor
+    ) -> None:
+        self.config, self.engine = evaluator.config, evaluator.engine
+        self.collector, self.measure = evaluator.collector, evaluator.collector.measure
+        self.translator, self.seed, self.pool = translator, seed, pool
+        self.domains = translator.domains
+        protocol = self.config.evaluation.protocol
+        self.where = results.place(self.config.run, protocol, translator.step, seed)
+        self.result: Result = self.engine.from_main(
+            lambda: results.begun(self.where, self._header())
+        )
+        self.owed: list[Future[None]] = []
+
+    def _header(self) -> dict[str, Any]:
+        """What the numbers depend on: evaluations with equal headers have equal results."""
+        return {
+            "protocol": self.measure.protocol,
+            "step": self.translator.step,
+            "seed": self.seed,
+            "outputs_per_source": OUTPUTS,
+            "image_size": self.config.model.image_size,
+            "precision": self.config.evaluation.precision,
+            "metrics": list(self.measure.names),
+            "extractors": self.measure.extractors,
+            "features": self.measure.num_features,
+            "domains": self.domains,
+            "data": self.collector.readers["train"].index.fingerprint,
+            "generator": _fingerprint(self.translator),
+        }
+
+    def run(self) -> None:
+        done = results.finished_tasks(self.result)
+        todo = [task for task in tasks(len(self.domains)) if self._named(task) not in done]
+        target = Target(self.collector, self.translator, -1)
+        total, shown = self.collector.sources(todo), self.engine.is_main
+        progress = Progress(total, "sources", what="evaluating", shown=shown)
+        for number, task in enumerate(todo, start=1):
+            if task.target != target.label:
+                target = Target(self.collector, self.translator, task.target)
+            guide, source, named = self._named(task)
+            progress.what = f"{guide} {source} → {named}, task {number}/{len(todo)}"
+            self._measure(task, target, progress)
+        self.settle(0)
+        progress.close()
+
+    def _named(self, task: Task) -> tuple[str, str, str]:
+        return task.guide, self.domains[task.source], self.domains[task.target]
+
+    def _measure(self, task: Task, target: Target, progress: Progress) -> None:
+        """Measure a task on all ranks, and leave the distances to rank 0's other thread."""
+        try:
+            real = target.train()
+            if task.guide == REAL:
+                self._owe(task, self._compared, task, real, target.val())
+            else:
+                styles = target.styles() if task.guide == REFERENCE else None
+                fakes = self.collector.fakes(self.translator, task, styles, self.seed, progress)
+                self._owe(task, self._translations, task, real, fakes)
+        except UserError as error:
+            self._owe(task, lambda told: {"error": told}, str(error))
+        self.settle(OUTSTANDING)
+
+    # Rank 0's part.
+
+    def _owe(self, task: Task, row: Callable[..., Row], *args: Any) -> None:
+        def work() -> None:
+            guide, source, target = self._named(task)
+            told = {"guide": guide, "source": source, "target": target, **row(*args)}
+            self.result = results.with_row(self.result, told)
+            self._write(self.where, results.to_json(self.result))
+
+        if self.engine.is_main:
+            self.owed.append(self.pool.submit(work))
+
+    def settle(self, left: int) -> None:
+        """Wait until rank 0 owes at most so many rows.
+
+        Raises:
+            UserError: one of them could not be written.
+        """
+
+        def wait() -> None:
+            while len(self.owed) > left:
+                self.owed.pop(0).result()
+
+        self.engine.together(wait)
+
+    def _write(self, where: str, data: bytes) -> None:
+        try:
+            storage.write_bytes(where, data)
+        except OSError as error:
+            raise UserError(f"cannot write {where}: {error}") from error
+
+    def _translations(self, task: Task, real: Statistics, fakes: Fakes) -> Row:
+        images, broken = int(fakes.statistics.count), int(fakes.broken)
+        if broken:
+            told = f"{broken} of {images} outputs are not finite: training diverged"
+            return {"images": images, "error": told}
+        names = [slug(label, self.domains[label]) for label in (task.source, task.target)]
+        where = results.picture_place(self.where, "_".join([task.guide, *names]))
+        self._write(where, grids.to_jpeg(self._picture(task, fakes)))
+        diversity = float(fakes.diversity) / (images // OUTPUTS)
+        row = self._compared(task, real, fakes.statistics)
+        return row | {self.measure.names[2]: diversity}
+
+    def _compared(self, task: Task, real: Statistics, other: Statistics) -> Row:
+        """Distances from the training images of the target."""
+        counts = {"images": int(other.count), "real_images": int(real.count)}
+        target = self.domains[task.target]
+        for what, images in ((f"training images of {target}", real),
+                             (f"validation images of {target}", other)):  # fmt: skip
+            if images.count < 2:
+                told = f"{int(images.count)} {what}: a covariance needs at least 2"
+                return counts | {"error": told}
+        return counts | dict(zip(self.measure.names, distances(real, other), strict=False))
+
+    def _picture(self, task: Task, fakes: Fakes) -> Image.Image:
+        rows = torch.stack([row for _, row in sorted(fakes.pictures.items())])
+        return grids.picture(to_unit(rows), ["source", *[self.domains[task.target]] * OUTPUTS])
+
+
+def _fingerprint(translator: Translator) -> str:
+    """A hash of the networks that translate."""
+    told = hashlib.sha256()
+    for letter, network in translator.networks.items():
+        for name, tensor in network.state_dict().items():
+            told.update(f"{letter}.{name}".encode())
+            told.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return told.hexdigest()

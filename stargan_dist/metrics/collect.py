@@ -1,0 +1,257 @@
+"""What the ranks find out together about sets of images, real and translated.
+
+Each rank looks at its share of the images; sums are added up, and only what is bounded in size
+travels: features for the kernel distance, a picture, style codes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stargan_dist import storage
+from stargan_dist.batch import to_uint8, to_unit
+from stargan_dist.config import Config
+from stargan_dist.data.images import Numbered, load_images, share
+from stargan_dist.data.reader import open_reader
+from stargan_dist.engine import Engine
+from stargan_dist.errors import UserError
+from stargan_dist.metrics.measure import load_measure
+from stargan_dist.metrics.protocol import (
+    LATENT,
+    OUTPUTS,
+    REAL,
+    Task,
+    draw_latents,
+    draw_references,
+)
+from stargan_dist.metrics.statistics import Statistics
+from stargan_dist.metrics.store import Store
+from stargan_dist.progress import Progress
+from stargan_dist.translate import Translator
+
+REAL_BATCH = 32  # real images of a process at a time
+PICTURED = 4  # sources in the picture of a task
+
+
+class Stopped(Exception):
+    """The evaluation was asked to stop."""
+
+
+@dataclass
+class Fakes:
+    """What was seen of the translations of a task."""
+
+    statistics: Statistics
+    diversity: Tensor  # summed over sources
+    broken: Tensor  # outputs that are not finite
+    pictures: dict[int, Tensor] = field(default_factory=dict)  # uint8, by source: itself, outputs
+
+
+class Collector:
+    """Looks at images of one data set with the networks of one protocol.
+
+    Args:
+        config: of the run.
+        stopped: asked between batches whether to give up.
+
+    Raises:
+        UserError: there are no shards, or the protocol's weights cannot be had.
+    """
+
+    def __init__(self, config: Config, engine: Engine, stopped: Callable[[], bool]) -> None:
+        self.config, self.engine, self.stopped = config, engine, stopped
+        self.size = config.model.image_size
+        self.readers = {split: open_reader(config.data, split) for split in ("train", "val")}
+        beside = storage.join(config.data.shards, "statistics")
+        self.store = Store(config.evaluation.cache or beside)
+        self.measure = load_measure(config.evaluation, engine, self.readers["train"], self.store)
+
+    def real(self, split: str, label: int) -> Statistics:
+        """Of all images of a domain; complete on rank 0 alone. Computed once for a data set.
+
+        Raises:
+            WorldError: an image cannot be read.
+        """
+        facts = self._facts(split, label)
+        kept = self.engine.together(lambda: self.store.load(facts) if self.engine.is_main else None)
+        if self.engine.agree(kept is not None):
+            return Statistics.from_dict(kept) if kept else self._none(split, label)
+        statistics = self.engine.together(lambda: self._look(split, label))
+        self._add_up(statistics)
+        if self.engine.is_main:
+            self.store.save(facts, statistics.to_dict())
+        return statistics
+
+    def _facts(self, split: str, label: int) -> dict[str, Any]:
+        """What the statistics of real images depend on."""
+        index = self.readers[split].index
+        domain = index.domains[label]
+        return {
+            "what": "statistics of real images",
+            "version": 1,
+            "protocol": self.measure.protocol,
+            "network": self.measure.extractors["features"]["sha256"],
+            "image_size": self.size,
+            "split": split,
+            "domain": domain,
+            "shards": [shard.sha256 for shard in index.splits.get(split, {}).get(domain, [])],
+        }
+
+    def _none(self, split: str, label: int, times: int = 1) -> Statistics:
+        """Of no image as yet, where there are to be so many for each image of a domain."""
+        total = self.readers[split].size(label) * times
+        return Statistics(self.measure.num_features, total, self.engine.device)
+
+    def _add_up(self, statistics: Statistics, *sums: Tensor) -> None:
+        """Join the statistics of the ranks' shares, and further sums, in place."""
+        if self.engine.agree(self.stopped()):
+            raise Stopped
+        self.engine.add_up(*statistics.sums, *sums)
+        statistics.samples = self.engine.gather(statistics.sample)
+
+    def _share(self, split: str, label: int, batch_size: int) -> list[list[int]]:
+        count = self.readers[split].size(label)
+        return share(count, batch_size, self.engine.rank, self.engine.world_size)
+
+    def sources(self, tasks: Iterable[Task]) -> int:
+        """How many sources this rank translates in some tasks."""
+        translated = [task for task in tasks if task.guide != REAL]
+        return sum(len(batch) for t in translated for batch in self._share("val", t.source, 1))
+
+    def _images(
+        self, split: str, label: int, batch_size: int, progress: Progress, workers: int = 0
+    ) -> Iterator[Numbered]:
+        """This rank's images of a domain, on its device."""
+        batches = self._share(split, label, batch_size)
+        loaded = load_images(
+            self.readers[split],
+            label,
+            self.size,
+            batches,
+            workers=workers,
+            start_method=self.config.data.start_method,
+        )
+        with closing(loaded):
+            for numbers, images in loaded:
+                if self.stopped():
+                    return
+                yield Numbered(numbers, images.to(self.engine.device, non_blocking=True))
+                progress.advance(len(numbers))
+
+    def _real_images(self, split: str, label: int, what: str) -> Iterator[Numbered]:
+        """The same, by loader processes, with progress of its own."""
+        total = sum(map(len, self._share(split, label, REAL_BATCH)))
+        progress = Progress(total, "images", what=what, shown=self.engine.is_main, brief=True)
+        yield from self._images(split, label, REAL_BATCH, progress, self.config.data.workers)
+        progress.close()
+
+    @torch.no_grad()
+    def _look(self, split: str, label: int) -> Statistics:
+        """Of this rank's share of a domain."""
+        statistics = self._none(split, label)
+        what = f"real {self.readers[split].index.domains[label]} ({split})"
+        for numbers, images in self._real_images(split, label, what):
+            statistics.update(self.measure.features(images), numbers)
+        return statistics
+
+    @torch.no_grad()
+    def reference_styles(self, translator: Translator, label: int) -> Tensor:
+        """Style codes of all validation images of a domain, (N, style_dim), on every rank.
+
+        Each image is the reference of many outputs; its style is encoded once.
+        """
+        what = f"styles of {translator.domains[label]}"
+
+        def encode() -> dict[int, Tensor]:
+            codes: dict[int, Tensor] = {}
+            for numbers, images in self._real_images("val", label, what):
+                y = torch.full((len(numbers),), label, device=images.device)
+                x_ref = to_unit(images, translator.dtype)
+                codes |= dict(
+                    zip(numbers, translator.styles_of_references(x_ref, y).cpu(), strict=True)
+                )
+            return codes
+
+        parts = self.engine.gather(self.engine.together(encode))
+        if self.engine.agree(self.stopped()):
+            raise Stopped
+        codes = {number: code for part in parts for number, code in part.items()}
+        if not codes:
+            raise UserError(f"domain {translator.domains[label]} has no validation images")
+        return torch.stack([codes[i] for i in range(len(codes))]).to(self.engine.device)
+
+    def fakes(
+        self,
+        translator: Translator,
+        task: Task,
+        styles: Tensor | None,
+        seed: int,
+        progress: Progress,
+    ) -> Fakes:
+        """Translate all sources of a task.
+
+        Args:
+            styles: `reference_styles` of the target, for tasks guided by references.
+
+        Raises:
+            WorldError: a validation image cannot be read, or there is none.
+        """
+
+        def translate() -> Fakes:
+            return self._translate(translator, task, styles, seed, progress)
+
+        fakes = self.engine.together(translate)
+        self._add_up(fakes.statistics, fakes.diversity, fakes.broken)
+        parts = self.engine.gather(fakes.pictures)
+        fakes.pictures = {number: row for part in parts for number, row in part.items()}
+        return fakes
+
+    @torch.no_grad()
+    def _translate(
+        self,
+        translator: Translator,
+        task: Task,
+        styles: Tensor | None,
+        seed: int,
+        progress: Progress,
+    ) -> Fakes:
+        """Translate this rank's sources. Each output is looked at once, and nothing waits for
+        the device."""
+        if not self.readers["val"].size(task.source):
+            raise UserError(f"domain {translator.domains[task.source]} has no validation images")
+        device, batch_size = self.engine.device, self.config.evaluation.batch_size
+        fakes = Fakes(
+            self._none("val", task.source, OUTPUTS),
+            torch.zeros((), dtype=torch.float64, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
+        for numbers, images in self._images("val", task.source, batch_size, progress):
+            guides = [_guides(translator, task, styles, seed, number) for number in numbers]
+            outputs = translator.translate(to_unit(images, translator.dtype), torch.cat(guides))
+            seen = to_uint8(outputs)
+            order = [number * OUTPUTS + i for number in numbers for i in range(OUTPUTS)]
+            fakes.statistics.update(self.measure.features(seen), order)
+            outputs = outputs.float().unflatten(0, (len(numbers), OUTPUTS))
+            fakes.diversity += self.measure.diversity(outputs).double().sum()
+            fakes.broken += (~outputs.isfinite()).flatten(2).any(2).sum()
+            for number, image, row in zip(numbers, images, seen.split(OUTPUTS), strict=True):
+                if number < PICTURED:
+                    fakes.pictures[number] = torch.cat([image[None], row]).cpu()
+        return fakes
+
+
+def _guides(
+    translator: Translator, task: Task, styles: Tensor | None, seed: int, source: int
+) -> Tensor:
+    """Style codes of the outputs of one source, (OUTPUTS, style_dim)."""
+    if task.guide == LATENT:
+        drawn = draw_latents(task, source, translator.config.model.latent_dim, seed)
+        z = torch.from_numpy(drawn).to(translator.device, translator.dtype)
+        y_trg = torch.full((OUTPUTS,), task.target, device=translator.device)
+        return translator.styles_of_latents(z, y_trg)
+    assert styles is not None
+    return styles[draw_references(task, source, len(styles), seed).tolist()]

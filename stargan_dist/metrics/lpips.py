@@ -1,0 +1,54 @@
+"""Perceptual diversity of the outputs of one source (LPIPS, arXiv 1801.03924)."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import lpips
+import torch
+from torch import Tensor, nn
+
+
+def mean_pairwise_distance(layers: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """The mean LPIPS distance over all pairs of n images, from one pass over each image.
+
+    Features (S, n, C, H, W) of each layer are normalised to length 1 over the channels. LPIPS is
+    the weighted sum over channels of their squared differences, averaged over places and summed
+    over layers; and the mean of squared differences over all pairs is twice the variance.
+
+    Args:
+        layers: for S groups of n images.
+        weights: of each layer's channels, (C,).
+
+    Returns:
+        (S,)
+    """
+    distance = torch.zeros(len(layers[0]), device=layers[0].device)
+    for features, weight in zip(layers, weights, strict=True):
+        directions = features / (features.norm(dim=2, keepdim=True) + 1e-10)
+        variance = directions.var(dim=1)  # unbiased, (S, C, H, W)
+        distance += 2 * (variance * weight[:, None, None]).sum(1).mean((1, 2))
+    return distance
+
+
+class Lpips(nn.Module):
+    """LPIPS 0.1 with AlexNet: images (S, n, 3, H, H) in [-1, 1] -> mean over pairs (S,).
+
+    Args:
+        alexnet: torchvision's state dict. The weights of the channels come with `lpips`.
+    """
+
+    def __init__(self, alexnet: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it calls torchvision in an outdated way
+            self.package = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+        own = self.package.net.state_dict()  # slice2.3.weight is features.3.weight
+        renamed = {name: alexnet["features." + name.split(".", 1)[1]] for name in own}
+        self.package.net.load_state_dict(renamed)
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        groups, n = images.shape[:2]
+        layers = self.package.net(self.package.scaling_layer(images.flatten(0, 1)))
+        weights = [lin.model[-1].weight.flatten() for lin in self.package.lins]
+        return mean_pairwise_distance([f.unflatten(0, (groups, n)) for f in layers], weights)

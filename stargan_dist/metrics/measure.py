@@ -1,0 +1,122 @@
+"""Protocols by name: which networks look at the images, and what their numbers are called."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+from safetensors.torch import save
+from torch import nn
+
+from stargan_dist.config import EvaluationConfig
+from stargan_dist.data.reader import ShardReader
+from stargan_dist.engine import Engine
+from stargan_dist.metrics import demo
+from stargan_dist.metrics.networks import PaperInception, TensorFlowInception, alexnet_lpips
+from stargan_dist.metrics.store import Store
+from stargan_dist.metrics.weights import (
+    ALEXNET,
+    PAPER_INCEPTION,
+    TF_INCEPTION,
+    Source,
+    Weights,
+    load_all,
+)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What an evaluation measures with.
+
+    Attributes:
+        protocol: its name.
+        features: uint8 (N, 3, H, H) -> (N, num_features), for the distances of sets.
+        diversity: (S, n, 3, H, H) in [-1, 1] -> (S,), the mean distance of n outputs.
+        names: of the Fréchet distance, of the kernel distance and of the diversity. They are
+            `fid`, `kid` and `lpips` for the published weights alone.
+        extractors: facts about the networks, for the results.
+        num_features: the length of a feature vector.
+    """
+
+    protocol: str
+    features: nn.Module
+    diversity: nn.Module
+    names: tuple[str, str, str]
+    extractors: dict[str, dict[str, Any]]
+    num_features: int
+
+
+def _pretrained(
+    source: Source,
+    network: type[PaperInception] | type[TensorFlowInception],
+    config: EvaluationConfig,
+    engine: Engine,
+    _reader: ShardReader,
+    _store: Store,
+) -> Measure:
+    wanted = {source: config.inception_weights, ALEXNET: config.alexnet_weights}
+    # From rank 0 to all: nodes may have no way to the internet, nor share a disk.
+    inception, alexnet = engine.from_main(lambda: load_all(wanted))
+    features, diversity = engine.together(lambda: (network(inception), alexnet_lpips(alexnet)))
+
+    def named(metric: str, weights: Weights) -> str:
+        return metric if weights.official else f"{metric}_{weights.sha256[:8]}"
+
+    return Measure(
+        config.protocol,
+        features,
+        diversity,
+        (named("fid", inception), named("kid", inception), named("lpips", alexnet)),
+        {"features": inception.facts, "diversity": alexnet.facts},
+        network.num_features,
+    )
+
+
+def _own(config: EvaluationConfig, engine: Engine, reader: ShardReader, store: Store) -> Measure:
+    facts = {"what": "demo network", "version": 2, "data": reader.index.fingerprint}
+
+    def produce() -> dict[str, Any]:
+        kept = store.load(facts)
+        if kept is None:
+            kept = demo.train(reader)
+            store.save(facts, kept)
+        return kept
+
+    state = engine.from_main(produce)
+    network = demo.build(len(reader.index.domains), state)
+    told = {"network": "small classifier of the set's domains", "official": False}
+    told["sha256"] = sha256(save(state)).hexdigest()
+    return Measure(
+        config.protocol,
+        demo.DemoFeatures(network),
+        demo.DemoDiversity(network),
+        demo.NAMES,
+        {"features": told, "diversity": told},
+        demo.DemoFeatures.num_features,
+    )
+
+
+Build = Callable[[EvaluationConfig, Engine, ShardReader, Store], Measure]
+PROTOCOLS: dict[str, Build] = {
+    "paper": partial(_pretrained, PAPER_INCEPTION, PaperInception),
+    "clean": partial(_pretrained, TF_INCEPTION, TensorFlowInception),
+    "demo": _own,
+}
+
+
+def load_measure(
+    config: EvaluationConfig, engine: Engine, reader: ShardReader, store: Store
+) -> Measure:
+    """The networks of a protocol, on the engine's device, the same on all ranks.
+
+    Args:
+        reader: of the training images.
+
+    Raises:
+        UserError: weights cannot be had, or are of another network.
+    """
+    measure = PROTOCOLS[config.protocol](config, engine, reader, store)
+    for network in (measure.features, measure.diversity):
+        network.to(engine.device)
+    return measure

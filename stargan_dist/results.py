@@ -1,0 +1,191 @@
+"""Results of evaluations: files of a run, tables for people.
+
+RUN/evaluation/PROTOCOL/step_NNNNNNNN_seed_N.json holds a header (what the numbers depend on), a
+row for each task, and means over tasks. Beside it lie pictures of the tasks.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from stargan_dist import storage
+from stargan_dist.checkpoint import EVALUATIONS, step_name
+from stargan_dist.errors import UserError
+from stargan_dist.metrics.protocol import GUIDES, LATENT, REAL, REFERENCE
+
+Result = dict[str, Any]
+Row = dict[str, Any]
+
+
+def place(run: str, protocol: str, step: int, seed: int) -> str:
+    """Where a result stands."""
+    return storage.join(run, EVALUATIONS, protocol, f"{step_name(step)}_seed_{seed}.json")
+
+
+def picture_place(where: str, name: str) -> str:
+    """Where the picture of a task of the result at `where` stands."""
+    return storage.join(where.removesuffix(".json"), f"{name}.jpg")
+
+
+def begun(where: str, header: Mapping[str, Any]) -> Result:
+    """The result that an earlier evaluation wrote, if it has this header, or a new one."""
+    result = read(where)
+    if result is not None and {name: result.get(name) for name in header} == header:
+        return result
+    return summarised({**header, "rows": []})
+
+
+def read(where: str) -> Result | None:
+    """A result, complete or not; None where there is none that can be read as one.
+
+    Raises:
+        UserError: the storage fails.
+    """
+    try:
+        return json.loads(storage.read_bytes(where))
+    except (FileNotFoundError, ValueError):
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {where}: {error}") from error
+
+
+def to_json(result: Result) -> bytes:
+    return (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def finished_tasks(result: Result) -> set[tuple[str, str, str]]:
+    """(guide, source, target) of the tasks that were measured."""
+    return {_key(row) for row in result["rows"] if "error" not in row}
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return row["guide"], row["source"], row["target"]
+
+
+def with_row(result: Result, row: Row) -> Result:
+    """A result with a row more, or with one in the place of an earlier attempt."""
+    domains = result["domains"]
+    rows = [*(other for other in result["rows"] if _key(other) != _key(row)), row]
+
+    def order(row: Row) -> tuple[int, ...]:
+        guide, source, target = _key(row)
+        return GUIDES.index(guide), domains.index(source), domains.index(target)
+
+    return summarised({**result, "rows": sorted(rows, key=order)})
+
+
+def summarised(result: Result) -> Result:
+    """Set the means over tasks, and the score: lower is better, None until all is measured."""
+    frechet, kernel, diversity = result["metrics"]
+    wanted = [(m, g) for m in (frechet, kernel) for g in GUIDES]
+    wanted += [(diversity, LATENT), (diversity, REFERENCE)]
+    means = {f"{m}_{g}": _mean(_values(result, m, g)) for m, g in wanted}
+    k = len(result["domains"])
+    complete = len(finished_tasks(result)) == 2 * k * (k - 1) + k
+    values = _values(result, frechet, LATENT) + _values(result, frechet, REFERENCE)
+    return {**result, "means": means, "score": _mean(values) if complete else None}
+
+
+def _values(result: Result, metric: str, guide: str) -> list[float]:
+    rows = (row for row in result["rows"] if row["guide"] == guide)
+    return [row[metric] for row in rows if row.get(metric) is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def errors(result: Result) -> list[str]:
+    """What kept tasks from being measured, each cause once."""
+    return list(dict.fromkeys(row["error"] for row in result["rows"] if "error" in row))
+
+
+# Tables.
+
+
+def number(value: float | None) -> str:
+    """Four digits that count, and two places at least."""
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def columns(rows: Iterable[Sequence[str]], left: int) -> str:
+    """Rows as aligned columns, the first `left` of them to the left."""
+    rows = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def headline(result: Result) -> str:
+    """What was measured, and with what, in one line."""
+    extractors = result["extractors"]
+    told = {facts["network"]: facts for facts in extractors.values()}
+    networks = "; ".join(
+        name + ("" if facts["official"] else f", weights {facts['sha256'][:8]}")
+        for name, facts in told.items()
+    )
+    return (
+        f"step {result['step']}, protocol {result['protocol']} ({networks}), "
+        f"seed {result['seed']}, {result['outputs_per_source']} outputs a source"
+    )
+
+
+def table(result: Result) -> str:
+    """A result for people: each task, and the means."""
+    metrics = result["metrics"]
+    lines = [["guide", "task", "images", *metrics]]
+    for row in result["rows"]:
+        guide, source, target = _key(row)
+        task = target if guide == REAL else f"{source} → {target}"
+        told = [number(row.get(metric)) for metric in metrics]
+        lines.append([guide, task, str(row.get("images", "–")), *told])
+    for guide in GUIDES:
+        means = [number(result["means"].get(f"{metric}_{guide}")) for metric in metrics]
+        lines.append([guide, "mean", "", *means])
+    notes = [f"not measured: {error}" for error in errors(result)]
+    return "\n".join([columns(lines, left=2), *notes, *_cautions(result)])
+
+
+def _cautions(result: Result) -> list[str]:
+    """What a reader of the numbers should know."""
+    few = [row for row in result["rows"] if row.get("images", math.inf) <= result["features"]]
+    if not few:
+        return []
+    frechet, kernel, _ = result["metrics"]
+    return [
+        f"{frechet}: {len(few)} tasks have fewer images than features, which makes it too large; "
+        f"{kernel} has no such bias"
+    ]
+
+
+def repeated(results: Sequence[Result]) -> str:
+    """Means and sample deviations over the seeds of several results, for people."""
+    metrics = results[0]["metrics"]
+    lines = [["guide", "seeds", *metrics]]
+    for guide in GUIDES:
+        told = [_spread(results, f"{metric}_{guide}") for metric in metrics]
+        lines.append([guide, str(len(results)), *told])
+    return columns(lines, left=1)
+
+
+def spread(results: Sequence[Result], mean: str) -> tuple[float, float] | None:
+    """Mean and sample deviation of a mean over results; None where one lacks it."""
+    values = [result["means"].get(mean) for result in results]
+    if None in values:
+        return None
+    centre = sum(values) / len(values)
+    squares = sum((value - centre) ** 2 for value in values)
+    return centre, math.sqrt(squares / max(1, len(values) - 1))
+
+
+def _spread(results: Sequence[Result], mean: str) -> str:
+    found = spread(results, mean)
+    return "–" if found is None else f"{number(found[0])} ± {number(found[1])}"
