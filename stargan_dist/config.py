@@ -117,8 +117,6 @@ class EvaluationConfig:
     protocol: Literal["paper", "clean", "demo"] = "paper"
     """Which networks see the images: torchvision's Inception-v3, as in the paper; the TensorFlow
     one, as in most of the literature; or a small one trained on the set's own images."""
-    batch_size: int = 2
-    """Sources of a process at a time, each with its 10 outputs."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the generator. What measures its images always computes in float32."""
     cache: str = ""
@@ -225,7 +223,6 @@ def check(config: Config) -> None:
         "model.max_width": model.max_width, "model.latent_dim": model.latent_dim,
         "model.style_dim": model.style_dim, "model.mapping_dim": model.mapping_dim,
         "checkpoint.every": config.checkpoint.every, "monitor.log_every": config.monitor.log_every,
-        "evaluation.batch_size": config.evaluation.batch_size,
         "monitor.sources": config.monitor.sources, "monitor.latents": config.monitor.latents,
     }  # fmt: skip
     rules += [(value >= 1, f"{name}: must be at least 1") for name, value in positive.items()]

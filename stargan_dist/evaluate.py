@@ -36,14 +36,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     own = parser.add_argument_group("instead of what the run's configuration says (evaluation.*)")
     own.add_argument("--protocol", choices=("paper", "clean", "demo"))
-    own.add_argument("--batch-size", type=int, help="sources of a process at a time")
     own.add_argument("--precision", choices=("float32", "bfloat16"), help="of the generator")
     own.add_argument("--cache", help="folder or URL for the statistics of real images")
     own.add_argument("--inception-weights", metavar="FILE", help="instead of a download")
     own.add_argument("--alexnet-weights", metavar="FILE", help="instead of a download")
     args = parser.parse_args()
-    if args.repeat < 1 or (args.batch_size or 1) < 1:
-        parser.error("--repeat and --batch-size must be at least 1")
+    if args.repeat < 1:
+        parser.error("--repeat must be at least 1")
     return args
 
 

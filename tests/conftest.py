@@ -75,6 +75,14 @@ def http(tmp_path):
         yield server
 
 
+def launch(processes: int) -> list[str]:
+    """The beginning of a command that starts so many processes."""
+    if processes == 1:
+        return [sys.executable]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    return [*launcher, "--num_processes", str(processes), "--main_process_port", "0"]
+
+
 @dataclass
 class Trainer:
     """Starts `stargan_dist.train` with the smoke configuration, as a user would."""
@@ -82,10 +90,7 @@ class Trainer:
     shards: str
 
     def command(self, run: Path | str, *args: str, processes: int = 1, driver: str = "") -> list:
-        launcher = [sys.executable]
-        if processes > 1:
-            launcher += ["-m", "accelerate.commands.launch", "--multi_gpu"]
-            launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
+        launcher = launch(processes)
         program = [driver] if driver else ["-m", "stargan_dist.train"]
         options = ["--config", str(SMOKE), "--run", str(run), "--data.shards", self.shards]
         return [*launcher, *program, *options, *args]

@@ -4,6 +4,7 @@ Each rank looks at its share of the images; sums are added up, and only what is 
 travels: features for the kernel distance, a picture, style codes.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -33,7 +34,10 @@ from stargan_dist.metrics.store import Store
 from stargan_dist.progress import Progress
 from stargan_dist.translate import Translator
 
-REAL_BATCH = 32  # real images of a process at a time
+# Rounding depends on the size of a batch (not on what else is in it), and numbers must not depend
+# on how images fall to ranks. So networks always see batches of one size: the outputs of one
+# source, or so many real images.
+REAL_BATCH = 16
 PICTURED = 4  # sources in the picture of a task
 
 
@@ -90,6 +94,7 @@ class Collector:
         """What the statistics of real images depend on."""
         index = self.readers[split].index
         domain = index.domains[label]
+        hashes = [shard.sha256 for shard in index.splits.get(split, {}).get(domain, [])]
         return {
             "what": "statistics of real images",
             "version": 1,
@@ -98,7 +103,7 @@ class Collector:
             "image_size": self.size,
             "split": split,
             "domain": domain,
-            "shards": [shard.sha256 for shard in index.splits.get(split, {}).get(domain, [])],
+            "shards": hashlib.sha256("".join(hashes).encode()).hexdigest(),
         }
 
     def _none(self, split: str, label: int, times: int = 1) -> Statistics:
@@ -155,7 +160,7 @@ class Collector:
         statistics = self._none(split, label)
         what = f"real {self.readers[split].index.domains[label]} ({split})"
         for numbers, images in self._real_images(split, label, what):
-            statistics.update(self.measure.features(images), numbers)
+            statistics.update(self.measure.features(_full(images))[: len(images)], numbers)
         return statistics
 
     @torch.no_grad()
@@ -169,11 +174,10 @@ class Collector:
         def encode() -> dict[int, Tensor]:
             codes: dict[int, Tensor] = {}
             for numbers, images in self._real_images("val", label, what):
-                y = torch.full((len(numbers),), label, device=images.device)
-                x_ref = to_unit(images, translator.dtype)
-                codes |= dict(
-                    zip(numbers, translator.styles_of_references(x_ref, y).cpu(), strict=True)
-                )
+                y = torch.full((REAL_BATCH,), label, device=images.device)
+                x_ref = to_unit(_full(images), translator.dtype)
+                styles = translator.styles_of_references(x_ref, y).cpu()
+                codes |= dict(zip(numbers, styles, strict=False))
             return codes
 
         parts = self.engine.gather(self.engine.together(encode))
@@ -223,24 +227,22 @@ class Collector:
         the device."""
         if not self.readers["val"].size(task.source):
             raise UserError(f"domain {translator.domains[task.source]} has no validation images")
-        device, batch_size = self.engine.device, self.config.evaluation.batch_size
+        device = self.engine.device
         fakes = Fakes(
             self._none("val", task.source, OUTPUTS),
             torch.zeros((), dtype=torch.float64, device=device),
             torch.zeros((), dtype=torch.int64, device=device),
         )
-        for numbers, images in self._images("val", task.source, batch_size, progress):
-            guides = [_guides(translator, task, styles, seed, number) for number in numbers]
-            outputs = translator.translate(to_unit(images, translator.dtype), torch.cat(guides))
+        for (number,), source in self._images("val", task.source, 1, progress):
+            guides = _guides(translator, task, styles, seed, number)
+            outputs = translator.translate(to_unit(source, translator.dtype), guides)
             seen = to_uint8(outputs)
-            order = [number * OUTPUTS + i for number in numbers for i in range(OUTPUTS)]
+            order = range(number * OUTPUTS, (number + 1) * OUTPUTS)
             fakes.statistics.update(self.measure.features(seen), order)
-            outputs = outputs.float().unflatten(0, (len(numbers), OUTPUTS))
-            fakes.diversity += self.measure.diversity(outputs).double().sum()
-            fakes.broken += (~outputs.isfinite()).flatten(2).any(2).sum()
-            for number, image, row in zip(numbers, images, seen.split(OUTPUTS), strict=True):
-                if number < PICTURED:
-                    fakes.pictures[number] = torch.cat([image[None], row]).cpu()
+            fakes.diversity += self.measure.diversity(outputs.float()[None]).double().sum()
+            fakes.broken += (~outputs.isfinite()).flatten(1).any(1).sum()
+            if number < PICTURED:
+                fakes.pictures[number] = torch.cat([source, seen]).cpu()
         return fakes
 
 
@@ -255,3 +257,9 @@ def _guides(
         return translator.styles_of_latents(z, y_trg)
     assert styles is not None
     return styles[draw_references(task, source, len(styles), seed).tolist()]
+
+
+def _full(images: Tensor) -> Tensor:
+    """Images (n, …) with the last one repeated up to a batch of REAL_BATCH."""
+    missing = REAL_BATCH - len(images)
+    return torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
