@@ -29,8 +29,8 @@ PAPER = [
 def find(runs: Sequence[str]) -> list[dict[str, Any]]:
     """Groups of results whose numbers may be compared: what they share, and their rows.
 
-    A row is one checkpoint of one run, over all seeds that it was measured with. `best` marks the
-    one with the lowest Fréchet distance of each run in each group.
+    A row is one checkpoint of one run, over all seeds that it was measured with: `means` are pairs
+    of mean and sample deviation. `best` marks the lowest Fréchet distance of a run in a group.
 
     Raises:
         UserError: a run has no complete evaluation.
@@ -66,14 +66,12 @@ def _complete(run: str) -> list[Result]:
 
 
 def _row(run: str, found: list[Result]) -> dict[str, Any]:
-    spreads = {name: results.spread(found, name) for name in found[0]["means"]}
     return {
         "run": run,
         "step": found[0]["step"],
         "seeds": sorted(result["seed"] for result in found),
         "score": sum(result["score"] for result in found) / len(found),
-        "means": {name: spread and spread[0] for name, spread in spreads.items()},
-        "deviations": {name: spread and spread[1] for name, spread in spreads.items()},
+        "means": {name: results.spread(found, name) for name in found[0]["means"]},
     }
 
 
@@ -98,17 +96,12 @@ def _table(group: dict[str, Any]) -> str:
     shown += [f"{frechet}_{REAL}", f"{kernel}_{LATENT}", f"{kernel}_{REFERENCE}"]
     lines = [["", "run", "step", "seeds", *(name.replace("_", " ") for name in shown)]]
     for row in group["rows"]:
-        cells = [_cell(row, name) for name in shown]
-        seeds = str(len(row["seeds"]))
-        lines.append(["*" if row["best"] else "", row["run"], str(row["step"]), seeds, *cells])
+        seeds = len(row["seeds"])
+        cells = [results.told(row["means"][name], seeds) for name in shown]
+        best = "*" if row["best"] else ""
+        lines.append([best, row["run"], str(row["step"]), str(seeds), *cells])
     if (group["protocol"], frechet, diversity) == ("paper", "fid", "lpips"):
         for data, method, figures in PAPER:
             cells = [*map(results.number, figures), "–", "–"]
             lines.append(["", f"{method}, {data} (paper)", "100000", "–", *cells])
     return results.columns(lines, left=2)
-
-
-def _cell(row: dict[str, Any], name: str) -> str:
-    mean, deviation = row["means"][name], row["deviations"][name]
-    told = results.number(mean)
-    return told if len(row["seeds"]) == 1 or mean is None else f"{told} ± {deviation:.2g}"

@@ -140,7 +140,7 @@ class _Evaluation:
         done = results.finished_tasks(self.result)
         todo = [task for task in tasks(len(self.domains)) if self._named(task) not in done]
         target = Target(self.collector, self.translator, -1)
-        total, shown = self.collector.sources(todo), self.engine.is_main
+        total, shown = self.collector.sources(todo), self.engine.is_main and bool(todo)
         progress = Progress(total, "sources", what="evaluating", shown=shown)
         for number, task in enumerate(todo, start=1):
             if task.target != target.label:

@@ -171,8 +171,8 @@ def repeated(results: Sequence[Result]) -> str:
     metrics = results[0]["metrics"]
     lines = [["guide", "seeds", *metrics]]
     for guide in GUIDES:
-        told = [_spread(results, f"{metric}_{guide}") for metric in metrics]
-        lines.append([guide, str(len(results)), *told])
+        means = [spread(results, f"{metric}_{guide}") for metric in metrics]
+        lines.append([guide, str(len(results)), *(told(mean, len(results)) for mean in means)])
     return columns(lines, left=1)
 
 
@@ -186,6 +186,8 @@ def spread(results: Sequence[Result], mean: str) -> tuple[float, float] | None:
     return centre, math.sqrt(squares / max(1, len(values) - 1))
 
 
-def _spread(results: Sequence[Result], mean: str) -> str:
-    found = spread(results, mean)
-    return "–" if found is None else f"{number(found[0])} ± {number(found[1])}"
+def told(found: tuple[float, float] | None, count: int) -> str:
+    """A mean, and its deviation if it is one of several values."""
+    if found is None:
+        return "–"
+    return number(found[0]) + (f" ± {found[1]:.2g}" if count > 1 else "")

@@ -1,6 +1,7 @@
 """Translation by averaged networks, for grids, samples and metrics alike."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -78,7 +79,8 @@ class Translator:
     @torch.no_grad()
     def translate(self, x: Tensor, s: Tensor) -> Tensor:
         """Guided by style codes (B·n, style_dim)."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        lowered = torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else None
+        with lowered or nullcontext():
             encoded = self.G.encode(x).repeat_interleave(len(s) // len(x))
             return self.G.decode(encoded, s).to(self.dtype)
 

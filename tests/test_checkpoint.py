@@ -117,12 +117,30 @@ def test_retention(keep_last, keep_every, best, gone):
     )
 
 
+def write_evaluation(run, step, score, name="{}_seed_0.json", **facts):
+    row = {"step": step, "score": score, **dict.fromkeys(checkpoints.COMPARABLE, "same"), **facts}
+    file = name.format(checkpoints.step_name(step))
+    storage.write_bytes(storage.join(run, "evaluation", "paper", file), json.dumps(row).encode())
+
+
+def test_the_best_is_of_evaluations_that_compare(run):
+    """Not unfinished ones, nor other seeds, other networks, other protocols."""
+    assert checkpoints.best_step(run, "paper") is None
+    write_evaluation(run, 1, 5.0)
+    write_evaluation(run, 2, 4.0)
+    write_evaluation(run, 3, None)
+    write_evaluation(run, 4, 1.0, name="{}_seed_1.json")
+    assert checkpoints.best_step(run, "paper") == 2
+    write_evaluation(run, 5, 9.0, extractors="other")
+    assert checkpoints.best_step(run, "paper") == 5
+    assert checkpoints.best_step(run, "demo") is None
+
+
 def test_retention_keeps_the_best_evaluated(run):
     for step in (1, 2, 3):
         checkpoints.save(run, step, facts=FACTS, **make_parts(step))
-        row = json.dumps({"step": step, "score": [2.0, 1.0, 3.0][step - 1]}).encode()
-        storage.write_bytes(storage.join(run, "evaluation", f"step_{step:08d}.json"), row)
-    checkpoints.remove_superseded(run, 3, keep_last=1, keep_every=0)
+        write_evaluation(run, step, [2.0, 1.0, 3.0][step - 1])
+    checkpoints.remove_superseded(run, 3, "paper", keep_last=1, keep_every=0)
     assert checkpoints.list_steps(run) == [2, 3]
     assert checkpoints.find(run, "best").step == 2
 
@@ -130,5 +148,5 @@ def test_retention_keeps_the_best_evaluated(run):
 def test_a_run_that_was_set_back_keeps_what_it_saves(run):
     for step in (2, 4, 6, 4):
         checkpoints.save(run, step, facts=FACTS, **make_parts(step))
-    checkpoints.remove_superseded(run, 4, keep_last=1, keep_every=0)
+    checkpoints.remove_superseded(run, 4, "paper", keep_last=1, keep_every=0)
     assert checkpoints.find(run).step == 4

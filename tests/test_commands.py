@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 
 import pytest
 from PIL import Image
 
-from stargan_dist import checkpoint as checkpoints
+from stargan_dist import results
+from tests.runs import scalars
 
 
 def command(module, *args, code=0, **env):
@@ -21,40 +24,76 @@ def command(module, *args, code=0, **env):
 
 
 @pytest.fixture(scope="module")
-def evaluation(finished_run):
-    stdout = command("evaluate", "--run", finished_run).stdout
-    path = finished_run / "evaluation" / "step_00000006.json"
-    return stdout, json.loads(path.read_text())
+def evaluated(finished_run, tmp_path_factory):
+    """A run with a measured checkpoint, and what the command said."""
+    run = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(finished_run, run)
+    return run, command("evaluate", "--run", run, "--protocol", "demo", "--repeat", 2)
 
 
-def test_evaluation_covers_every_task(evaluation):
-    stdout, result = evaluation
-    tasks = {(row["guide"], row["source"], row["target"]) for row in result["tasks"]}
-    assert len(tasks) == len(result["tasks"]) == 2 * 3 * 2
-    assert all(row["sources"] == 3 for row in result["tasks"])
-    assert result["protocol"] == "thumbnails"
-    assert "cat → dog" in stdout
-    assert result["score"] == pytest.approx(
-        sum(row["thumbnail_fd"] for row in result["tasks"]) / 12
-    )
+def result(run, seed=0):
+    file = run / "evaluation" / "demo" / f"step_00000006_seed_{seed}.json"
+    return json.loads(file.read_text())
 
 
-def test_real_images_are_nearer_than_those_of_an_untrained_generator(evaluation):
-    _, result = evaluation
-    assert max(result["real_thumbnail_fd"].values()) < result["score"]
+def test_evaluation_is_told(evaluated):
+    run, told = evaluated
+    assert "step 6, protocol demo (small classifier of the set's domains, weights " in told.stdout
+    assert "cat → dog" in told.stdout
+    for name, mean in result(run)["means"].items():
+        if mean is not None and "fid" in name:
+            assert results.number(mean) in told.stdout
+    assert "task 15/15  36/36" in told.stderr  # progress
+    assert f"written to {run}/evaluation/demo/step_00000006_seed_0.json" in told.stdout
 
 
-def test_evaluation_is_reproducible_and_depends_on_its_seed(evaluation, finished_run):
-    path = finished_run / "evaluation" / "step_00000006.json"
-    command("evaluate", "--run", finished_run)
-    assert json.loads(path.read_text()) == evaluation[1]
-    command("evaluate", "--run", finished_run, "--seed", "1")
-    assert json.loads(path.read_text())["score"] != evaluation[1]["score"]
-    command("evaluate", "--run", finished_run)
+def test_repeated_evaluation_tells_mean_and_deviation(evaluated):
+    run, told = evaluated
+    one, two = (result(run, seed)["means"]["demo_fid_latent"] for seed in (0, 1))
+    assert one != two
+    deviation = statistics.stdev([one, two])
+    assert f"2  {results.number((one + two) / 2)} ± {deviation:.2g} " in told.stdout
 
 
-def test_the_evaluated_checkpoint_is_the_best(evaluation, finished_run):
-    assert checkpoints.find(str(finished_run), "best").step == 6
+def test_evaluation_as_json_measures_nothing_again(evaluated):
+    run, _ = evaluated
+    again = command("evaluate", "--run", run, "--protocol", "demo", "--json")
+    assert json.loads(again.stdout) == [result(run)]
+    assert "sources" not in again.stderr
+
+
+def test_evaluations_in_tensorboard(evaluated, tmp_path):
+    run, _ = evaluated
+    shutil.copytree(run / "tensorboard" / "evaluation", tmp_path / "tensorboard")
+    shown = scalars(tmp_path, ("demo",))
+    assert shown["demo/demo_fid_latent"][0][0] == 6
+    assert shown["demo_tasks/demo_lpips_latent_cat_to_dog"]
+
+
+def test_comparison(evaluated, tmp_path):
+    run, _ = evaluated
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    for seed in (0, 1):
+        better = result(run, seed) | {"step": 4, "score": 1.0}
+        file = other / "evaluation" / "demo" / f"step_00000004_seed_{seed}.json"
+        file.write_text(json.dumps(better))
+    lines = command("evaluate", "--compare", run, other).stdout.splitlines()
+    assert len([line for line in lines if "protocol" in line]) == 1
+    rows = [line.split() for line in lines if str(tmp_path) in line or str(run) in line]
+    assert [row[:4] for row in rows] == [
+        ["*", str(run), "6", "2"],
+        ["*", str(other), "4", "2"],
+        [str(other), "6", "2", rows[2][3]],
+    ]
+    (group,) = json.loads(command("evaluate", "--compare", run, other, "--json").stdout)
+    assert [row["best"] for row in group["rows"]] == [True, True, False]
+
+
+def test_a_run_without_evaluations_cannot_be_compared(finished_run, tmp_path):
+    shutil.copytree(finished_run / "checkpoints", tmp_path / "run" / "checkpoints")
+    error = command("evaluate", "--compare", tmp_path / "run", code=2).stderr
+    assert "has no complete evaluation" in error
 
 
 def test_samples_of_validation_images(finished_run, tmp_path):
@@ -79,6 +118,7 @@ def test_samples_of_own_images(finished_run, tmp_path, animals):
         ("sample", ["--sources", "/nowhere.png"], "cannot read the image /nowhere.png"),
         ("sample", ["--checkpoint", "5"], "has no checkpoint 5"),
         ("evaluate", ["--checkpoint", "5"], "has no checkpoint 5"),
+        ("evaluate", ["--inception-weights", "/no.pth"], "--alexnet-weights FILE"),
     ],
 )
 def test_mistakes_are_one_line(finished_run, tmp_path, module, args, named):
@@ -90,12 +130,6 @@ def test_mistakes_are_one_line(finished_run, tmp_path, module, args, named):
 
 def test_a_run_without_checkpoints(tmp_path):
     assert "train it first" in command("evaluate", "--run", tmp_path, code=2).stderr
-
-
-def test_evaluation_in_several_processes_is_refused(finished_run):
-    launched = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    error = command("evaluate", "--run", finished_run, code=2, **launched).stderr
-    assert "one process" in error
 
 
 @pytest.mark.parametrize("module", ["train", "evaluate", "sample", "shards", "data.demo"])

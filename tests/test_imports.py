@@ -7,6 +7,11 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "stargan_dist"
 COMMANDS = {"train", "evaluate", "sample", "shards.__main__", "data.demo"}
+METRICS = {
+    "metrics.protocol", "metrics.resize", "metrics.fid", "metrics.kid", "metrics.lpips",
+    "metrics.weights", "metrics.networks", "metrics.demo", "metrics.measure", "metrics.statistics",
+    "metrics.store", "metrics.collect",
+}  # fmt: skip
 # A module may import those of lower levels, and its own folder.
 LEVELS = [
     {"errors", "losses", "batch", "progress", "nets.blocks", "nets.v2"},
@@ -15,9 +20,12 @@ LEVELS = [
     {"config"},
     {"shards.index", "shards.sources", "shards.pack", "shards.build", "shards.verify",
      "shards.processes", "shards.publish", "shards.summary"},
-    {"engine", "objectives.stargan_v2", "data.cache", "data.reader", "data.stream", "checkpoint"},
+    {"engine", "objectives.stargan_v2", "data.cache", "data.reader", "data.workers", "data.stream",
+     "data.images", "checkpoint"},
     {"shards.preview", "translate"},
-    {"grids", "monitor", "state", "metrics.protocol", "metrics.thumbnails"},
+    {"grids", "monitor", "state"} | METRICS,
+    {"results"},
+    {"compare", "evaluation"},
     {"reporter"},
     {"trainer"},
     COMMANDS,

@@ -22,12 +22,12 @@ def mean_pairwise_distance(layers: Sequence[Tensor], weights: Sequence[Tensor]) 
     Returns:
         (S,)
     """
-    distance = torch.zeros(len(layers[0]), device=layers[0].device)
+    distances = []
     for features, weight in zip(layers, weights, strict=True):
         directions = features / (features.norm(dim=2, keepdim=True) + 1e-10)
         variance = directions.var(dim=1)  # unbiased, (S, C, H, W)
-        distance += 2 * (variance * weight[:, None, None]).sum(1).mean((1, 2))
-    return distance
+        distances.append(2 * (variance * weight[:, None, None]).sum(1).mean((1, 2)))
+    return torch.stack(distances).sum(0)
 
 
 class Lpips(nn.Module):

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -117,10 +116,11 @@ def _time_limit(seconds: float) -> Iterator[None]:
 def _load(source: Source, file: str) -> Weights:
     try:
         data = storage.read_bytes(file)
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read the weights of {source.network}, {file}: {error}") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises nearly anything on foreign bytes
         reason = str(error).partition("\n")[0]
         raise UserError(f"{file} holds no weights that can be loaded safely: {reason}") from error
     sha256 = hashlib.sha256(data).hexdigest()

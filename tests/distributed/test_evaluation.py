@@ -1,0 +1,166 @@
+"""Evaluation by real processes: any number of them gives the same numbers."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from stargan_dist import checkpoint as checkpoints
+from stargan_dist.shards.build import build
+from stargan_dist.shards.index import read_index
+from tests import weights
+from tests.conftest import ROOT, Trainer, launch
+from tests.runs import assert_same_bits, scalars
+
+DEMO = ("--evaluation.protocol", "demo", "--evaluation.every", "3")
+
+
+def evaluate(run, *args, processes=1, code=0):
+    result = subprocess.run(
+        [*launch(processes), "-m", "stargan_dist.evaluate", "--run", str(run), *map(str, args)],
+        cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert result.returncode == code, result.stdout + result.stderr
+    return result
+
+
+def read(run, protocol, step, seed=0):
+    file = run / "evaluation" / protocol / f"step_{step:08d}_seed_{seed}.json"
+    return json.loads(file.read_text())
+
+
+def assert_equal(result, other):
+    """To 1e-6, and in all else exactly."""
+    numbers = {"rows": None, "means": None, "score": None}
+    assert result | numbers == other | numbers
+    for mine, theirs in zip(result["rows"], other["rows"], strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            exact = isinstance(value, str)
+            assert theirs[name] == (value if exact else pytest.approx(value, rel=1e-6))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """What training by the demo's networks keeps of real images: learnt once."""
+    return ("--evaluation.cache", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def uneven(animals, tmp_path_factory):
+    """A run on shards of two domains with two and three validation images."""
+    folder = tmp_path_factory.mktemp("uneven")
+    for domain, count in (("cat", 8), ("dog", 12)):
+        (folder / "source" / domain).mkdir(parents=True)
+        for file in sorted((animals / domain).iterdir())[:count]:
+            shutil.copy(file, folder / "source" / domain)
+    build(str(folder / "source"), str(folder / "shards"), val_fraction=0.25, shard_images=4)
+    assert read_index(str(folder / "shards")).counts("val") == ((2,), (3,))
+    Trainer(str(folder / "shards"))(folder / "run", "--steps", "2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Options that name drawn weights, in the layouts of the published ones."""
+    folder = tmp_path_factory.mktemp("weights")
+    inception = weights.write(folder / "inception.pth", weights.paper_inception())
+    alexnet = weights.write(folder / "alexnet.pth", weights.alexnet_features())
+    return ["--inception-weights", inception, "--alexnet-weights", alexnet]
+
+
+def test_one_two_and_three_processes_measure_the_same(uneven, files, tmp_path):
+    """The networks of the paper's protocol, in float32; each process number from an empty cache.
+    Three processes for two sources: one rank has no share."""
+    results = []
+    for processes in (1, 2, 3):
+        run = shutil.copytree(uneven / "run", tmp_path / f"run{processes}")
+        options = [*files, "--cache", tmp_path / f"cache{processes}"]
+        evaluate(run, *options, processes=processes)
+        results.append(read(run, "paper", 2))
+    one, *others = results
+    assert one["metrics"][0].startswith("fid_")  # not "fid": these are not the published weights
+    assert one["score"] > 1
+    for other in others:
+        assert_equal(one, other)
+
+
+def test_an_evaluation_in_training_equals_the_command_and_leaves_no_trace(train, cache, tmp_path):
+    """Two processes evaluate at steps 3 and 6. Training ends with the bits of one that never
+    evaluates, a checkpoint at every evaluation, and the numbers of `evaluate` in one process."""
+    plain, run = tmp_path / "plain", tmp_path / "run"
+    train(plain, processes=2)
+    shown = train(run, *DEMO, *cache, processes=2).stdout
+    assert_same_bits(run, plain)
+    assert scalars(run) == scalars(plain)
+    assert shown.count("protocol demo") == 2
+    assert checkpoints.list_steps(str(run)) == [3, 4, 6]
+    found = {step: read(run, "demo", step) for step in (3, 6)}
+    best = min(found, key=lambda step: found[step]["score"])
+    assert checkpoints.find(str(run), "best").step == best
+    assert [step for step, _ in shown_evaluations(run)["demo/demo_fid_latent"]] == [3, 6]
+
+    shutil.rmtree(run / "evaluation")
+    evaluate(run, "--checkpoint", 3)
+    assert_equal(read(run, "demo", 3), found[3])
+
+
+def shown_evaluations(run):
+    """What TensorBoard shows of them: a run of its own, below the training's."""
+    shutil.copytree(run / "tensorboard" / "evaluation", run.parent / "board" / "tensorboard")
+    return scalars(run.parent / "board", ("demo/",))
+
+
+def test_a_rank_that_cannot_read_an_image_fails_its_tasks_on_all_ranks(uneven, tmp_path):
+    """The others neither hang nor stop; the command ends with code 2 (1 by the launcher)."""
+    shutil.copytree(uneven / "shards", tmp_path / "shards")
+    bad = read_index(str(tmp_path / "shards")).splits["val"]["dog"][0].name
+    damaged = bytearray((tmp_path / "shards" / bad).read_bytes())
+    damaged[-2000:] = bytes(2000)  # of the last image, which is rank 0's
+    (tmp_path / "shards" / bad).write_bytes(damaged)
+    run = tmp_path / "run"
+    Trainer(str(tmp_path / "shards"))(run, "--steps", "2")
+    done = evaluate(run, "--protocol", "demo", processes=2, code=1)
+    assert f"not measured: cannot read sample 2 of shard {tmp_path}/shards/{bad}" in done.stdout
+    rows = {(r["guide"], r["source"], r["target"]): r for r in read(run, "demo", 2)["rows"]}
+    assert "demo_fid" in rows["latent", "cat", "dog"]
+    assert {key for key, row in rows.items() if "error" in row} == {
+        ("latent", "dog", "cat"), ("reference", "dog", "cat"),
+        ("reference", "cat", "dog"), ("real", "dog", "dog"),
+    }  # fmt: skip
+
+
+def test_missing_weights_are_told_before_training(train, tmp_path):
+    """By one line, from one rank."""
+    options = ("--evaluation.every", "3", "--evaluation.inception_weights", "/nowhere.pth")
+    files = ("--evaluation.alexnet_weights", "/nowhere.pth")
+    done = train(tmp_path / "run", *options, *files, processes=2, code=1)
+    told = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(told) == 1
+    assert "/nowhere.pth" in told[0]
+    assert not checkpoints.list_steps(str(tmp_path / "run"))
+
+
+KILLED = str(ROOT / "tests" / "distributed" / "killed.py")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_in_an_evaluation_and_resumed(train, cache, finished_run, tmp_path, processes):
+    """The same command measures what is left of it, and goes on to the bits of an unbroken run."""
+    run = tmp_path / "run"
+    moment = "stargan_dist.metrics.collect/Collector:fakes:8"
+    code = -signal.SIGKILL if processes == 1 else 1
+    train(run, *DEMO, *cache, driver=KILLED, KILL_AT=moment, code=code, processes=processes)
+    assert checkpoints.find(str(run)).step == 3
+    begun = read(run, "demo", 3)
+    assert begun["score"] is None
+    assert 5 <= len(begun["rows"]) <= 10
+    train(run, *DEMO, *cache, processes=processes)
+    whole = read(run, "demo", 3)
+    assert whole["score"] is not None
+    assert [row for row in begun["rows"] if row not in whole["rows"]] == []
+    if processes == 1:
+        assert_same_bits(run, finished_run)
