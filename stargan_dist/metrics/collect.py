@@ -36,8 +36,8 @@ from stargan_dist.translate import Translator
 
 # Rounding depends on the size of a batch (not on what else is in it), and numbers must not depend
 # on how images fall to ranks. So networks always see batches of one size: the outputs of one
-# source, or so many real images.
-REAL_BATCH = 16
+# source, or as many real images.
+REAL_BATCH = OUTPUTS
 PICTURED = 4  # sources in the picture of a task
 
 
