@@ -150,6 +150,11 @@ def literal(translator: Translator, networks: Measure, folder: Path, clock: Cloc
     }
 
 
+def of(split: LoadedSplit, label: int) -> Tensor:
+    """The images of one domain."""
+    return split.images[split.labels == label]
+
+
 def literal_task(
     translator: Translator,
     networks: Measure,
@@ -159,11 +164,11 @@ def literal_task(
     clock: Clock,
 ) -> tuple[float, float]:
     files, compared = [], []
-    for number, image in enumerate(val.of(task.source)):
+    for number, image in enumerate(of(val, task.source)):
         group = []
         for i in range(OUTPUTS):
             with clock("generation"):
-                output = literal_output(translator, task, image, val.of(task.target), number, i)
+                output = literal_output(translator, task, image, of(val, task.target), number, i)
             with clock("png files"):
                 files.append(folder / "fakes" / f"{'_'.join(map(str, task))}_{number}_{i}.png")
                 files[-1].parent.mkdir(exist_ok=True)

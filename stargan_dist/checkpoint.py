@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 from stargan_dist import storage
 from stargan_dist.errors import UserError
+from stargan_dist.scores import best_steps
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 LATEST = "latest"
-EVALUATIONS = "evaluation"  # folder of a run; its scores tell which checkpoint is the best
-COMPARABLE = ("metrics", "extractors", "data", "precision", "outputs_per_source")
 NETWORKS, EMA, OPTIMIZERS = "networks.safetensors", "ema.safetensors", "optimizers.pt"
 VERSION = 1
 
@@ -110,11 +109,12 @@ def list_steps(run: str) -> list[int]:
     )
 
 
-def find(run: str, which: str = LATEST) -> Checkpoint | None:
+def find(run: str, which: str = LATEST, protocol: str | None = None) -> Checkpoint | None:
     """A checkpoint of a run: `latest`, `best`, or a step such as 5000 or step_00005000.
 
     `latest` is what the file of that name says, so a run can be set back by writing an older
-    name into it; without the file, the newest one. None if the run has no checkpoint yet.
+    name into it; without the file, the newest one. `best` is by evaluations with a protocol; None:
+    that of the run's configuration. None if the run has no checkpoint yet.
 
     Raises:
         UserError: the one asked for does not exist.
@@ -125,14 +125,24 @@ def find(run: str, which: str = LATEST) -> Checkpoint | None:
     if which == LATEST:
         return _read_manifest(storage.join(_folder(run), step_name(_latest(run, steps))))
     if which == "best":
-        newest = _read_manifest(storage.join(_folder(run), step_name(steps[-1])))
-        evaluation = newest.config.get("evaluation", {})  # older runs have none
-        step = best_step(run, evaluation.get("protocol", "paper"))
-    else:
-        step = int(which.removeprefix("step_")) if re.fullmatch(r"(step_)?\d+", which) else None
+        return _read_manifest(storage.join(_folder(run), step_name(_best(run, steps, protocol))))
+    step = int(which.removeprefix("step_")) if re.fullmatch(r"(step_)?\d+", which) else None
     if step not in steps:
         raise UserError(f"{run} has no checkpoint {which}; it has the steps {steps}")
     return _read_manifest(storage.join(_folder(run), step_name(step)))
+
+
+def _best(run: str, steps: list[int], protocol: str | None) -> int:
+    newest = _read_manifest(storage.join(_folder(run), step_name(steps[-1])))
+    # Runs of before there was this choice have none.
+    protocol = protocol or newest.config.get("evaluation", {}).get("protocol", "paper")
+    best = best_steps(run, steps, protocol)
+    if not best:
+        raise UserError(
+            f"none of the checkpoints of {run} has a complete evaluation by protocol {protocol}: "
+            f"python -m stargan_dist.evaluate --run {run} --protocol {protocol}"
+        )
+    return best[0]
 
 
 def _latest(run: str, steps: list[int]) -> int:
@@ -221,30 +231,12 @@ def _point_latest(run: str, step: int) -> None:
     storage.write_bytes(storage.join(_folder(run), LATEST), f"{step_name(step)}\n".encode())
 
 
-def best_step(run: str, protocol: str) -> int | None:
-    """The step with the lowest Fréchet distance among a run's evaluations by a protocol.
-
-    Those count that are complete, drew with seed 0, and can be compared with the newest one.
-    """
-    folder = storage.join(run, EVALUATIONS, protocol)
-    names = [n for n in storage.list_names(folder) if re.fullmatch(r"step_\d+_seed_0\.json", n)]
-    results = [json.loads(storage.read_bytes(storage.join(folder, name))) for name in names]
-    measured = {result["step"]: result for result in results if result["score"] is not None}
-    if not measured:
-        return None
-    newest = measured[max(measured)]
-    return min(
-        (s for s, r in measured.items() if all(r[name] == newest[name] for name in COMPARABLE)),
-        key=lambda step: measured[step]["score"],
-    )
-
-
 def superseded(
-    steps: Iterable[int], *, keep_last: int, keep_every: int, best: int | None
+    steps: Iterable[int], *, keep_last: int, keep_every: int, best: Iterable[int]
 ) -> list[int]:
     """The steps that may go: not among the newest, no multiple of `keep_every`, not the best."""
     steps = sorted(steps)
-    kept = set(steps[-keep_last:]) | {best}
+    kept = {*steps[-keep_last:], *best}
     kept |= {step for step in steps if keep_every and step % keep_every == 0}
     return [step for step in steps if step not in kept]
 
@@ -258,6 +250,6 @@ def remove_superseded(
     goes first: a folder that is half removed is no checkpoint.
     """
     reached = [s for s in list_steps(run) if s <= step]
-    best = best_step(run, protocol)
+    best = best_steps(run, reached, protocol)
     for old in superseded(reached, keep_last=keep_last, keep_every=keep_every, best=best):
         storage.remove_folder(storage.join(_folder(run), step_name(old)), first=MANIFEST)

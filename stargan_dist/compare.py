@@ -1,16 +1,14 @@
 """Evaluations of several runs, side by side, with the figures of the paper."""
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from stargan_dist import results, storage
-from stargan_dist.checkpoint import COMPARABLE, EVALUATIONS
+from stargan_dist import results
 from stargan_dist.errors import UserError
 from stargan_dist.metrics.protocol import LATENT, REAL, REFERENCE
-from stargan_dist.results import Result
+from stargan_dist.scores import Result, complete, shared
 
 # arXiv 1912.01865, tables 2 and 3, 256 px: FID and LPIPS by latents, FID and LPIPS by references,
 # FID of real images.
@@ -37,32 +35,20 @@ def find(runs: Sequence[str]) -> list[dict[str, Any]]:
     """
     groups: dict[str, dict[str, Any]] = {}
     for run in runs:
-        checkpoints: dict[tuple[str, int], list[Result]] = defaultdict(list)
-        for result in _complete(run):
-            shared = {name: result[name] for name in ("protocol", *COMPARABLE, "domains")}
-            key = json.dumps(shared, sort_keys=True)
-            groups.setdefault(key, {**shared, "rows": []})
-            checkpoints[key, result["step"]].append(result)
-        if not checkpoints:
+        measured: dict[tuple[str, int, str], list[Result]] = defaultdict(list)
+        for result in complete(run):
+            way = json.dumps(shared(result), sort_keys=True)
+            groups.setdefault(way, {**shared(result), "rows": []})
+            measured[way, result["step"], result["generator"]].append(result)
+        if not measured:
             raise UserError(
                 f"{run} has no complete evaluation: python -m stargan_dist.evaluate --run {run}"
             )
-        rows = [(key, _row(run, found)) for (key, _), found in sorted(checkpoints.items())]
-        for key, row in rows:
-            row["best"] = row["score"] == min(r["score"] for k, r in rows if k == key)
-            groups[key]["rows"].append(row)
-    return [groups[key] for key in sorted(groups)]
-
-
-def _complete(run: str) -> list[Result]:
-    folder, found = storage.join(run, EVALUATIONS), []
-    for protocol in storage.list_names(folder):
-        for name in storage.list_names(storage.join(folder, protocol)):
-            if re.fullmatch(r"step_\d+_seed_\d+\.json", name):
-                result = results.read(storage.join(folder, protocol, name))
-                if result is not None and result["score"] is not None:
-                    found.append(result)
-    return found
+        rows = [(way, _row(run, found)) for (way, *_), found in sorted(measured.items())]
+        for way, row in rows:
+            row["best"] = row["score"] == min(r["score"] for w, r in rows if w == way)
+            groups[way]["rows"].append(row)
+    return [groups[way] for way in sorted(groups)]
 
 
 def _row(run: str, found: list[Result]) -> dict[str, Any]:
@@ -83,8 +69,9 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
 def _title(group: dict[str, Any]) -> str:
     networks = {facts["network"] for facts in group["extractors"].values()}
     return (
-        f"protocol {group['protocol']} ({', '.join(sorted(networks))}), {group['precision']}, "
-        f"{', '.join(group['domains'])} (data {group['data'][:8]}); * best of its run"
+        f"protocol {results.label(group)} ({', '.join(sorted(networks))}), {group['precision']}, "
+        f"{group['image_size']} px, {', '.join(group['domains'])} (data {group['data'][:8]}); "
+        "* best of its run"
     )
 
 
@@ -100,8 +87,8 @@ def _table(group: dict[str, Any]) -> str:
         cells = [results.told(row["means"][name], seeds) for name in shown]
         best = "*" if row["best"] else ""
         lines.append([best, row["run"], str(row["step"]), str(seeds), *cells])
-    if (group["protocol"], frechet, diversity) == ("paper", "fid", "lpips"):
+    if (results.label(group), group["image_size"]) == ("paper", 256):
         for data, method, figures in PAPER:
             cells = [*map(results.number, figures), "–", "–"]
-            lines.append(["", f"{method}, {data} (paper)", "100000", "–", *cells])
+            lines.append(["", f"{method}, {data} (paper)", "–", "–", *cells])
     return results.columns(lines, left=2)

@@ -148,13 +148,16 @@ class Engine:
         """Do this rank's share of a work, and return when every rank has done its own.
 
         Raises:
-            WorldError: on every rank, where a rank's share ended in a UserError; it says why.
+            WorldError: on every rank, where a rank's share ended in a UserError, or for want of
+                memory on its GPU; it says why.
         """
         complaint = ""
         try:
             done = share()
         except UserError as error:
             complaint = str(error)
+        except torch.OutOfMemoryError as error:
+            complaint = str(error).partition("\n")[0]
         complaints = [told for told in self.gather(complaint) if told]
         if complaints:
             raise WorldError(complaints[0])

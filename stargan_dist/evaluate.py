@@ -11,11 +11,13 @@ Exit codes: 0 all is measured; 2 a mistake, or tasks that could not be measured.
 import argparse
 import dataclasses
 import json
+import os
 
 from stargan_dist import access, compare, monitor, results
+from stargan_dist import checkpoint as checkpoints
 from stargan_dist.config import Config
-from stargan_dist.engine import Engine, launched_world_size
-from stargan_dist.errors import USER_ERROR, run_command
+from stargan_dist.engine import Engine
+from stargan_dist.errors import USER_ERROR, UserError, run_command
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.results import Result
 from stargan_dist.translate import Translator
@@ -58,13 +60,12 @@ def overridden(config: Config, args: argparse.Namespace) -> Config:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Measure on all ranks; rank 0 tells. Returns the exit code."""
-    launched_world_size()  # before a model is loaded: may these processes find each other?
-    translator = Translator.load(args.run, args.checkpoint)
-    config = overridden(translator.config, args)
-    access.use(config.storage)
     engine = Engine()
     try:
-        translator.to(engine.device)
+        step = engine.from_main(lambda: _find(args))
+        translator = engine.together(lambda: Translator.load(args.run, str(step), engine.device))
+        config = overridden(translator.config, args)
+        access.use(config.storage)
         evaluator = Evaluator(config, engine)
         seeds = range(args.seed, args.seed + args.repeat)
         measured = [evaluator.evaluate(translator, seed) for seed in seeds]
@@ -78,6 +79,14 @@ def evaluate(args: argparse.Namespace) -> int:
         engine.close()
 
 
+def _find(args: argparse.Namespace) -> int:
+    """The step of the checkpoint. Rank 0 alone looks: `latest` of a run in training moves."""
+    found = checkpoints.find(args.run, args.checkpoint, args.protocol)
+    if found is None:
+        raise UserError(f"{args.run} has no checkpoint: train it first")
+    return found.step
+
+
 def show(args: argparse.Namespace, measured: list[Result]) -> None:
     """To TensorBoard, and as tables or JSON."""
     for result in measured:
@@ -89,14 +98,15 @@ def show(args: argparse.Namespace, measured: list[Result]) -> None:
         print(results.headline(result), results.table(result), sep="\n", end="\n\n")
     if len(measured) > 1:
         print(f"mean ± sample deviation over seeds\n{results.repeated(measured)}\n")
-    first = measured[0]
-    print("written to", results.place(args.run, first["protocol"], first["step"], args.seed))
+    print("written to", results.place(args.run, measured[0]))
 
 
 def main() -> int:
     args = parse_args()
     if args.run:
         return evaluate(args)
+    if int(os.environ.get("RANK", "0")):
+        return 0
     found = compare.find(args.compare)
     print(json.dumps(found, ensure_ascii=False) if args.json else compare.table(found))
     return 0

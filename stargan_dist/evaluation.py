@@ -5,8 +5,9 @@ turns sums into distances while the next task is under way.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 
 from stargan_dist import grids, results, storage
 from stargan_dist.batch import to_unit
+from stargan_dist.checkpoint import step_name
 from stargan_dist.config import Config
 from stargan_dist.engine import Engine
 from stargan_dist.errors import UserError
@@ -91,8 +93,11 @@ class Evaluator:
             Stopped: on all ranks, if any was asked to; what is measured is written.
             UserError: the result cannot be written.
         """
+        self._check(translator)
+        for reader in self.collector.readers.values():
+            reader.try_again()
         translator.bfloat16 = self.config.evaluation.precision == "bfloat16"
-        with ThreadPoolExecutor(1) as pool:
+        with _exact_float32(), ThreadPoolExecutor(1) as pool:
             evaluation = _Evaluation(self, translator, seed, pool)
             try:
                 evaluation.run()
@@ -100,6 +105,49 @@ class Evaluator:
                 evaluation.settle(0)
                 raise
             return evaluation.result
+
+    def _check(self, translator: Translator) -> None:
+        held = self.collector.readers["train"].index.domains
+        if held != translator.domains:
+            raise UserError(
+                f"the shards at {self.config.data.shards} hold the domains {', '.join(held)}; "
+                f"the networks were trained on {', '.join(translator.domains)}"
+            )
+
+    def is_complete(self, step: int) -> bool:
+        """Whether a step was measured, with seed 0. Asked on all ranks."""
+        header = self.header(step, 0)
+        return self.engine.from_main(lambda: results.is_complete(self.config.run, header))
+
+    def header(self, step: int, seed: int) -> dict[str, Any]:
+        """What tells an evaluation from others of the run."""
+        measure = self.collector.measure
+        return {
+            "protocol": measure.protocol,
+            "step": step,
+            "checkpoint": step_name(step),
+            "seed": seed,
+            "outputs_per_source": OUTPUTS,
+            "image_size": self.config.model.image_size,
+            "precision": self.config.evaluation.precision,
+            "metrics": list(measure.names),
+            "extractors": measure.extractors,
+            "features": measure.num_features,
+            "domains": self.collector.readers["train"].index.domains,
+            "data": self.collector.readers["train"].index.fingerprint,
+        }
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Convolutions of GPUs round to TensorFloat-32 unless told not to; numbers of CPUs and GPUs
+    would differ, and `float32` would not be true."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 class _Evaluation:
@@ -112,29 +160,13 @@ class _Evaluation:
         self.collector, self.measure = evaluator.collector, evaluator.collector.measure
         self.translator, self.seed, self.pool = translator, seed, pool
         self.domains = translator.domains
-        protocol = self.config.evaluation.protocol
-        self.where = results.place(self.config.run, protocol, translator.step, seed)
+        header = evaluator.header(translator.step, seed)
+        self.where = results.place(self.config.run, header)
+        # On rank 0 the networks' hash joins it: numbers are as good as the weights are the same.
         self.result: Result = self.engine.from_main(
-            lambda: results.begun(self.where, self._header())
+            lambda: results.begun(self.where, {**header, "generator": _fingerprint(translator)})
         )
         self.owed: list[Future[None]] = []
-
-    def _header(self) -> dict[str, Any]:
-        """What the numbers depend on: evaluations with equal headers have equal results."""
-        return {
-            "protocol": self.measure.protocol,
-            "step": self.translator.step,
-            "seed": self.seed,
-            "outputs_per_source": OUTPUTS,
-            "image_size": self.config.model.image_size,
-            "precision": self.config.evaluation.precision,
-            "metrics": list(self.measure.names),
-            "extractors": self.measure.extractors,
-            "features": self.measure.num_features,
-            "domains": self.domains,
-            "data": self.collector.readers["train"].index.fingerprint,
-            "generator": _fingerprint(self.translator),
-        }
 
     def run(self) -> None:
         done = results.finished_tasks(self.result)
@@ -220,7 +252,11 @@ class _Evaluation:
             if images.count < 2:
                 told = f"{int(images.count)} {what}: a covariance needs at least 2"
                 return counts | {"error": told}
-        return counts | dict(zip(self.measure.names, distances(real, other), strict=False))
+        try:
+            pair = distances(real, other)
+        except torch.linalg.LinAlgError as error:
+            return counts | {"error": f"no Fréchet distance: {error}"}
+        return counts | dict(zip(self.measure.names, pair, strict=False))
 
     def _picture(self, task: Task, fakes: Fakes) -> Image.Image:
         rows = torch.stack([row for _, row in sorted(fakes.pictures.items())])

@@ -16,6 +16,7 @@ from stargan_dist.engine import Engine
 from stargan_dist.errors import UserError
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.metrics.collect import Stopped
+from stargan_dist.scores import Result
 from stargan_dist.state import Training
 from stargan_dist.translate import Translator
 
@@ -123,23 +124,26 @@ class Reporter:
             self._write(f"samples/{name}_{step:08d}.png", grids.to_png(picture))
         self.monitor.show(pictures, step)
 
-    def evaluate(self, step: int) -> None:
+    def evaluate(self, step: int) -> bool:
         """Measure the averaged networks, on all ranks, unless that was done before.
 
-        A fault of it is told and does not end the training.
+        Images or networks that cannot be measured are told and do not end the training. Returns
+        False if the run was asked to stop before all was measured.
         """
         assert self.evaluator is not None
-        translator = self._translator(step)
         with self.stopwatch.paused():
             try:
-                result = self.evaluator.evaluate(translator)
+                if not self.evaluator.is_complete(step):
+                    self._show(self.evaluator.evaluate(self._translator(step)))
             except Stopped:
-                return
+                return False
             except UserError as error:
                 if self.shown:
                     told = f"evaluation at step {step} failed, training goes on: {error}"
                     print(told, file=sys.stderr, flush=True)
-                return
+        return True
+
+    def _show(self, result: Result) -> None:
         if self.shown:
             print(results.headline(result), results.table(result), sep="\n", flush=True)
             monitor.show_result(self.config.run, result)
@@ -147,12 +151,12 @@ class Reporter:
     def _translator(self, step: int) -> Translator:
         return Translator(self.training.ema, self.config, self.training.index.domains, step)
 
-    def end(self, step: int, received: int) -> None:
+    def end(self, step: int, finished: bool, received: int) -> None:
         """Say how the run ended, to a person and (status.json) to a script."""
         if not self.shown:
             return
         self.monitor.close()
-        status = "finished" if step >= self.config.steps else "stopped"
+        status = "finished" if finished else "stopped"
         self._write_status(status, step, received)
         cause = f" by {signal.Signals(received).name}" if received else ""
         print(f"{status}{cause} at step {step}, saved in {self.config.run}", flush=True)

@@ -1,7 +1,7 @@
 """Results of evaluations: files of a run, tables for people.
 
-RUN/evaluation/PROTOCOL/step_NNNNNNNN_seed_N.json holds a header (what the numbers depend on), a
-row for each task, and means over tasks. Beside it lie pictures of the tasks.
+RUN/evaluation/LABEL/step_NNNNNNNN_seed_N.json (see scores.py) holds a header (what the numbers
+depend on), a row for each task, and means over tasks. Beside it lie pictures of the tasks.
 """
 
 import json
@@ -10,17 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stargan_dist import storage
-from stargan_dist.checkpoint import EVALUATIONS, step_name
-from stargan_dist.errors import UserError
-from stargan_dist.metrics.protocol import GUIDES, LATENT, REAL, REFERENCE
+from stargan_dist.checkpoint import step_name
+from stargan_dist.metrics.protocol import GUIDES, LATENT, REAL, REFERENCE, tasks
+from stargan_dist.scores import EVALUATIONS, Result, read
 
-Result = dict[str, Any]
 Row = dict[str, Any]
 
 
-def place(run: str, protocol: str, step: int, seed: int) -> str:
-    """Where a result stands."""
-    return storage.join(run, EVALUATIONS, protocol, f"{step_name(step)}_seed_{seed}.json")
+def label(result: Mapping[str, Any]) -> str:
+    """The protocol of a result, and what departs from its usual form."""
+    changed = [result["precision"]] if result["precision"] != "float32" else []
+    own = {facts["sha256"][:8] for facts in result["extractors"].values() if not facts["official"]}
+    return "-".join([result["protocol"], *changed, *sorted(own)])
+
+
+def place(run: str, result: Mapping[str, Any]) -> str:
+    """Where a result stands. Its header is enough to tell."""
+    name = f"{step_name(result['step'])}_seed_{result['seed']}.json"
+    return storage.join(run, EVALUATIONS, label(result), name)
 
 
 def picture_place(where: str, name: str) -> str:
@@ -36,18 +43,10 @@ def begun(where: str, header: Mapping[str, Any]) -> Result:
     return summarised({**header, "rows": []})
 
 
-def read(where: str) -> Result | None:
-    """A result, complete or not; None where there is none that can be read as one.
-
-    Raises:
-        UserError: the storage fails.
-    """
-    try:
-        return json.loads(storage.read_bytes(where))
-    except (FileNotFoundError, ValueError):
-        return None
-    except OSError as error:
-        raise UserError(f"cannot read {where}: {error}") from error
+def is_complete(run: str, header: Mapping[str, Any]) -> bool:
+    """Whether a result with this header, or more, has all its tasks."""
+    result = read(place(run, header))
+    return bool(result and result["score"] is not None and header.items() <= result.items())
 
 
 def to_json(result: Result) -> bytes:
@@ -76,24 +75,24 @@ def with_row(result: Result, row: Row) -> Result:
 
 
 def summarised(result: Result) -> Result:
-    """Set the means over tasks, and the score: lower is better, None until all is measured."""
+    """Set the means over tasks, and the score, the mean of all translations: lower is better.
+
+    A mean is None until all of its tasks are measured.
+    """
     frechet, kernel, diversity = result["metrics"]
-    wanted = [(m, g) for m in (frechet, kernel) for g in GUIDES]
-    wanted += [(diversity, LATENT), (diversity, REFERENCE)]
-    means = {f"{m}_{g}": _mean(_values(result, m, g)) for m, g in wanted}
-    k = len(result["domains"])
-    complete = len(finished_tasks(result)) == 2 * k * (k - 1) + k
-    values = _values(result, frechet, LATENT) + _values(result, frechet, REFERENCE)
-    return {**result, "means": means, "score": _mean(values) if complete else None}
+    means = {f"{m}_{g}": _mean(result, m, g) for m in (frechet, kernel) for g in GUIDES}
+    means |= {f"{diversity}_{g}": _mean(result, diversity, g) for g in (LATENT, REFERENCE)}
+    guided = [means[f"{frechet}_{guide}"] for guide in (LATENT, REFERENCE)]
+    whole = len(finished_tasks(result)) == len(tasks(len(result["domains"])))
+    known = [mean for mean in guided if whole and mean is not None]
+    score = sum(known) / 2 if len(known) == 2 else None
+    return {**result, "means": means, "score": score}
 
 
-def _values(result: Result, metric: str, guide: str) -> list[float]:
-    rows = (row for row in result["rows"] if row["guide"] == guide)
-    return [row[metric] for row in rows if row.get(metric) is not None]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _mean(result: Result, metric: str, guide: str) -> float | None:
+    values = [row[metric] for row in result["rows"] if row["guide"] == guide and metric in row]
+    wanted = [task for task in tasks(len(result["domains"])) if task.guide == guide]
+    return sum(values) / len(values) if len(values) == len(wanted) else None
 
 
 def errors(result: Result) -> list[str]:
@@ -134,6 +133,7 @@ def headline(result: Result) -> str:
     )
     return (
         f"step {result['step']}, protocol {result['protocol']} ({networks}), "
+        f"{result['precision']}, "
         f"seed {result['seed']}, {result['outputs_per_source']} outputs a source"
     )
 

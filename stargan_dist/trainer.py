@@ -156,12 +156,15 @@ def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> in
     skipped = Skipped(prepared.skipped if engine.is_main else {})
     if start == 0:
         reporter.sample(0)
-    elif _at(start, config.evaluation.every, config.steps):
-        reporter.evaluate(start)  # what a stopped run left of it
 
     step, received = start, 0
+    # A run that was stopped in an evaluation takes it up again first.
+    unmeasured = start > 0 and _at(start, config.evaluation.every, config.steps)
+    unmeasured = unmeasured and not reporter.evaluate(start)
     with closing(batches(loader, skipped)) as stream:
-        for batch in reporter.stopwatch.timed(stream):
+        timed = reporter.stopwatch.timed(stream)
+        while step < config.steps and not (received or unmeasured):
+            batch = next(timed)
             terms = training.objective.iterate(
                 engine, batch.to(engine.device, training.dtype), step
             )
@@ -170,8 +173,8 @@ def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> in
 
             received = engine.agree(signals.received)
             logged = _at(step, config.monitor.log_every, config.steps)
-            evaluated = _at(step, config.evaluation.every, config.steps) and not received
-            saved = _at(step, config.checkpoint.every, config.steps) or evaluated or received
+            measured = _at(step, config.evaluation.every, config.steps)
+            saved = _at(step, config.checkpoint.every, config.steps) or measured or received
             if logged or saved:
                 everywhere = Skipped.joined(engine.gather(skipped.rows))
                 everywhere.check(config.data.max_skipped)
@@ -182,12 +185,10 @@ def _fit(config: Config, prepared: Plan, engine: Engine, signals: Signals) -> in
             if saved and engine.is_main:
                 reporter.monitor.flush()  # a resumed run logs only what comes after this checkpoint
                 training.save(step, everywhere)
-            if evaluated:
-                reporter.evaluate(step)
-                received = engine.agree(signals.received)
-            if received:
-                break
+            if measured:
+                unmeasured = bool(received) or not reporter.evaluate(step)
 
-    reporter.end(step, received)
+    finished = step >= config.steps and not unmeasured
+    reporter.end(step, finished, engine.agree(signals.received))
     engine.wait_for_all()  # a rank that left while rank 0 saves would have the job ended
-    return FINISHED if step >= config.steps else STOPPED
+    return FINISHED if finished else STOPPED

@@ -33,14 +33,13 @@ class Translator:
         config: Config,
         domains: list[str],
         step: int,
-        url: str = "",
         *,
         bfloat16: bool = False,
     ) -> None:
         self.G = cast(Generator, networks["G"])
         self.F, self.E = networks["F"], networks["E"]
         self.networks = {letter: networks[letter] for letter in AVERAGED}
-        self.config, self.domains, self.step, self.url = config, domains, step, url
+        self.config, self.domains, self.step = config, domains, step
         self.bfloat16 = bfloat16
 
     @classmethod
@@ -62,11 +61,7 @@ class Translator:
             for letter in AVERAGED
         }
         load_networks(networks, found.tensors(EMA))
-        return cls(networks, config, found.domains, found.step, found.url)
-
-    def to(self, device: torch.device) -> None:
-        for network in self.networks.values():
-            network.to(device)
+        return cls(networks, config, found.domains, found.step)
 
     @property
     def device(self) -> torch.device:

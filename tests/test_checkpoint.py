@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stargan_dist import checkpoint as checkpoints
-from stargan_dist import storage
+from stargan_dist import scores, storage
 from stargan_dist.errors import UserError
 
 
@@ -66,7 +66,7 @@ def test_find(run):
         checkpoints.save(run, step, facts=FACTS, **make_parts(step))
     assert checkpoints.find(run).step == 3
     assert checkpoints.find(run, "2").step == checkpoints.find(run, "step_00000002").step == 2
-    for missing in ("9", "first", "best"):
+    for missing in ("9", "first"):
         with pytest.raises(UserError, match=r"no checkpoint .*\[1, 2, 3\]"):
             checkpoints.find(run, missing)
     storage.write_bytes(storage.join(run, "checkpoints", "latest"), b"step_00000002\n")
@@ -104,10 +104,10 @@ def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("keep_last", "keep_every", "best", "gone"),
     [
-        (2, 0, None, [1, 2, 3, 4]),
-        (1, 3, None, [1, 2, 4, 5]),
-        (1, 0, 2, [1, 3, 4, 5]),
-        (9, 0, None, []),
+        (2, 0, [], [1, 2, 3, 4]),
+        (1, 3, [], [1, 2, 4, 5]),
+        (1, 0, [2], [1, 3, 4, 5]),
+        (9, 0, [], []),
     ],
 )
 def test_retention(keep_last, keep_every, best, gone):
@@ -118,22 +118,33 @@ def test_retention(keep_last, keep_every, best, gone):
 
 
 def write_evaluation(run, step, score, name="{}_seed_0.json", **facts):
-    row = {"step": step, "score": score, **dict.fromkeys(checkpoints.COMPARABLE, "same"), **facts}
+    row = dict.fromkeys(scores.COMPARABLE, "same") | {"protocol": "paper", "seed": 0, **facts}
+    row |= {"step": step, "score": score}
     file = name.format(checkpoints.step_name(step))
     storage.write_bytes(storage.join(run, "evaluation", "paper", file), json.dumps(row).encode())
 
 
 def test_the_best_is_of_evaluations_that_compare(run):
-    """Not unfinished ones, nor other seeds, other networks, other protocols."""
-    assert checkpoints.best_step(run, "paper") is None
+    """Not unfinished ones, nor other seeds or protocols, nor of steps that are no more; one for
+    each way of measuring, the most used ahead."""
+    assert scores.best_steps(run, range(9), "paper") == []
     write_evaluation(run, 1, 5.0)
     write_evaluation(run, 2, 4.0)
     write_evaluation(run, 3, None)
-    write_evaluation(run, 4, 1.0, name="{}_seed_1.json")
-    assert checkpoints.best_step(run, "paper") == 2
-    write_evaluation(run, 5, 9.0, extractors="other")
-    assert checkpoints.best_step(run, "paper") == 5
-    assert checkpoints.best_step(run, "demo") is None
+    write_evaluation(run, 4, 1.0, name="{}_seed_1.json", seed=1)
+    assert scores.best_steps(run, range(9), "paper") == [2]
+    assert scores.best_steps(run, [1, 3], "paper") == [1]
+    write_evaluation(run, 5, 1.0, precision="bfloat16")
+    assert scores.best_steps(run, range(9), "paper") == [2, 5]
+    assert scores.best_steps(run, range(9), "demo") == []
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", b"\xff"])
+def test_a_damaged_evaluation_is_no_evaluation(run, damage):
+    write_evaluation(run, 1, 5.0)
+    where = storage.join(run, "evaluation", "paper", "step_00000002_seed_0.json")
+    storage.write_bytes(where, damage)
+    assert scores.best_steps(run, range(9), "paper") == [1]
 
 
 def test_retention_keeps_the_best_evaluated(run):

@@ -38,7 +38,7 @@ def result(run, seed=0):
 
 def test_evaluation_is_told(evaluated):
     run, told = evaluated
-    assert "step 6, protocol demo (small classifier of the set's domains, weights " in told.stdout
+    assert "step 6, protocol demo (small classifier of the set's domains), float32" in told.stdout
     assert "cat → dog" in told.stdout
     for name, mean in result(run)["means"].items():
         if mean is not None and "fid" in name:

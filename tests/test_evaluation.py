@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stargan_dist import results, storage
+from stargan_dist import results, scores, storage
 from stargan_dist.batch import to_uint8, to_unit
 from stargan_dist.data.reader import load_split
 from stargan_dist.engine import Engine
@@ -61,6 +61,10 @@ def setup(trained, cache, whole, tmp_path):
     return opened(tmp_path / "run", tmp_path / "cache")
 
 
+def place(setup):
+    return storage.join(setup[1].run, "evaluation", "demo", "step_00000002_seed_0.json")
+
+
 def evaluate(setup, seed=0, stopped=lambda: False, **data):
     translator, config = setup
     if data:
@@ -82,11 +86,15 @@ def whole(trained, cache):
     return evaluate(opened(trained, cache))
 
 
+def of(split, label):
+    return split.images[split.labels == label]
+
+
 def literal_outputs(translator, task, val, seed):
     """Each output by a pass of its own through all of G, F or E."""
-    references = val.of(task.target)
+    references = of(val, task.target)
     y = torch.tensor([task.target])
-    for number, image in enumerate(val.of(task.source)):
+    for number, image in enumerate(of(val, task.source)):
         z = torch.from_numpy(draw_latents(task, number, 16, seed))
         picked = draw_references(task, number, len(references), seed)
         for i in range(OUTPUTS):
@@ -100,7 +108,7 @@ def literal_outputs(translator, task, val, seed):
 
 def literal_row(translator, measure, task, train, val, seed):
     with torch.no_grad():
-        real = torch.cat([measure.features(x[None]) for x in train.of(task.target)])
+        real = torch.cat([measure.features(x[None]) for x in of(train, task.target)])
         outputs = list(literal_outputs(translator, task, val, seed))
         fakes = torch.cat([measure.features(to_uint8(x)) for x in outputs])
         groups = torch.cat(outputs).float().split(OUTPUTS)
@@ -138,7 +146,6 @@ def test_what_a_result_tells(whole):
     assert whole["metrics"] == names
     assert (whole["protocol"], whole["step"], whole["seed"]) == ("demo", 2, 0)
     assert whole["outputs_per_source"] == 10
-    assert not whole["extractors"]["features"]["official"]
     assert len(whole["extractors"]["features"]["sha256"]) == 64
     rows = [row for row in whole["rows"] if row["guide"] != REAL]
     assert len(rows) == 12
@@ -151,7 +158,7 @@ def test_what_a_result_tells(whole):
 
 def test_files_of_a_result(setup, whole):
     result = evaluate(setup)
-    where = results.place(setup[1].run, "demo", 2, 0)
+    where = place(setup)
     assert json.loads(storage.read_bytes(where)) == result == whole
     pictures = storage.list_names(where.removesuffix(".json"))
     assert len(pictures) == 12
@@ -185,7 +192,7 @@ def test_a_stopped_evaluation_goes_on_with_what_is_left(setup, whole, monkeypatc
     seen = count_sources(monkeypatch)
     with pytest.raises(Stopped):
         evaluate(setup, stopped=lambda: len(seen) >= sources)
-    kept = results.read(results.place(setup[1].run, "demo", 2, 0))
+    kept = scores.read(place(setup))
     measured = len(kept["rows"]) if kept else 0
     assert kept is None or kept["score"] is None
     del seen[:]
@@ -214,9 +221,9 @@ def test_real_statistics_are_computed_once_and_checked(setup, whole, monkeypatch
     seen = []
     update = Statistics.update
 
-    def counted(self, features, numbers):
-        seen.append(len(numbers))
-        update(self, features, numbers)
+    def counted(self, features, first):
+        seen.append(len(features))
+        update(self, features, first)
 
     monkeypatch.setattr(Statistics, "update", counted)
     evaluate(setup, seed=1)
@@ -304,6 +311,22 @@ def test_a_damaged_shard_fails_the_tasks_that_need_it(setup, shards, tmp_path):
     assert all(bad in error for error in results.errors(result))
 
 
+def test_shards_of_other_domains_are_refused(setup, animals, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "STEPS", 2)
+    url = rebuilt(animals, tmp_path, {"cat": (2, 2), "dog": (2, 2)})
+    with pytest.raises(UserError, match="hold the domains cat, dog; the networks were trained on"):
+        evaluate(setup, shards=url)
+
+
+def test_a_fault_that_has_passed_is_forgotten(setup, whole):
+    """Of a store that failed during one evaluation of a training."""
+    translator, config = setup
+    evaluator = Evaluator(config, Engine())
+    reader = evaluator.collector.readers["val"]
+    reader._unreachable = {s.name: "no answer" for s in reader.index.shards()}
+    assert evaluator.evaluate(translator) == whole
+
+
 def test_a_result_that_cannot_be_written(setup):
     translator, config = setup
     storage.write_bytes(storage.join(config.run, "evaluation"), b"in the way")
@@ -326,8 +349,8 @@ def test_nothing_in_a_task_waits_for_the_device(setup, monkeypatch):
     """On the meta device every read of a value raises."""
     translator, config = setup
     collector = Evaluator(config, Engine()).collector
-    translator.to(torch.device("meta"))
-    for network in (collector.measure.features, collector.measure.diversity):
+    measure = collector.measure
+    for network in (*translator.networks.values(), measure.features, measure.diversity):
         network.to("meta")
     monkeypatch.setattr(Engine, "device", torch.device("meta"))
     monkeypatch.setattr("stargan_dist.metrics.collect.PICTURED", 0)

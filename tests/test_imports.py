@@ -17,7 +17,7 @@ LEVELS = [
     {"errors", "losses", "batch", "progress", "nets.blocks", "nets.v2"},
     {"access"},
     {"storage", "data.order", "data.transforms", "data.skipped"},
-    {"config"},
+    {"config", "scores"},
     {"shards.index", "shards.sources", "shards.pack", "shards.build", "shards.verify",
      "shards.processes", "shards.publish", "shards.summary"},
     {"engine", "objectives.stargan_v2", "data.cache", "data.reader", "data.workers", "data.stream",

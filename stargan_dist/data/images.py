@@ -11,11 +11,13 @@ from stargan_dist.data import transforms
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.workers import iterate, open_loader
 
+BATCHES_OF_A_WORKER = 8  # for fewer a process is not started
+
 
 class Numbered(NamedTuple):
-    """Images uint8 (B, 3, size, size), and their numbers in the domain."""
+    """Images uint8 (B, 3, size, size) that follow each other in the domain."""
 
-    numbers: list[int]
+    first: int
     images: Tensor
 
 
@@ -28,18 +30,20 @@ class Images(Dataset[Numbered]):
     def __getitem__(self, number: int) -> Numbered:
         """Raises UserError if it cannot be read or decoded."""
         image, _ = self.reader.image(self.reader.locate(self.domain, number))
-        return Numbered([number], torch.from_numpy(transforms.fit(image, self.size))[None])
+        return Numbered(number, torch.from_numpy(transforms.fit(image, self.size))[None])
 
 
 def _collate(items: list[Numbered]) -> Numbered:
-    numbers = [number for item in items for number in item.numbers]
-    return Numbered(numbers, torch.cat([item.images for item in items]))
+    return Numbered(items[0].first, torch.cat([item.images for item in items]))
 
 
 def share(count: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
-    """Which of `count` items are a rank's, in batches: the shares differ by one at most."""
-    mine = list(range(rank, count, world_size))
-    return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+    """Which of `count` items are a rank's, in batches: a row of them, so that it reads few shards.
+
+    The shares differ by one at most.
+    """
+    begin, end = (count * r // world_size for r in (rank, rank + 1))
+    return [list(range(i, min(i + batch_size, end))) for i in range(begin, end, batch_size)]
 
 
 def load_images(
@@ -48,11 +52,18 @@ def load_images(
     size: int,
     batches: list[list[int]],
     *,
-    workers: int = 0,
-    start_method: str = "fork",
+    workers: int,
+    start_method: str,
+    pin_memory: bool,
 ) -> Generator[Numbered, None, None]:
     """Images of a domain by number, batch after batch. Close the generator to end its workers."""
     images = Images(reader, domain, size)
-    workers = min(workers, len(batches))
-    loader = open_loader(images, batches, _collate, workers=workers, start_method=start_method)
+    loader = open_loader(
+        images,
+        batches,
+        _collate,
+        workers=min(workers, len(batches) // BATCHES_OF_A_WORKER),
+        start_method=start_method,
+        pin_memory=pin_memory,
+    )
     return iterate(loader)

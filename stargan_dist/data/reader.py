@@ -61,6 +61,10 @@ class ShardReader:
         domain = self.index.domains[location.domain]
         return self.index.splits[self.split][domain][location.shard]
 
+    def try_again(self) -> None:
+        """Forget which shards could not be reached."""
+        self._unreachable.clear()
+
     def locate(self, domain: int, number: int) -> Location:
         """Where an image of a domain lies, by its number in the order of the shards."""
         starts = self._starts[domain]
@@ -214,10 +218,6 @@ class LoadedSplit:
     labels: Tensor
     paths: list[str]
     domains: list[str]
-
-    def of(self, label: int) -> Tensor:
-        """The images of one domain."""
-        return self.images[self.labels == label]
 
 
 def load_split(

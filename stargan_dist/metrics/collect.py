@@ -124,34 +124,33 @@ class Collector:
 
     def sources(self, tasks: Iterable[Task]) -> int:
         """How many sources this rank translates in some tasks."""
-        translated = [task for task in tasks if task.guide != REAL]
-        return sum(len(batch) for t in translated for batch in self._share("val", t.source, 1))
+        return sum(len(self._share("val", t.source, 1)) for t in tasks if t.guide != REAL)
 
     def _images(
-        self, split: str, label: int, batch_size: int, progress: Progress, workers: int = 0
+        self, split: str, label: int, batch_size: int, progress: Progress
     ) -> Iterator[Numbered]:
         """This rank's images of a domain, on its device."""
-        batches = self._share(split, label, batch_size)
         loaded = load_images(
             self.readers[split],
             label,
             self.size,
-            batches,
-            workers=workers,
+            self._share(split, label, batch_size),
+            workers=self.config.data.workers,
             start_method=self.config.data.start_method,
+            pin_memory=self.engine.device.type == "cuda",
         )
         with closing(loaded):
-            for numbers, images in loaded:
+            for first, images in loaded:
                 if self.stopped():
                     return
-                yield Numbered(numbers, images.to(self.engine.device, non_blocking=True))
-                progress.advance(len(numbers))
+                yield Numbered(first, images.to(self.engine.device, non_blocking=True))
+                progress.advance(len(images))
 
     def _real_images(self, split: str, label: int, what: str) -> Iterator[Numbered]:
-        """The same, by loader processes, with progress of its own."""
+        """Real images in batches of REAL_BATCH, with progress of their own."""
         total = sum(map(len, self._share(split, label, REAL_BATCH)))
         progress = Progress(total, "images", what=what, shown=self.engine.is_main, brief=True)
-        yield from self._images(split, label, REAL_BATCH, progress, self.config.data.workers)
+        yield from self._images(split, label, REAL_BATCH, progress)
         progress.close()
 
     @torch.no_grad()
@@ -159,8 +158,8 @@ class Collector:
         """Of this rank's share of a domain."""
         statistics = self._none(split, label)
         what = f"real {self.readers[split].index.domains[label]} ({split})"
-        for numbers, images in self._real_images(split, label, what):
-            statistics.update(self.measure.features(_full(images))[: len(images)], numbers)
+        for first, images in self._real_images(split, label, what):
+            statistics.update(self.measure.features(_full(images))[: len(images)], first)
         return statistics
 
     @torch.no_grad()
@@ -171,22 +170,22 @@ class Collector:
         """
         what = f"styles of {translator.domains[label]}"
 
-        def encode() -> dict[int, Tensor]:
-            codes: dict[int, Tensor] = {}
-            for numbers, images in self._real_images("val", label, what):
+        def encode() -> Tensor:
+            codes = [torch.zeros(0, translator.config.model.style_dim)]
+            for _, images in self._real_images("val", label, what):
                 y = torch.full((REAL_BATCH,), label, device=images.device)
                 x_ref = to_unit(_full(images), translator.dtype)
-                styles = translator.styles_of_references(x_ref, y).cpu()
-                codes |= dict(zip(numbers, styles, strict=False))
-            return codes
+                styles = translator.styles_of_references(x_ref, y)
+                codes.append(styles[: len(images)].cpu())
+            return torch.cat(codes)
 
-        parts = self.engine.gather(self.engine.together(encode))
+        mine = self.engine.together(encode)
         if self.engine.agree(self.stopped()):
             raise Stopped
-        codes = {number: code for part in parts for number, code in part.items()}
-        if not codes:
+        codes = torch.cat(self.engine.gather(mine))
+        if not len(codes):
             raise UserError(f"domain {translator.domains[label]} has no validation images")
-        return torch.stack([codes[i] for i in range(len(codes))]).to(self.engine.device)
+        return codes.to(self.engine.device)
 
     def fakes(
         self,
@@ -210,7 +209,7 @@ class Collector:
 
         fakes = self.engine.together(translate)
         self._add_up(fakes.statistics, fakes.diversity, fakes.broken)
-        parts = self.engine.gather(fakes.pictures)
+        parts = self.engine.gather({n: row.cpu() for n, row in fakes.pictures.items()})
         fakes.pictures = {number: row for part in parts for number, row in part.items()}
         return fakes
 
@@ -223,8 +222,8 @@ class Collector:
         seed: int,
         progress: Progress,
     ) -> Fakes:
-        """Translate this rank's sources. Each output is looked at once, and nothing waits for
-        the device."""
+        """Translate this rank's sources. Each output is looked at once, and no value is read from
+        the device: it works on while the next images are loaded."""
         if not self.readers["val"].size(task.source):
             raise UserError(f"domain {translator.domains[task.source]} has no validation images")
         device = self.engine.device
@@ -233,16 +232,15 @@ class Collector:
             torch.zeros((), dtype=torch.float64, device=device),
             torch.zeros((), dtype=torch.int64, device=device),
         )
-        for (number,), source in self._images("val", task.source, 1, progress):
+        for number, source in self._images("val", task.source, 1, progress):
             guides = _guides(translator, task, styles, seed, number)
             outputs = translator.translate(to_unit(source, translator.dtype), guides)
             seen = to_uint8(outputs)
-            order = range(number * OUTPUTS, (number + 1) * OUTPUTS)
-            fakes.statistics.update(self.measure.features(seen), order)
+            fakes.statistics.update(self.measure.features(seen), number * OUTPUTS)
             fakes.diversity += self.measure.diversity(outputs.float()[None]).double().sum()
             fakes.broken += (~outputs.isfinite()).flatten(1).any(1).sum()
             if number < PICTURED:
-                fakes.pictures[number] = torch.cat([source, seen]).cpu()
+                fakes.pictures[number] = torch.cat([source, seen])
         return fakes
 
 
@@ -250,13 +248,15 @@ def _guides(
     translator: Translator, task: Task, styles: Tensor | None, seed: int, source: int
 ) -> Tensor:
     """Style codes of the outputs of one source, (OUTPUTS, style_dim)."""
+    device = translator.device
     if task.guide == LATENT:
         drawn = draw_latents(task, source, translator.config.model.latent_dim, seed)
-        z = torch.from_numpy(drawn).to(translator.device, translator.dtype)
-        y_trg = torch.full((OUTPUTS,), task.target, device=translator.device)
+        z = torch.from_numpy(drawn).to(device, translator.dtype, non_blocking=True)
+        y_trg = torch.full((OUTPUTS,), task.target, device=device)
         return translator.styles_of_latents(z, y_trg)
     assert styles is not None
-    return styles[draw_references(task, source, len(styles), seed).tolist()]
+    picked = torch.from_numpy(draw_references(task, source, len(styles), seed))
+    return styles.index_select(0, picked.to(device, non_blocking=True))
 
 
 def _full(images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ FRACTION_BITS = 22  # of Pillow's weights for images of 8 bits
 
 
 @lru_cache(maxsize=8)
-def _weights(size: int, to: int) -> Tensor:
+def _weights(size: int, to: int, device: torch.device) -> Tensor:
     """The triangular filter of each output pixel over a line of inputs: integers (to, size)."""
     scale = size / to
     support = max(scale, 1.0)  # wider where the image shrinks: antialiased
@@ -23,7 +23,7 @@ def _weights(size: int, to: int) -> Tensor:
     distances = np.abs(np.arange(size)[None] + 0.5 - centres) / support
     weights = np.clip(1 - distances, 0, None)
     weights /= weights.sum(1, keepdims=True)
-    return torch.from_numpy(np.floor(weights * 2**FRACTION_BITS + 0.5))
+    return torch.from_numpy(np.floor(weights * 2**FRACTION_BITS + 0.5)).to(device)
 
 
 def _rounded(sums: Tensor) -> Tensor:
@@ -35,6 +35,6 @@ def resize_bilinear(images: Tensor, to: int) -> Tensor:
     pixels = images.double()
     if images.shape[-1] == to:
         return pixels
-    weights = _weights(images.shape[-1], to).to(images.device)
+    weights = _weights(images.shape[-1], to, images.device)
     lines = _rounded(pixels @ weights.T)
     return _rounded(weights @ lines)

@@ -4,7 +4,6 @@ Memory does not grow with the set: float64 sums for the Fréchet distance, and a
 features, evenly spaced over the set, for the kernel distance.
 """
 
-from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -27,14 +26,12 @@ class Statistics:
         self.count = torch.zeros((), dtype=torch.float64, device=device)
         self.sum = torch.zeros(dim, dtype=torch.float64, device=device)
         self.outer = torch.zeros(dim, dim, dtype=torch.float64, device=device)
-        self.stride = -(-total // KERNEL_IMAGES)
+        self.stride = max(1, -(-total // KERNEL_IMAGES))
         self.samples: list[Tensor] = []
 
-    def update(self, features: Tensor, numbers: Sequence[int]) -> None:
-        """Add features (n, d) of the images with these numbers in the set."""
-        kept = [i for i, number in enumerate(numbers) if number % self.stride == 0]
-        if kept:
-            self.samples.append(features[kept].float())
+    def update(self, features: Tensor, first: int) -> None:
+        """Add features (n, d) of images in a row, the first of which has this number in the set."""
+        self.samples.append(features[-first % self.stride :: self.stride].float())
         features = features.double()
         self.count += len(features)
         self.sum += features.sum(0)

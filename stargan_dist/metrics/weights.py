@@ -21,7 +21,7 @@ class Source(NamedTuple):
 
     network: str
     url: str
-    option: str  # of `stargan_dist.evaluate` and, with underscores, of the configuration
+    option: str  # of `stargan_dist.evaluate`
 
     @property
     def name(self) -> str:
@@ -68,8 +68,7 @@ class Weights:
     @property
     def facts(self) -> dict[str, str | bool]:
         """What a result tells of them."""
-        names = ("network", "file", "sha256", "official")
-        return {name: getattr(self, name) for name in names}
+        return {"network": self.network, "sha256": self.sha256, "official": self.official}
 
 
 def load_all(wanted: Mapping[Source, str]) -> list[Weights]:
@@ -98,7 +97,8 @@ def _fetch(source: Source, file: str) -> str:
     except (OSError, RuntimeError) as error:
         return (
             f"no weights of {source.network}: cannot download {source.url} ({error}); fetch it "
-            f"elsewhere and put it at {source.cached}, or name it with --{source.option} FILE"
+            f"elsewhere and put it at {source.cached}, or name it with --{source.option} FILE "
+            f"(in training --evaluation.{source.option.replace('-', '_')} FILE)"
         )
 
 
@@ -123,6 +123,8 @@ def _load(source: Source, file: str) -> Weights:
     except Exception as error:  # the unpickler raises nearly anything on foreign bytes
         reason = str(error).partition("\n")[0]
         raise UserError(f"{file} holds no weights that can be loaded safely: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(f"{file} holds no weights that can be loaded safely: it is no state dict")
     sha256 = hashlib.sha256(data).hexdigest()
     official = sha256.startswith(source.hash_prefix)
     return Weights(source.network, Path(file).name, sha256, official, state)

@@ -336,7 +336,7 @@ def test_load_split_is_in_the_order_of_the_shards(shards):
     assert [path.split("/")[0] for path in val.paths] == ["cat"] * 3 + ["dog"] * 3 + ["rabbit"] * 3
     some = load_split(reader, 32, first=1, per_domain=3, domains=2)
     assert some.paths[:3] == [val.paths[1], val.paths[2], val.paths[0]]
-    assert torch.equal(some.of(1)[0], val.of(1)[1])
+    assert torch.equal(some.images[some.labels == 1][0], val.images[val.labels == 1][1])
 
 
 def test_too_few_images_are_told(shards):

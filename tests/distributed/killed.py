@@ -1,6 +1,7 @@
 """A training process that kills itself, as `kill -9` would, at the n-th call of a function.
 
 Usage: KILL_AT=module:name:n python killed.py …options of stargan_dist.train
+With KILL_BY another signal is sent.
 """
 
 import importlib
@@ -24,7 +25,7 @@ def arm(moment):
         calls.append(None)
         if len(calls) == int(number):
             sys.stdout.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), getattr(signal, os.environ.get("KILL_BY", "SIGKILL")))
         return original(*args, **kwargs)
 
     setattr(owner, name, last_call)

@@ -28,7 +28,8 @@ def evaluate(run, *args, processes=1, code=0):
 
 
 def read(run, protocol, step, seed=0):
-    file = run / "evaluation" / protocol / f"step_{step:08d}_seed_{seed}.json"
+    """The result by a protocol, whatever departs from its usual form."""
+    (file,) = (run / "evaluation").glob(f"{protocol}*/step_{step:08d}_seed_{seed}.json")
     return json.loads(file.read_text())
 
 
@@ -80,7 +81,7 @@ def test_one_two_and_three_processes_measure_the_same(uneven, files, tmp_path):
         run = shutil.copytree(uneven / "run", tmp_path / f"run{processes}")
         options = [*files, "--cache", tmp_path / f"cache{processes}"]
         evaluate(run, *options, processes=processes)
-        results.append(read(run, "paper", 2))
+        results.append(read(run, "paper-", 2))
     one, *others = results
     assert one["metrics"][0].startswith("fid_")  # not "fid": these are not the published weights
     assert one["score"] > 1
@@ -164,3 +165,23 @@ def test_killed_in_an_evaluation_and_resumed(train, cache, finished_run, tmp_pat
     assert [row for row in begun["rows"] if row not in whole["rows"]] == []
     if processes == 1:
         assert_same_bits(run, finished_run)
+
+
+@pytest.mark.parametrize(("every", "step"), [(3, 3), (6, 6)])
+def test_stopped_in_an_evaluation(train, cache, finished_run, tmp_path, every, step):
+    """By a signal, in mid-training and at the very end: the state is saved, the exit code says
+    that there is more to do, and the same command first measures what is left."""
+    options = (*DEMO[:2], "--evaluation.every", str(every), *cache)
+    moment = {"KILL_AT": "stargan_dist.metrics.collect/Collector:fakes:3", "KILL_BY": "SIGUSR1"}
+    run = tmp_path / "run"
+    done = train(run, *options, driver=KILLED, code=75, **moment)
+    assert f"stopped by SIGUSR1 at step {step}" in done.stdout
+    assert json.loads((run / "status.json").read_text())["status"] == "stopped"
+    assert checkpoints.find(str(run)).step == step
+    assert read(run, "demo", step)["score"] is None
+    done = train(run, *options)
+    assert "finished at step 6" in done.stdout
+    assert read(run, "demo", step)["score"] is not None
+    assert done.stdout.count("protocol demo") == 6 // every
+    assert_same_bits(run, finished_run)
+    assert "protocol demo" not in train(run, *options).stdout  # nothing is left
