@@ -13,7 +13,7 @@ from stargan_dist.config import Config
 from stargan_dist.data.reader import LoadedSplit, load_split, open_reader
 from stargan_dist.data.skipped import Rows, Skipped
 from stargan_dist.engine import Engine
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.metrics.collect import Stopped
 from stargan_dist.scores import Result
@@ -42,7 +42,7 @@ class Reporter:
         start: int,
         stopped: Callable[[], bool],
     ) -> None:
-        self.evaluator = Evaluator(config, engine, stopped) if config.evaluation.every else None
+        self.evaluator = self._evaluator(config, engine, stopped)
         self.config, self.training, self.engine = config, training, engine
         self.shown = engine.is_main
         self.stopwatch = monitor.Stopwatch()
@@ -63,6 +63,18 @@ class Reporter:
                 config.run, start, config.steps, config.batch_size, configs.to_yaml(config)
             )
             self.inputs, self.references = self._fixed_images()
+
+    @staticmethod
+    def _evaluator(
+        config: Config, engine: Engine, stopped: Callable[[], bool]
+    ) -> Evaluator | None:
+        if not config.evaluation.every:
+            return None
+        try:
+            return Evaluator(config, engine, stopped)
+        except WorldError as error:
+            remedy = "or train without evaluations (--evaluation.every 0)"
+            raise WorldError(f"{error}; {remedy}") from error
 
     def _write(self, name: str, data: bytes) -> None:
         storage.write_bytes(storage.join(self.config.run, name), data)

@@ -142,6 +142,7 @@ def test_missing_weights_are_told_before_training(train, tmp_path):
     told = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert len(told) == 1
     assert "/nowhere.pth" in told[0]
+    assert "--evaluation.every 0" in told[0]
     assert not checkpoints.list_steps(str(tmp_path / "run"))
 
 
