@@ -18,7 +18,7 @@ from stargan_dist.batch import to_unit
 from stargan_dist.checkpoint import step_name
 from stargan_dist.config import Config
 from stargan_dist.engine import Engine
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, WorldError
 from stargan_dist.metrics.collect import Collector, Fakes, Stopped
 from stargan_dist.metrics.protocol import OUTPUTS, REAL, REFERENCE, Task, tasks
 from stargan_dist.metrics.statistics import Statistics, distances
@@ -109,23 +109,28 @@ class Evaluator:
     def _check(self, translator: Translator) -> None:
         held = self.collector.readers["train"].index.domains
         if held != translator.domains:
-            raise UserError(
+            raise WorldError(
                 f"the shards at {self.config.data.shards} hold the domains {', '.join(held)}; "
                 f"the networks were trained on {', '.join(translator.domains)}"
             )
 
-    def is_complete(self, step: int) -> bool:
-        """Whether a step was measured, with seed 0. Asked on all ranks."""
-        header = self.header(step, 0)
-        return self.engine.from_main(lambda: results.is_complete(self.config.run, header))
+    def is_complete(self, translator: Translator, seed: int = 0) -> bool:
+        """Whether all was measured before. The same on all ranks."""
 
-    def header(self, step: int, seed: int) -> dict[str, Any]:
-        """What tells an evaluation from others of the run."""
+        return self.engine.from_main(lambda: self.begun(translator, seed)["score"] is not None)
+
+    def begun(self, translator: Translator, seed: int) -> Result:
+        """What an earlier evaluation measured, or an empty result."""
+        header = self.header(translator, seed)
+        return results.begun(results.place(self.config.run, header), header)
+
+    def header(self, translator: Translator, seed: int) -> dict[str, Any]:
+        """What the numbers depend on: evaluations with equal headers have equal results."""
         measure = self.collector.measure
         return {
             "protocol": measure.protocol,
-            "step": step,
-            "checkpoint": step_name(step),
+            "step": translator.step,
+            "checkpoint": step_name(translator.step),
             "seed": seed,
             "outputs_per_source": OUTPUTS,
             "image_size": self.config.model.image_size,
@@ -135,6 +140,7 @@ class Evaluator:
             "features": measure.num_features,
             "domains": self.collector.readers["train"].index.domains,
             "data": self.collector.readers["train"].index.fingerprint,
+            "generator": _fingerprint(translator),
         }
 
 
@@ -160,12 +166,8 @@ class _Evaluation:
         self.collector, self.measure = evaluator.collector, evaluator.collector.measure
         self.translator, self.seed, self.pool = translator, seed, pool
         self.domains = translator.domains
-        header = evaluator.header(translator.step, seed)
-        self.where = results.place(self.config.run, header)
-        # On rank 0 the networks' hash joins it: numbers are as good as the weights are the same.
-        self.result: Result = self.engine.from_main(
-            lambda: results.begun(self.where, {**header, "generator": _fingerprint(translator)})
-        )
+        self.result = self.engine.from_main(lambda: evaluator.begun(translator, seed))
+        self.where = results.place(self.config.run, self.result)
         self.owed: list[Future[None]] = []
 
     def run(self) -> None:

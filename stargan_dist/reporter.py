@@ -65,9 +65,7 @@ class Reporter:
             self.inputs, self.references = self._fixed_images()
 
     @staticmethod
-    def _evaluator(
-        config: Config, engine: Engine, stopped: Callable[[], bool]
-    ) -> Evaluator | None:
+    def _evaluator(config: Config, engine: Engine, stopped: Callable[[], bool]) -> Evaluator | None:
         if not config.evaluation.every:
             return None
         try:
@@ -143,10 +141,11 @@ class Reporter:
         False if the run was asked to stop before all was measured.
         """
         assert self.evaluator is not None
+        translator = self._translator(step)
         with self.stopwatch.paused():
             try:
-                if not self.evaluator.is_complete(step):
-                    self._show(self.evaluator.evaluate(self._translator(step)))
+                if not self.evaluator.is_complete(translator):
+                    self._show(self.evaluator.evaluate(translator))
             except Stopped:
                 return False
             except UserError as error:

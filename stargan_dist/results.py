@@ -43,12 +43,6 @@ def begun(where: str, header: Mapping[str, Any]) -> Result:
     return summarised({**header, "rows": []})
 
 
-def is_complete(run: str, header: Mapping[str, Any]) -> bool:
-    """Whether a result with this header, or more, has all its tasks."""
-    result = read(place(run, header))
-    return bool(result and result["score"] is not None and header.items() <= result.items())
-
-
 def to_json(result: Result) -> bytes:
     return (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode()
 
