@@ -1,6 +1,6 @@
 """The images of one domain, without augmentation, shared out among ranks."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,20 +37,20 @@ def _collate(items: list[Numbered]) -> Numbered:
     return Numbered(items[0].first, torch.cat([item.images for item in items]))
 
 
-def share(count: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
+def share(count: int, batch_size: int, rank: int, world_size: int) -> list[range]:
     """Which of `count` items are a rank's, in batches: a row of them, so that it reads few shards.
 
     The shares differ by one at most.
     """
     begin, end = (count * r // world_size for r in (rank, rank + 1))
-    return [list(range(i, min(i + batch_size, end))) for i in range(begin, end, batch_size)]
+    return [range(i, min(i + batch_size, end)) for i in range(begin, end, batch_size)]
 
 
 def load_images(
     reader: ShardReader,
     domain: int,
     size: int,
-    batches: list[list[int]],
+    batches: Sequence[Sequence[int]],
     *,
     workers: int,
     start_method: str,

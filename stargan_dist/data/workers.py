@@ -1,7 +1,7 @@
 """Loader processes: how they start, and how they end."""
 
 import signal
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ def _start_worker(how: access.Access, _worker: int) -> None:
 
 def open_loader(
     dataset: Dataset[Any],
-    batches: Iterable[list[int]],
+    batches: Iterable[Sequence[int]],
     collate: Callable[[list[Any]], T],
     *,
     workers: int,
@@ -32,7 +32,7 @@ def open_loader(
     """Batches of the given items, in order, whatever the number of workers."""
     return DataLoader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=batches,  # type: ignore[arg-type]  # any sequence will do
         collate_fn=collate,
         num_workers=workers,
         multiprocessing_context=start_method if workers else None,

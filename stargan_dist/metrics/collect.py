@@ -118,7 +118,7 @@ class Collector:
         self.engine.add_up(*statistics.sums, *sums)
         statistics.samples = self.engine.gather(statistics.sample)
 
-    def _share(self, split: str, label: int, batch_size: int) -> list[list[int]]:
+    def _share(self, split: str, label: int, batch_size: int) -> list[range]:
         count = self.readers[split].size(label)
         return share(count, batch_size, self.engine.rank, self.engine.world_size)
 
