@@ -6,6 +6,7 @@ depend on), a row for each task, and means over tasks. Beside it lie pictures of
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -74,19 +75,19 @@ def summarised(result: Result) -> Result:
     A mean is None until all of its tasks are measured.
     """
     frechet, kernel, diversity = result["metrics"]
-    means = {f"{m}_{g}": _mean(result, m, g) for m in (frechet, kernel) for g in GUIDES}
-    means |= {f"{diversity}_{g}": _mean(result, diversity, g) for g in (LATENT, REFERENCE)}
+    counts = Counter(task.guide for task in tasks(len(result["domains"])))
+
+    def mean(metric: str, guide: str) -> float | None:
+        values = [row[metric] for row in result["rows"] if row["guide"] == guide and metric in row]
+        return sum(values) / len(values) if len(values) == counts[guide] else None
+
+    means = {f"{m}_{g}": mean(m, g) for m in (frechet, kernel) for g in GUIDES}
+    means |= {f"{diversity}_{g}": mean(diversity, g) for g in (LATENT, REFERENCE)}
     guided = [means[f"{frechet}_{guide}"] for guide in (LATENT, REFERENCE)]
-    whole = len(finished_tasks(result)) == len(tasks(len(result["domains"])))
-    known = [mean for mean in guided if whole and mean is not None]
+    whole = len(finished_tasks(result)) == counts.total()
+    known = [value for value in guided if whole and value is not None]
     score = sum(known) / 2 if len(known) == 2 else None
     return {**result, "means": means, "score": score}
-
-
-def _mean(result: Result, metric: str, guide: str) -> float | None:
-    values = [row[metric] for row in result["rows"] if row["guide"] == guide and metric in row]
-    wanted = [task for task in tasks(len(result["domains"])) if task.guide == guide]
-    return sum(values) / len(values) if len(values) == len(wanted) else None
 
 
 def errors(result: Result) -> list[str]:
