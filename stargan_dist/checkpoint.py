@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -250,6 +251,10 @@ def remove_superseded(
     goes first: a folder that is half removed is no checkpoint.
     """
     reached = [s for s in list_steps(run) if s <= step]
-    best = best_steps(run, reached, protocol)
+    try:
+        best = best_steps(run, reached, protocol)
+    except (OSError, UserError) as error:
+        print(f"no checkpoint is removed: the best is not known ({error})", file=sys.stderr)
+        return
     for old in superseded(reached, keep_last=keep_last, keep_every=keep_every, best=best):
         storage.remove_folder(storage.join(_folder(run), step_name(old)), first=MANIFEST)

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import os
 
-from stargan_dist import access, compare, monitor, results
+from stargan_dist import access, compare, monitor, results, storage
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist.config import Config
 from stargan_dist.engine import Engine
@@ -43,8 +43,8 @@ def parse_args() -> argparse.Namespace:
     own.add_argument("--inception-weights", metavar="FILE", help="instead of a download")
     own.add_argument("--alexnet-weights", metavar="FILE", help="instead of a download")
     args = parser.parse_args()
-    if args.repeat < 1:
-        parser.error("--repeat must be at least 1")
+    if args.repeat < 1 or args.seed < 0:
+        parser.error("--repeat must be at least 1, --seed not negative")
     return args
 
 
@@ -66,6 +66,7 @@ def evaluate(args: argparse.Namespace) -> int:
         translator = engine.together(lambda: Translator.load(args.run, str(step), engine.device))
         config = overridden(translator.config, args)
         access.use(config.storage)
+        engine.from_main(lambda: storage.check_writable(args.run))
         evaluator = Evaluator(config, engine)
         seeds = range(args.seed, args.seed + args.repeat)
         measured = [evaluator.evaluate(translator, seed) for seed in seeds]
@@ -90,7 +91,8 @@ def _find(args: argparse.Namespace) -> int:
 def show(args: argparse.Namespace, measured: list[Result]) -> None:
     """To TensorBoard, and as tables or JSON."""
     for result in measured:
-        monitor.show_result(args.run, result)
+        seed = f"_seed_{result['seed']}" if result["seed"] else ""
+        monitor.show_result(args.run, result, results.label(result) + seed)
     if args.json:
         print(json.dumps(measured, ensure_ascii=False))
         return

@@ -70,7 +70,7 @@ class Evaluator:
 
     Args:
         config: of the run.
-        stopped: asked between batches whether to give up.
+        stopped: asked between batches whether to give up. All ranks follow at the end of the task.
 
     Raises:
         UserError: there are no shards, or the protocol's weights cannot be had.
@@ -148,12 +148,15 @@ class Evaluator:
 def _exact_float32() -> Iterator[None]:
     """Convolutions of GPUs round to TensorFloat-32 unless told not to; numbers of CPUs and GPUs
     would differ, and `float32` would not be true."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for switch, allowed in zip(switches, before, strict=True):
+            switch.allow_tf32 = allowed
 
 
 class _Evaluation:

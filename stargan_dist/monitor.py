@@ -169,14 +169,14 @@ class Monitor:
         self.board.close()
 
 
-def show_result(run: str, result: dict[str, Any]) -> None:
-    """An evaluation in TensorBoard: the means, and each task."""
+def show_result(run: str, result: dict[str, Any], label: str) -> None:
+    """An evaluation in TensorBoard: the means, and each task, under a label."""
     with SummaryWriter(storage.join(run, "tensorboard", "evaluation")) as board:
-        scalars = {f"{result['protocol']}/{name}": mean for name, mean in result["means"].items()}
+        scalars = {f"{label}/{name}": mean for name, mean in result["means"].items()}
         for row in result["rows"]:
             task = f"{row['guide']}_{row['source']}_to_{row['target']}"
             for metric in result["metrics"]:
-                scalars[f"{result['protocol']}_tasks/{metric}_{task}"] = row.get(metric)
+                scalars[f"{label}_tasks/{metric}_{task}"] = row.get(metric)
         for name, value in scalars.items():
             if value is not None:
                 board.add_scalar(name, value, result["step"])

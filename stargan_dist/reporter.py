@@ -42,6 +42,7 @@ class Reporter:
         start: int,
         stopped: Callable[[], bool],
     ) -> None:
+        self.stopped = stopped
         self.evaluator = self._evaluator(config, engine, stopped)
         self.config, self.training, self.engine = config, training, engine
         self.shown = engine.is_main
@@ -152,12 +153,13 @@ class Reporter:
                 if self.shown:
                     told = f"evaluation at step {step} failed, training goes on: {error}"
                     print(told, file=sys.stderr, flush=True)
+                return not self.engine.agree(self.stopped())
         return True
 
     def _show(self, result: Result) -> None:
         if self.shown:
             print(results.headline(result), results.table(result), sep="\n", flush=True)
-            monitor.show_result(self.config.run, result)
+            monitor.show_result(self.config.run, result, results.label(result))
 
     def _translator(self, step: int) -> Translator:
         return Translator(self.training.ema, self.config, self.training.index.domains, step)

@@ -99,10 +99,10 @@ def errors(result: Result) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Four digits that count, and two places at least."""
+    """Two places, or four digits that count where they would be fewer."""
     if value is None:
         return "–"
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
 
 
 def columns(rows: Iterable[Sequence[str]], left: int) -> str:
@@ -151,12 +151,16 @@ def table(result: Result) -> str:
 
 def _cautions(result: Result) -> list[str]:
     """What a reader of the numbers should know."""
-    few = [row for row in result["rows"] if row.get("images", math.inf) <= result["features"]]
+    few = [
+        row
+        for row in result["rows"]
+        if min(row.get("images", math.inf), row.get("real_images", math.inf)) <= result["features"]
+    ]
     if not few:
         return []
     frechet, kernel, _ = result["metrics"]
     return [
-        f"{frechet}: {len(few)} tasks have fewer images than features, which makes it too large; "
+        f"{frechet}: {len(few)} tasks have no more images than features, which makes it too large; "
         f"{kernel} has no such bias"
     ]
 

@@ -31,7 +31,9 @@ class Statistics:
 
     def update(self, features: Tensor, first: int) -> None:
         """Add features (n, d) of images in a row, the first of which has this number in the set."""
-        self.samples.append(features[-first % self.stride :: self.stride].float())
+        kept = features[-first % self.stride :: self.stride]
+        if len(kept):
+            self.samples.append(kept.float().clone())  # a view would hold the whole batch
         features = features.double()
         self.count += len(features)
         self.sum += features.sum(0)

@@ -81,6 +81,8 @@ def test_memory_is_bounded_and_the_sample_evenly_spaced():
     made = Statistics(1, total)
     for first in range(0, total, 10):
         made.update(torch.arange(first, min(first + 10, total))[:, None].float(), first)
+    held = sum(sample.untyped_storage().nbytes() for sample in made.samples)
+    assert held <= 4 * KERNEL_IMAGES
     kept = made.sample[:, 0]
     assert KERNEL_IMAGES * 0.9 < len(kept) <= KERNEL_IMAGES
     assert torch.equal(kept.diff(), torch.full((len(kept) - 1,), 3.0))
