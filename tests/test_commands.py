@@ -28,7 +28,8 @@ def evaluated(finished_run, tmp_path_factory):
     """A run with a measured checkpoint, and what the command said."""
     run = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(finished_run, run)
-    return run, command("evaluate", "--run", run, "--protocol", "demo", "--repeat", 2)
+    options = ["--protocol", "demo", "--cache", run.parent / "cache", "--repeat", 2]
+    return run, command("evaluate", "--run", run, *options)
 
 
 def result(run, seed=0):
@@ -57,7 +58,8 @@ def test_repeated_evaluation_tells_mean_and_deviation(evaluated):
 
 def test_evaluation_as_json_measures_nothing_again(evaluated):
     run, _ = evaluated
-    again = command("evaluate", "--run", run, "--protocol", "demo", "--json")
+    cache = run.parent / "cache"
+    again = command("evaluate", "--run", run, "--protocol", "demo", "--cache", cache, "--json")
     assert json.loads(again.stdout) == [result(run)]
     assert "sources" not in again.stderr
 

@@ -110,11 +110,14 @@ def test_the_demo_trains_from_an_object_store(train, animals, s3, s3_address, tm
         where = ("--run", str(tmp_path / name), "--data.shards", shards)
         train(name, "--config", "configs/demo.yaml", *few, *where, *options, processes=2)
 
-    demo("near", train.shards)
+    demo("near", train.shards, "--evaluation.every", "0")
     cache = ("--data.cache", str(tmp_path / "cache"))
     demo("far", f"{s3}/set", "--storage.options", access, *cache)
     assert_same_bits(tmp_path / "far", tmp_path / "near")
     assert list(Path(tmp_path / "cache").iterdir())
+    # It was evaluated at its end, and what that found of real images lies beside the shards.
+    assert (tmp_path / "far" / "evaluation" / "demo" / "step_00000004_seed_0.json").is_file()
+    assert len(storage.list_names(f"{s3}/set/statistics")) == 14
     subprocess.run(
         [sys.executable, "-m", "stargan_dist.sample", "--run", str(tmp_path / "far")],
         cwd=ROOT, check=True, capture_output=True,
