@@ -99,10 +99,10 @@ def errors(result: Result) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Two places, or four digits that count where they would be fewer."""
+    """Two decimal places from 10 on, four below; JSON has them all."""
     if value is None:
         return "–"
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
 
 
 def columns(rows: Iterable[Sequence[str]], left: int) -> str:
