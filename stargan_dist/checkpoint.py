@@ -133,6 +133,14 @@ def find(run: str, which: str = LATEST, protocol: str | None = None) -> Checkpoi
     return _read_manifest(storage.join(_folder(run), step_name(step)))
 
 
+def find_existing(run: str, which: str = LATEST, protocol: str | None = None) -> Checkpoint:
+    """As `find`; raises UserError where the run has no checkpoint yet."""
+    found = find(run, which, protocol)
+    if found is None:
+        raise UserError(f"{run} has no checkpoint: train it first")
+    return found
+
+
 def _best(run: str, steps: list[int], protocol: str | None) -> int:
     newest = _read_manifest(storage.join(_folder(run), step_name(steps[-1])))
     # Runs of before there was this choice have none.

@@ -1,6 +1,5 @@
 """Evaluations of several runs, side by side, with the figures of the paper."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from stargan_dist import results
 from stargan_dist.errors import UserError
 from stargan_dist.metrics.protocol import LATENT, REAL, REFERENCE
-from stargan_dist.scores import Result, complete, shared
+from stargan_dist.scores import Result, complete, shared, way
 
 # arXiv 1912.01865, tables 2 and 3, 256 px: FID and LPIPS by latents, FID and LPIPS by references,
 # FID of real images.
@@ -37,18 +36,17 @@ def find(runs: Sequence[str]) -> list[dict[str, Any]]:
     for run in runs:
         measured: dict[tuple[str, int, str], list[Result]] = defaultdict(list)
         for result in complete(run):
-            way = json.dumps(shared(result), sort_keys=True)
-            groups.setdefault(way, {**shared(result), "rows": []})
-            measured[way, result["step"], result["generator"]].append(result)
+            groups.setdefault(way(result), {**shared(result), "rows": []})
+            measured[way(result), result["step"], result["generator"]].append(result)
         if not measured:
             raise UserError(
                 f"{run} has no complete evaluation: python -m stargan_dist.evaluate --run {run}"
             )
-        rows = [(way, _row(run, found)) for (way, *_), found in sorted(measured.items())]
-        for way, row in rows:
-            row["best"] = row["score"] == min(r["score"] for w, r in rows if w == way)
-            groups[way]["rows"].append(row)
-    return [groups[way] for way in sorted(groups)]
+        rows = [(key, _row(run, found)) for (key, *_), found in sorted(measured.items())]
+        for key, row in rows:
+            row["best"] = row["score"] == min(r["score"] for k, r in rows if k == key)
+            groups[key]["rows"].append(row)
+    return [groups[key] for key in sorted(groups)]
 
 
 def _row(run: str, found: list[Result]) -> dict[str, Any]:

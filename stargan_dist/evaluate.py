@@ -17,7 +17,7 @@ from stargan_dist import access, compare, monitor, results, storage
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist.config import Config
 from stargan_dist.engine import Engine
-from stargan_dist.errors import USER_ERROR, UserError, run_command
+from stargan_dist.errors import USER_ERROR, run_command
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.results import Result
 from stargan_dist.translate import Translator
@@ -62,7 +62,10 @@ def evaluate(args: argparse.Namespace) -> int:
     """Measure on all ranks; rank 0 tells. Returns the exit code."""
     engine = Engine()
     try:
-        step = engine.from_main(lambda: _find(args))
+        # Rank 0 alone looks which: `latest` of a run in training moves.
+        step = engine.from_main(
+            lambda: checkpoints.find_existing(args.run, args.checkpoint, args.protocol).step
+        )
         translator = engine.together(lambda: Translator.load(args.run, str(step), engine.device))
         config = overridden(translator.config, args)
         access.use(config.storage)
@@ -78,14 +81,6 @@ def evaluate(args: argparse.Namespace) -> int:
         raise engine.explained(error) from error
     finally:
         engine.close()
-
-
-def _find(args: argparse.Namespace) -> int:
-    """The step of the checkpoint. Rank 0 alone looks: `latest` of a run in training moves."""
-    found = checkpoints.find(args.run, args.checkpoint, args.protocol)
-    if found is None:
-        raise UserError(f"{args.run} has no checkpoint: train it first")
-    return found.step
 
 
 def show(args: argparse.Namespace, measured: list[Result]) -> None:

@@ -80,31 +80,21 @@ class Evaluator:
         self.config, self.engine = config, engine
         self.collector = Collector(config, engine, stopped)
 
-    def evaluate(self, translator: Translator, seed: int = 0) -> Result:
-        """Measure all tasks, or those that an earlier evaluation left. Complete on rank 0.
-
-        A task that fails has a row that says why. The result is written as it grows, to where
-        `results.place` tells.
+    def begin(self, translator: Translator, seed: int = 0) -> "Evaluation":
+        """Find what is left of an evaluation.
 
         Args:
             seed: of latents and references.
-
-        Raises:
-            Stopped: on all ranks, if any was asked to; what is measured is written.
-            UserError: the result cannot be written.
         """
         self._check(translator)
         for reader in self.collector.readers.values():
             reader.try_again()
         translator.bfloat16 = self.config.evaluation.precision == "bfloat16"
-        with _exact_float32(), ThreadPoolExecutor(1) as pool:
-            evaluation = _Evaluation(self, translator, seed, pool)
-            try:
-                evaluation.run()
-            except Stopped:
-                evaluation.settle(0)
-                raise
-            return evaluation.result
+        return Evaluation(self, translator, seed)
+
+    def evaluate(self, translator: Translator, seed: int = 0) -> Result:
+        """What `begin` finds and `Evaluation.run` adds to it."""
+        return self.begin(translator, seed).run()
 
     def _check(self, translator: Translator) -> None:
         held = self.collector.readers["train"].index.domains
@@ -113,11 +103,6 @@ class Evaluator:
                 f"the shards at {self.config.data.shards} hold the domains {', '.join(held)}; "
                 f"the networks were trained on {', '.join(translator.domains)}"
             )
-
-    def is_complete(self, translator: Translator, seed: int = 0) -> bool:
-        """Whether all was measured before. The same on all ranks."""
-
-        return self.engine.from_main(lambda: self.begun(translator, seed)["score"] is not None)
 
     def begun(self, translator: Translator, seed: int) -> Result:
         """What an earlier evaluation measured, or an empty result."""
@@ -159,33 +144,55 @@ def _exact_float32() -> Iterator[None]:
             switch.allow_tf32 = allowed
 
 
-class _Evaluation:
-    """One evaluation of one translator."""
+class Evaluation:
+    """One evaluation of one translator.
 
-    def __init__(
-        self, evaluator: Evaluator, translator: Translator, seed: int, pool: ThreadPoolExecutor
-    ) -> None:
-        self.config, self.engine = evaluator.config, evaluator.engine
-        self.collector, self.measure = evaluator.collector, evaluator.collector.measure
-        self.translator, self.seed, self.pool = translator, seed, pool
+    Attributes:
+        left: the tasks that no earlier evaluation measured. The same on all ranks.
+        result: complete on rank 0, once `run` has ended.
+    """
+
+    def __init__(self, evaluator: Evaluator, translator: Translator, seed: int) -> None:
+        self.engine, self.collector = evaluator.engine, evaluator.collector
+        self.measure = evaluator.collector.measure
+        self.translator, self.seed = translator, seed
         self.domains = translator.domains
         self.result = self.engine.from_main(lambda: evaluator.begun(translator, seed))
-        self.where = results.place(self.config.run, self.result)
+        self.where = results.place(evaluator.config.run, self.result)
+        done = results.finished_tasks(self.result)
+        self.left = [t for t in tasks(len(self.domains)) if self._named(t) not in done]
+        self.pool = ThreadPoolExecutor(1)
         self.owed: list[Future[None]] = []
 
-    def run(self) -> None:
-        done = results.finished_tasks(self.result)
-        todo = [task for task in tasks(len(self.domains)) if self._named(task) not in done]
+    def run(self) -> Result:
+        """Measure what is left.
+
+        A task that fails has a row that says why. The result is written as it grows, to where
+        `results.place` tells.
+
+        Raises:
+            Stopped: on all ranks, if any was asked to; what is measured is written.
+            UserError: the result cannot be written.
+        """
+        with _exact_float32(), self.pool:
+            try:
+                self._measure_all()
+            except Stopped:
+                self._settle(0)
+                raise
+        return self.result
+
+    def _measure_all(self) -> None:
         target = Target(self.collector, self.translator, -1)
-        total, shown = self.collector.sources(todo), self.engine.is_main and bool(todo)
+        total, shown = self.collector.sources(self.left), self.engine.is_main and bool(self.left)
         progress = Progress(total, "sources", what="evaluating", shown=shown)
-        for number, task in enumerate(todo, start=1):
+        for number, task in enumerate(self.left, start=1):
             if task.target != target.label:
                 target = Target(self.collector, self.translator, task.target)
             guide, source, named = self._named(task)
-            progress.what = f"{guide} {source} → {named}, task {number}/{len(todo)}"
+            progress.what = f"{guide} {source} → {named}, task {number}/{len(self.left)}"
             self._measure(task, target, progress)
-        self.settle(0)
+        self._settle(0)
         progress.close()
 
     def _named(self, task: Task) -> tuple[str, str, str]:
@@ -203,7 +210,7 @@ class _Evaluation:
                 self._owe(task, self._translations, task, real, fakes)
         except UserError as error:
             self._owe(task, lambda told: {"error": told}, str(error))
-        self.settle(OUTSTANDING)
+        self._settle(OUTSTANDING)
 
     # Rank 0's part.
 
@@ -217,7 +224,7 @@ class _Evaluation:
         if self.engine.is_main:
             self.owed.append(self.pool.submit(work))
 
-    def settle(self, left: int) -> None:
+    def _settle(self, left: int) -> None:
         """Wait until rank 0 owes at most so many rows.
 
         Raises:

@@ -142,11 +142,11 @@ class Reporter:
         False if the run was asked to stop before all was measured.
         """
         assert self.evaluator is not None
-        translator = self._translator(step)
         with self.stopwatch.paused():
             try:
-                if not self.evaluator.is_complete(translator):
-                    self._show(self.evaluator.evaluate(translator))
+                evaluation = self.evaluator.begin(self._translator(step))
+                if evaluation.left:
+                    self._show(evaluation.run())
             except Stopped:
                 return False
             except UserError as error:

@@ -6,6 +6,7 @@ depend on), a row for each task, and means over tasks. Beside it lie pictures of
 
 import json
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -180,9 +181,7 @@ def spread(results: Sequence[Result], mean: str) -> tuple[float, float] | None:
     values = [result["means"].get(mean) for result in results]
     if None in values:
         return None
-    centre = sum(values) / len(values)
-    squares = sum((value - centre) ** 2 for value in values)
-    return centre, math.sqrt(squares / max(1, len(values) - 1))
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def told(found: tuple[float, float] | None, count: int) -> str:

@@ -44,6 +44,11 @@ def shared(result: Result) -> dict[str, Any]:
     return {name: result[name] for name in COMPARABLE}
 
 
+def way(result: Result) -> str:
+    """A name for how a result was measured: equal for those that may be compared."""
+    return json.dumps(shared(result), sort_keys=True)
+
+
 def complete(run: str) -> list[Result]:
     """All complete results of a run."""
     folder, found = storage.join(run, EVALUATIONS), []
@@ -65,7 +70,6 @@ def best_steps(run: str, steps: Collection[int], protocol: str) -> list[int]:
     ways: dict[str, dict[int, float]] = defaultdict(dict)
     for result in complete(run):
         if (result["protocol"], result["seed"]) == (protocol, 0) and result["step"] in steps:
-            way = json.dumps(shared(result), sort_keys=True)
-            ways[way][result["step"]] = result["score"]
+            ways[way(result)][result["step"]] = result["score"]
     by_use = sorted(ways.values(), key=len, reverse=True)
     return [min(scores, key=lambda step: scores[step]) for scores in by_use]

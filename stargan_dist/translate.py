@@ -11,7 +11,6 @@ from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist.checkpoint import EMA, load_networks
 from stargan_dist.config import Config
-from stargan_dist.errors import UserError
 from stargan_dist.nets.v2 import Generator, build_networks
 
 AVERAGED = ("G", "F", "E")
@@ -51,9 +50,7 @@ class Translator:
         Raises:
             UserError: the run has none, or not this one.
         """
-        found = checkpoints.find(run, checkpoint)
-        if found is None:
-            raise UserError(f"{run} has no checkpoint: train it first")
+        found = checkpoints.find_existing(run, checkpoint)
         config = configs.from_dict(found.config)
         built = build_networks(len(found.domains), **configs.to_dict(config)["model"])._asdict()
         networks = {

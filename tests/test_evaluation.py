@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -16,7 +17,7 @@ from stargan_dist.engine import Engine
 from stargan_dist.errors import UserError
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.metrics import demo
-from stargan_dist.metrics.collect import Stopped
+from stargan_dist.metrics.collect import Stopped, _guides
 from stargan_dist.metrics.lpips import mean_pairwise_distance
 from stargan_dist.metrics.protocol import (
     LATENT,
@@ -356,5 +357,6 @@ def test_nothing_in_a_task_waits_for_the_device(setup, monkeypatch):
     monkeypatch.setattr("stargan_dist.metrics.collect.PICTURED", 0)
     (task, *_) = [task for task in tasks(3) if task.guide == LATENT]
     progress = type("Silent", (), {"advance": lambda self, units: None})()
-    fakes = collector._translate(translator, task, None, 0, progress)
+    guides = partial(_guides, translator, task, None, 0)
+    fakes = collector._translate(translator, task.source, guides, progress)
     assert fakes.statistics.outer.is_meta

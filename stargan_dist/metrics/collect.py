@@ -8,7 +8,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,9 @@ from stargan_dist.translate import Translator
 # source, or as many real images.
 REAL_BATCH = OUTPUTS
 PICTURED = 4  # sources in the picture of a task
+
+
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -84,7 +88,7 @@ class Collector:
         kept = self.engine.together(lambda: self.store.load(facts) if self.engine.is_main else None)
         if self.engine.agree(kept is not None):
             return Statistics.from_dict(kept) if kept else self._none(split, label)
-        statistics = self.engine.together(lambda: self._look(split, label))
+        statistics = self._jointly(lambda: self._look(split, label))
         self._add_up(statistics)
         if self.engine.is_main:
             self.store.save(facts, statistics.to_dict())
@@ -111,10 +115,15 @@ class Collector:
         total = self.readers[split].size(label) * times
         return Statistics(self.measure.num_features, total, self.engine.device)
 
-    def _add_up(self, statistics: Statistics, *sums: Tensor) -> None:
-        """Join the statistics of the ranks' shares, and further sums, in place."""
+    def _jointly(self, share: Callable[[], T]) -> T:
+        """Do this rank's share, as `Engine.together`, unless any rank was asked to stop."""
+        done = self.engine.together(share)
         if self.engine.agree(self.stopped()):
             raise Stopped
+        return done
+
+    def _add_up(self, statistics: Statistics, *sums: Tensor) -> None:
+        """Join the statistics of the ranks' shares, and further sums, in place."""
         self.engine.add_up(*statistics.sums, *sums)
         statistics.samples = self.engine.gather(statistics.sample)
 
@@ -179,10 +188,7 @@ class Collector:
                 codes.append(styles[: len(images)].cpu())
             return torch.cat(codes)
 
-        mine = self.engine.together(encode)
-        if self.engine.agree(self.stopped()):
-            raise Stopped
-        codes = torch.cat(self.engine.gather(mine))
+        codes = torch.cat(self.engine.gather(self._jointly(encode)))
         if not len(codes):
             raise UserError(f"domain {translator.domains[label]} has no validation images")
         return codes.to(self.engine.device)
@@ -203,11 +209,8 @@ class Collector:
         Raises:
             WorldError: a validation image cannot be read, or there is none.
         """
-
-        def translate() -> Fakes:
-            return self._translate(translator, task, styles, seed, progress)
-
-        fakes = self.engine.together(translate)
+        guides = partial(_guides, translator, task, styles, seed)
+        fakes = self._jointly(lambda: self._translate(translator, task.source, guides, progress))
         self._add_up(fakes.statistics, fakes.diversity, fakes.broken)
         parts = self.engine.gather({n: row.cpu() for n, row in fakes.pictures.items()})
         fakes.pictures = {number: row for part in parts for number, row in part.items()}
@@ -217,24 +220,27 @@ class Collector:
     def _translate(
         self,
         translator: Translator,
-        task: Task,
-        styles: Tensor | None,
-        seed: int,
+        domain: int,
+        guides: Callable[[int], Tensor],
         progress: Progress,
     ) -> Fakes:
-        """Translate this rank's sources. Each output is looked at once, and no value is read from
-        the device: it works on while the next images are loaded."""
-        if not self.readers["val"].size(task.source):
-            raise UserError(f"domain {translator.domains[task.source]} has no validation images")
+        """Translate this rank's sources of a domain. Each output is looked at once, and no value is
+        read from the device: it works on while the next images are loaded.
+
+        Args:
+            guides: style codes of the outputs of a source, by its number.
+        """
+        if not self.readers["val"].size(domain):
+            raise UserError(f"domain {translator.domains[domain]} has no validation images")
         device = self.engine.device
         fakes = Fakes(
-            self._none("val", task.source, OUTPUTS),
+            self._none("val", domain, OUTPUTS),
             torch.zeros((), dtype=torch.float64, device=device),
             torch.zeros((), dtype=torch.int64, device=device),
         )
-        for number, source in self._images("val", task.source, 1, progress):
-            guides = _guides(translator, task, styles, seed, number)
-            outputs = translator.translate(to_unit(source, translator.dtype), guides)
+        for number, source in self._images("val", domain, 1, progress):
+            x = to_unit(source, translator.dtype)
+            outputs = translator.translate(x, guides(number))
             seen = to_uint8(outputs)
             fakes.statistics.update(self.measure.features(seen), number * OUTPUTS)
             fakes.diversity += self.measure.diversity(outputs.float()[None]).double().sum()
