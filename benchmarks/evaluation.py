@@ -50,7 +50,7 @@ from stargan_dist.batch import to_unit
 from stargan_dist.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from stargan_dist.data import demo
 from stargan_dist.data.reader import LoadedSplit, load_split, open_reader
-from stargan_dist.engine import Engine
+from stargan_dist.world import World
 from stargan_dist.metrics.measure import Measure
 from stargan_dist.metrics.protocol import (
     LATENT,
@@ -222,7 +222,7 @@ def literal_distance(a: np.ndarray, b: np.ndarray) -> float:
 # Ours.
 
 
-def ours(config: Config, translator: Translator, engine: Engine, clock: Clock) -> Outcome:
+def ours(config: Config, translator: Translator, world: World, clock: Clock) -> Outcome:
     """An evaluation without its matrix roots, which follow afterwards."""
     owed: list[tuple[Statistics, Statistics]] = []
 
@@ -230,7 +230,7 @@ def ours(config: Config, translator: Translator, engine: Engine, clock: Clock) -
         owed.append((real, other))
         return 0.0, 0.0
 
-    evaluator = evaluation.Evaluator(config, engine)
+    evaluator = evaluation.Evaluator(config, world)
     networks = evaluator.collector.measure
     networks.features.forward = clock.timed("features", networks.features.forward)
     networks.diversity.forward = clock.timed("lpips", networks.diversity.forward)
@@ -242,7 +242,7 @@ def ours(config: Config, translator: Translator, engine: Engine, clock: Clock) -
     ):
         result = evaluator.evaluate(translator, SEED)
     shutil.rmtree(Path(config.run) / "evaluation", ignore_errors=True)
-    return _outcome(result, owed, clock) if engine.is_main else {}
+    return _outcome(result, owed, clock) if world.is_main else {}
 
 
 def _outcome(result: Result, owed: list[tuple[Statistics, Statistics]], clock: Clock) -> Outcome:
@@ -287,27 +287,27 @@ def in_processes(folder: Path, size: int, count: int) -> float:
 
 def work(folder: Path, size: int) -> None:
     """One of the processes of `in_processes`."""
-    config, engine, clock = make_config(folder, size), Engine(), Clock()
+    config, world, clock = make_config(folder, size), World(), Clock()
     config = dataclasses.replace(config, run=str(folder / "processes"))
-    ours(config, make_translator(config), engine, clock)
-    if engine.is_main:
+    ours(config, make_translator(config), world, clock)
+    if world.is_main:
         print(clock.seconds["all"])
-    engine.close()
+    world.close()
 
 
 def measure_all(folder: Path, size: int) -> dict[str, float]:
-    config, engine = make_config(folder, size), Engine()
+    config, world = make_config(folder, size), World()
     translator = make_translator(config)
     clocks = {name: Clock() for name in ("ours", "ours, cached", "ours, bfloat16", "literal")}
-    outcome = ours(config, translator, engine, clocks["ours"])
-    ours(config, translator, engine, clocks["ours, cached"])
+    outcome = ours(config, translator, world, clocks["ours"])
+    ours(config, translator, world, clocks["ours, cached"])
     lowered = dataclasses.replace(config.evaluation, precision="bfloat16")
     fast = dataclasses.replace(config, evaluation=lowered)
-    ours(fast, translator, engine, clocks["ours, bfloat16"])
+    ours(fast, translator, world, clocks["ours, bfloat16"])
     translator.bfloat16 = False
-    networks = evaluation.Evaluator(config, engine).collector.measure
+    networks = evaluation.Evaluator(config, world).collector.measure
     expected = literal(translator, networks, folder, clocks["literal"])
-    engine.close()
+    world.close()
 
     seconds = {name: clock.seconds.pop("all", seconds_of(clock)) for name, clock in clocks.items()}
     for name, clock in clocks.items():

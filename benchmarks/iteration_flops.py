@@ -11,6 +11,7 @@ resizing beside them. Last line: JSON, per image.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,18 @@ class FlopCount(TorchDispatchMode):
 class BackwardOnly:
     """An engine without optimizers: what an optimizer does is not counted."""
 
+    keeps_graphs = True
+
     def __init__(self, objective: StarGANv2) -> None:
         self.sides = objective.sides
 
-    def update(self, side: str, *args: object, steps: tuple[str, ...]) -> Terms:
-        loss, terms = self.sides[side](*args)
+    def update(
+        self, side: str, calls: Sequence[tuple[Any, ...]], steps: tuple[str, ...]
+    ) -> tuple[Terms, Terms]:
+        (call,) = calls
+        loss, terms = self.sides[side](*call)
         loss.backward()
-        return terms
+        return terms, {}
 
 
 def make_batch(size: int, domains: int, batch: int) -> Batch:
@@ -78,7 +84,7 @@ def count_gflop(networks: Networks, batch: Batch, *, literal: bool) -> float:
         if literal:
             literal_iteration(networks, None, batch, LossConfig(), lambda_ds=1.0)
         else:
-            objective.iterate(BackwardOnly(objective), batch, step=0)
+            objective.iterate(BackwardOnly(objective), [batch], step=0)
     return counter.total / 1e9 / len(batch.y)
 
 

@@ -31,6 +31,10 @@ class Batch(NamedTuple):
 
         return Batch(*map(move, self))
 
+    def split(self, parts: int) -> "list[Batch]":
+        """Micro-batches of equal size, in order."""
+        return [Batch(*chunks) for chunks in zip(*(t.chunk(parts) for t in self), strict=True)]
+
 
 def to_unit(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 [0, 255] -> float [-1, 1]."""

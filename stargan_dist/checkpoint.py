@@ -1,12 +1,12 @@
 """Checkpoints: `RUN/checkpoints/step_NNNNNNNN/`, complete or absent, on any URL.
 
-A folder holds the networks and their averages (safetensors), the optimizers (loadable with
-`weights_only=True`), and `manifest.json` with the step, the configuration and a hash of every
-file. There is no random state to save: whatever is drawn is a function of (seed, step).
+A folder holds the networks, their averages and the states of their optimizers, whole and by the
+names of their parameters (safetensors), and `manifest.json` with the step, the configuration and
+a hash of every file. Nothing in it depends on the engine or the number of processes. There is no
+random state to save: whatever is drawn is a function of (seed, step).
 """
 
 import hashlib
-import io
 import json
 import re
 import sys
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
@@ -26,8 +25,8 @@ from stargan_dist.scores import best_steps
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 LATEST = "latest"
-NETWORKS, EMA, OPTIMIZERS = "networks.safetensors", "ema.safetensors", "optimizers.pt"
-VERSION = 1
+NETWORKS, EMA, OPTIMIZERS = "networks.safetensors", "ema.safetensors", "optimizers.safetensors"
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Checkpoint:
     data: str
     files: dict[str, dict[str, Any]]
     skipped: dict[str, Any] = field(default_factory=dict)
+    scales: dict[str, list[float]] = field(default_factory=dict)
 
     def read(self, name: str) -> bytes:
         """The bytes of a file, which must be those that were saved.
@@ -65,21 +65,24 @@ class Checkpoint:
 
     def state(self) -> "State":
         """Everything that a run goes on from, on the CPU."""
-        optimizers = io.BytesIO(self.read(OPTIMIZERS))
-        return State(
-            self.tensors(NETWORKS),
-            self.tensors(EMA),
-            torch.load(optimizers, map_location="cpu", weights_only=True),
-        )
+        networks, ema, optimizers = map(self.tensors, (NETWORKS, EMA, OPTIMIZERS))
+        return State(networks, ema, optimizers, self.scales)
 
 
 @dataclass(frozen=True)
 class State:
-    """What is saved: tensors of the networks and their averages, states of the optimizers."""
+    """What is saved, by names that begin with a network's letter and a dot.
+
+    Attributes:
+        networks, ema: `G.PARAMETER`.
+        optimizers: `G.PARAMETER:KIND` (such as exp_avg), and `G.step`.
+        scales: of float16, by side: the loss scale and its count of good iterations.
+    """
 
     networks: dict[str, Tensor]
     ema: dict[str, Tensor]
-    optimizers: dict[str, dict[str, Any]]
+    optimizers: dict[str, Tensor]
+    scales: dict[str, list[float]]
 
 
 def step_name(step: int) -> str:
@@ -164,21 +167,16 @@ def _latest(run: str, steps: list[int]) -> int:
     return steps[-1]
 
 
-def _prefixed(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    return {
-        f"{letter}.{name}": tensor.detach().cpu().contiguous()
-        for letter, network in networks.items()
-        for name, tensor in network.state_dict().items()
-    }
+def of_letter(letter: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one network, by names without its letter."""
+    prefix = f"{letter}."
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def load_networks(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
     """Fill networks from tensors named `LETTER.parameter`."""
     for letter, network in networks.items():
-        prefix = f"{letter}."
-        network.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
+        network.load_state_dict(of_letter(letter, tensors))
 
 
 def _describe(folder: Path) -> dict[str, dict[str, Any]]:
@@ -190,15 +188,7 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def save(
-    run: str,
-    step: int,
-    *,
-    networks: Mapping[str, nn.Module],
-    ema: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    facts: Mapping[str, Any],
-) -> None:
+def save(run: str, step: int, state: State, facts: Mapping[str, Any]) -> None:
     """Publish a checkpoint and point `latest` at it. For one rank to call.
 
     Args:
@@ -211,29 +201,16 @@ def save(
     url = storage.join(_folder(run), step_name(step))
     try:
         with storage.published_folder(url, last=MANIFEST) as folder:
-            save_file(_prefixed(networks), folder / NETWORKS)
-            save_file(_prefixed(ema), folder / EMA)
-            states = {letter: optimizer.state_dict() for letter, optimizer in optimizers.items()}
-            torch.save(states, folder / OPTIMIZERS)
-            manifest = {"version": VERSION, "step": step, **facts, "files": _describe(folder)}
-            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            save_file(state.networks, folder / NETWORKS)
+            save_file(state.ema, folder / EMA)
+            save_file(state.optimizers, folder / OPTIMIZERS)
+            files = _describe(folder)
+            manifest = {"version": VERSION, "step": step, **facts, "scales": state.scales}
+            text = json.dumps(manifest | {"files": files}, indent=1) + "\n"
+            (folder / MANIFEST).write_text(text)
         _point_latest(run, step)
     except OSError as error:
         raise UserError(f"cannot save the checkpoint {url}: {error}") from error
-
-
-def restore(
-    state: State,
-    *,
-    networks: Mapping[str, nn.Module],
-    ema: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
-) -> None:
-    """Fill networks, averages and optimizers from a saved state."""
-    load_networks(networks, state.networks)
-    load_networks(ema, state.ema)
-    for letter, optimizer in optimizers.items():
-        optimizer.load_state_dict(state.optimizers[letter])
 
 
 def _point_latest(run: str, step: int) -> None:

@@ -81,6 +81,16 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class ClipConfig:
+    """Largest norm of each network's gradient, beyond which it is scaled down; 0: none."""
+
+    G: float = 0.0
+    F: float = 0.0
+    E: float = 0.0
+    D: float = 0.0
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """Adam, one for each network, and the averages of their weights."""
 
@@ -94,6 +104,41 @@ class OptimConfig:
     """L2, not decoupled."""
     ema: float = 0.999
     """Decay of the averaged weights of G, F and E, per step."""
+    lr_scaling: Literal["off", "linear", "sqrt"] = "off"
+    """How both rates grow with the batch: not at all, or by batch_size / 8 (8 is the paper's
+    batch), or by its square root, as theory has it for Adam (arXiv 2205.10287)."""
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a gradient that is not finite does: end the run, or leave its network as it was."""
+    max_nonfinite: int = 100
+    """A run in which more iterations than this had one ends."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How the processes share the work. None of it changes what is computed, beyond rounding."""
+
+    name: Literal["ddp", "deepspeed"] = "ddp"
+    """Every process holds everything, or DeepSpeed spreads it over them."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """Of DeepSpeed: what is spread. 1: optimizer states; 2: gradients as well; 3: weights of G, F
+    and E as well (schedule summed; D stays at 2); 0: nothing."""
+    offload_optimizer: bool = False
+    """Of DeepSpeed: keep optimizer states in the machine's memory, and step there."""
+    offload_parameters: bool = False
+    """Of DeepSpeed at stage 3: keep weights in the machine's memory, too."""
+    deepspeed_config: str = ""
+    """JSON file of further DeepSpeed settings (bucket sizes, overlap, …)."""
+    accumulate: int = 1
+    """Micro-batches that each process makes of its share of a batch: less memory, same gradient."""
+    timeout_seconds: float = 600.0
+    """A rank that the others have waited for so long ends the run."""
+    tf32: bool = False
+    """Multiply float32 matrices and images on GPUs with 10-bit mantissas: faster."""
+    channels_last: bool = False
+    """Keep images and convolutions with channels innermost."""
+    compile: bool = False
+    """Compile G, E's trunk and D's trunk (torch.compile, static shapes); R1's pass stays eager."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +151,8 @@ class CheckpointConfig:
     """The newest so many stay."""
     keep_every: int = 0
     """Those at multiples of this stay for good; 0: none."""
+    background: bool = True
+    """Write while training goes on. A failed write is tried again, then ends the run."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +202,10 @@ class Config:
     """Of the initial weights, the order of the samples, augmentations and latents."""
     precision: Literal["float32", "float64"] = "float32"
     """float64 is for tests of equality."""
+    schedule: Literal["exact", "summed"] = "exact"
+    """Steps of the generator side: one for latents, then one of G for references, as published;
+    or one for the sum of both losses, as ZeRO 3 needs it."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     storage: Access = field(default_factory=Access)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -167,8 +218,9 @@ class Config:
 
 # What may differ when a run is resumed: none of it changes the parameters that come out.
 FREE_FIELDS = (
-    "run", "steps", "checkpoint.", "evaluation.", "monitor.", "storage.", "data.shards",
+    "run", "steps", "checkpoint.", "engine.", "evaluation.", "monitor.", "storage.", "data.shards",
     "data.workers", "data.start_method", "data.cache", "data.on_bad_shard", "data.max_skipped",
+    "optim.on_nonfinite", "optim.max_nonfinite",
 )  # fmt: skip
 
 
@@ -198,6 +250,8 @@ def parse(argv: Sequence[str] | None = None, prog: str = "stargan_dist.train") -
 def check(config: Config) -> None:
     """Raises UserError for values that cannot work, naming the field."""
     size, model, loss, optim = config.model.image_size, config.model, config.loss, config.optim
+    engine = config.engine
+    zero3 = engine.name == "deepspeed" and engine.zero_stage == 3
     rules = [
         (config.run, "run: name the folder of the run (--run RUN)"),
         (config.data.shards, "data.shards: name the shards (--data.shards URL)"),
@@ -216,10 +270,27 @@ def check(config: Config) -> None:
         (config.storage.timeout_seconds > 0, "storage.timeout_seconds: must be positive"),
         (config.checkpoint.keep_last >= 1, "checkpoint.keep_last: must be at least 1"),
         (config.evaluation.every >= 0, "evaluation.every: must not be negative"),
+        (optim.max_nonfinite >= 0, "optim.max_nonfinite: must not be negative"),
+        (min(dataclasses.astuple(optim.clip)) >= 0, "optim.clip: must not be negative"),
+        (engine.timeout_seconds > 0, "engine.timeout_seconds: must be positive"),
+        (engine.name == "deepspeed" or not engine.offload_optimizer,
+         "engine.offload_optimizer: DeepSpeed alone can do it (--engine.name deepspeed)"),
+        (zero3 or not engine.offload_parameters,
+         "engine.offload_parameters: DeepSpeed at stage 3 alone can do it"),
+        (engine.name == "deepspeed" or not engine.deepspeed_config,
+         "engine.deepspeed_config: is for --engine.name deepspeed"),
+        (engine.name == "ddp" or config.precision in ("float32", "bfloat16"),
+         f"precision: DeepSpeed trains in float32 or bfloat16, not {config.precision}"),
+        (not zero3 or config.schedule == "summed",
+         "engine.zero_stage: 3 needs --schedule summed. A second step, of G alone, would apply "
+         "what stage 3 keeps of the gradients of F and E once more"),
+        (not zero3 or not any(dataclasses.astuple(optim.clip)[:3]),
+         "optim.clip: stage 3 has G, F and E in one optimizer, whose gradients it cannot clip "
+         "network by network"),
     ]  # fmt: skip
     positive = {
         "steps": config.steps, "batch_size": config.batch_size,
-        "storage.tries": config.storage.tries,
+        "storage.tries": config.storage.tries, "engine.accumulate": engine.accumulate,
         "model.max_width": model.max_width, "model.latent_dim": model.latent_dim,
         "model.style_dim": model.style_dim, "model.mapping_dim": model.mapping_dim,
         "checkpoint.every": config.checkpoint.every, "monitor.log_every": config.monitor.log_every,
@@ -232,12 +303,15 @@ def check(config: Config) -> None:
 
 
 def check_world(config: Config, world_size: int) -> None:
-    """Raises UserError unless the global batch divides evenly among the ranks."""
-    if config.batch_size % world_size:
+    """Raises UserError unless the global batch divides evenly among ranks and micro-batches."""
+    micro_batches = config.engine.accumulate
+    parts = world_size * micro_batches
+    if config.batch_size % parts:
+        times = f" times engine.accumulate, {micro_batches}" if micro_batches > 1 else ""
         raise UserError(
             f"batch_size: {config.batch_size} is the global batch and must be a multiple of the "
-            f"number of processes, {world_size}; {world_size * -(-config.batch_size // world_size)}"
-            " would do"
+            f"number of processes, {world_size}{times}; "
+            f"{parts * -(-config.batch_size // parts)} would do"
         )
 
 

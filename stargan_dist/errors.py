@@ -20,13 +20,18 @@ class WorldError(UserError):
 
 
 class RankError(UserError):
-    """A UserError of one rank, once the ranks work together: that rank speaks for itself."""
+    """A UserError of one rank, once the ranks work together: that rank speaks for itself.
+
+    Without a message another rank tells what happened.
+    """
 
 
 def _tell(error: UserError) -> None:
     """Print the error, once for all ranks of a node: a node may have a fault of its own."""
     rank = os.environ.get("RANK", "0")
     if isinstance(error, RankError):
+        if not str(error):
+            return
         print(f"error (rank {rank}): {error}", file=sys.stderr, flush=True)
     elif os.environ.get("LOCAL_RANK", rank) == "0":
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ import os
 from stargan_dist import access, compare, monitor, results, storage
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist.config import Config
-from stargan_dist.engine import Engine
+from stargan_dist.world import World
 from stargan_dist.errors import USER_ERROR, run_command
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.results import Result
@@ -60,27 +60,27 @@ def overridden(config: Config, args: argparse.Namespace) -> Config:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Measure on all ranks; rank 0 tells. Returns the exit code."""
-    engine = Engine()
+    world = World()
     try:
         # Rank 0 alone looks which: `latest` of a run in training moves.
-        step = engine.from_main(
+        step = world.from_main(
             lambda: checkpoints.find_existing(args.run, args.checkpoint, args.protocol).step
         )
-        translator = engine.together(lambda: Translator.load(args.run, str(step), engine.device))
+        translator = world.together(lambda: Translator.load(args.run, str(step), world.device))
         config = overridden(translator.config, args)
         access.use(config.storage)
-        engine.from_main(lambda: storage.check_writable(args.run))
-        evaluator = Evaluator(config, engine)
+        world.from_main(lambda: storage.check_writable(args.run))
+        evaluator = Evaluator(config, world)
         seeds = range(args.seed, args.seed + args.repeat)
         measured = [evaluator.evaluate(translator, seed) for seed in seeds]
-        if engine.is_main:
+        if world.is_main:
             show(args, measured)
         complete = all(result["score"] is not None for result in measured)
-        return 0 if engine.from_main(lambda: complete) else USER_ERROR
+        return 0 if world.from_main(lambda: complete) else USER_ERROR
     except Exception as error:
-        raise engine.explained(error) from error
+        raise world.explained(error) from error
     finally:
-        engine.close()
+        world.close()
 
 
 def show(args: argparse.Namespace, measured: list[Result]) -> None:

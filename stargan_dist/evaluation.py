@@ -17,7 +17,7 @@ from stargan_dist import grids, results, storage
 from stargan_dist.batch import to_unit
 from stargan_dist.checkpoint import step_name
 from stargan_dist.config import Config
-from stargan_dist.engine import Engine
+from stargan_dist.world import World
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.metrics.collect import Collector, Fakes, Stopped
 from stargan_dist.metrics.protocol import OUTPUTS, REAL, REFERENCE, Task, tasks
@@ -76,9 +76,9 @@ class Evaluator:
         UserError: there are no shards, or the protocol's weights cannot be had.
     """
 
-    def __init__(self, config: Config, engine: Engine, stopped: Callable[[], bool] = never) -> None:
-        self.config, self.engine = config, engine
-        self.collector = Collector(config, engine, stopped)
+    def __init__(self, config: Config, world: World, stopped: Callable[[], bool] = never) -> None:
+        self.config, self.world = config, world
+        self.collector = Collector(config, world, stopped)
 
     def begin(self, translator: Translator, seed: int = 0) -> "Evaluation":
         """Find what is left of an evaluation.
@@ -153,11 +153,11 @@ class Evaluation:
     """
 
     def __init__(self, evaluator: Evaluator, translator: Translator, seed: int) -> None:
-        self.engine, self.collector = evaluator.engine, evaluator.collector
+        self.world, self.collector = evaluator.world, evaluator.collector
         self.measure = evaluator.collector.measure
         self.translator, self.seed = translator, seed
         self.domains = translator.domains
-        self.result = self.engine.from_main(lambda: evaluator.begun(translator, seed))
+        self.result = self.world.from_main(lambda: evaluator.begun(translator, seed))
         self.where = results.place(evaluator.config.run, self.result)
         done = results.finished_tasks(self.result)
         self.left = [t for t in tasks(len(self.domains)) if self._named(t) not in done]
@@ -184,7 +184,7 @@ class Evaluation:
 
     def _measure_all(self) -> None:
         target = Target(self.collector, self.translator, -1)
-        total, shown = self.collector.sources(self.left), self.engine.is_main and bool(self.left)
+        total, shown = self.collector.sources(self.left), self.world.is_main and bool(self.left)
         progress = Progress(total, "sources", what="evaluating", shown=shown)
         for number, task in enumerate(self.left, start=1):
             if task.target != target.label:
@@ -221,7 +221,7 @@ class Evaluation:
             self.result = results.with_row(self.result, told)
             self._write(self.where, results.to_json(self.result))
 
-        if self.engine.is_main:
+        if self.world.is_main:
             self.owed.append(self.pool.submit(work))
 
     def _settle(self, left: int) -> None:
@@ -235,7 +235,7 @@ class Evaluation:
             while len(self.owed) > left:
                 self.owed.pop(0).result()
 
-        self.engine.together(wait)
+        self.world.together(wait)
 
     def _write(self, where: str, data: bytes) -> None:
         try:

@@ -139,6 +139,7 @@ class Monitor:
         data_wait_share: float,
         memory: int,
         skipped: int,
+        nonfinite: int,
     ) -> None:
         rate = (step - self.last) * self.batch_size / seconds
         pace = (time.monotonic() - self.began) / (step - self.start)
@@ -150,6 +151,7 @@ class Monitor:
             "speed/data_wait_share": data_wait_share,
             "speed/memory_gib": memory / 2**30,
             "data/skipped_samples": skipped,
+            "progress/nonfinite_iterations": nonfinite,
             "progress/images_seen": step * self.batch_size,
         }
         for name, value in {**losses, **scalars}.items():

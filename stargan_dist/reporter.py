@@ -12,13 +12,13 @@ from stargan_dist import grids, monitor, results, storage
 from stargan_dist.config import Config
 from stargan_dist.data.reader import LoadedSplit, load_split, open_reader
 from stargan_dist.data.skipped import Rows, Skipped
-from stargan_dist.engine import Engine
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.metrics.collect import Stopped
 from stargan_dist.scores import Result
 from stargan_dist.state import Training
 from stargan_dist.translate import Translator
+from stargan_dist.world import World
 
 GRID_DOMAINS = 8  # a grid shows the first so many
 
@@ -38,25 +38,25 @@ class Reporter:
         self,
         config: Config,
         training: Training,
-        engine: Engine,
+        world: World,
         start: int,
         stopped: Callable[[], bool],
     ) -> None:
         self.stopped = stopped
-        self.evaluator = self._evaluator(config, engine, stopped)
-        self.config, self.training, self.engine = config, training, engine
-        self.shown = engine.is_main
+        self.evaluator = self._evaluator(config, world, stopped)
+        self.config, self.training, self.world = config, training, world
+        self.shown = world.is_main
         self.stopwatch = monitor.Stopwatch()
         self.told: Rows = {}
         if self.shown:
             self._write("config.yaml", configs.to_yaml(config).encode())
-            facts = monitor.environment(engine.world_size, engine.device)
+            facts = monitor.environment(world.size, world.device)
             self._write("environment.json", json.dumps(facts, indent=1).encode())
             self._write_status("running", start)
             images = sum(sum(counts) for counts in training.index.counts("train"))
             print(
-                f"{config.run}: steps {start} to {config.steps}, {engine.world_size} process(es) "
-                f"on {engine.device.type}, {len(training.index.domains)} domains, {images} images"
+                f"{config.run}: steps {start} to {config.steps}, {world.size} process(es) "
+                f"on {world.device.type}, {len(training.index.domains)} domains, {images} images"
                 f"{', fast decoding' * config.data.fast_decoding}",
                 flush=True,
             )
@@ -66,11 +66,11 @@ class Reporter:
             self.inputs, self.references = self._fixed_images()
 
     @staticmethod
-    def _evaluator(config: Config, engine: Engine, stopped: Callable[[], bool]) -> Evaluator | None:
+    def _evaluator(config: Config, world: World, stopped: Callable[[], bool]) -> Evaluator | None:
         if not config.evaluation.every:
             return None
         try:
-            return Evaluator(config, engine, stopped)
+            return Evaluator(config, world, stopped)
         except WorldError as error:
             remedy = "or train without evaluations (--evaluation.every 0)"
             raise WorldError(f"{error}; {remedy}") from error
@@ -97,13 +97,16 @@ class Reporter:
             for first in (0, count)
         ]  # fmt: skip
 
-    def log(self, step: int, terms: Mapping[str, torch.Tensor], skipped: Skipped) -> None:
+    def log(
+        self, step: int, terms: Mapping[str, torch.Tensor], skipped: Skipped, nonfinite: int
+    ) -> None:
         """Read the losses of a step from the device, averaged over the ranks.
 
         Args:
             skipped: what all ranks have replaced so far.
+            nonfinite: iterations in which a gradient was not finite.
         """
-        losses = self.engine.mean(terms)
+        losses = self.world.mean(terms)
         seconds, wait_share = self.stopwatch.lap()
         if self.shown:
             self.monitor.log(
@@ -112,8 +115,9 @@ class Reporter:
                 lambda_ds=self.training.objective.lambda_ds(step - 1),
                 seconds=seconds,
                 data_wait_share=wait_share,
-                memory=monitor.memory_bytes(self.engine.device),
+                memory=monitor.memory_bytes(self.world.device),
                 skipped=skipped.samples,
+                nonfinite=nonfinite,
             )
             if skipped.rows != self.told:
                 print(f"replaced {skipped.samples} samples so far: {skipped}", flush=True)
@@ -153,7 +157,7 @@ class Reporter:
                 if self.shown:
                     told = f"evaluation at step {step} failed, training goes on: {error}"
                     print(told, file=sys.stderr, flush=True)
-                return not self.engine.agree(self.stopped())
+                return not self.world.agree(self.stopped())
         return True
 
     def _show(self, result: Result) -> None:

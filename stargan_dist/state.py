@@ -1,33 +1,48 @@
 """The parts of a run that change, and how they are saved."""
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
+from stargan_dist.checkpoint import State
 from stargan_dist.config import Config, OptimConfig
 from stargan_dist.data.order import generator
 from stargan_dist.data.skipped import Skipped
+from stargan_dist.engines.base import Engine, Parts
 from stargan_dist.nets.v2 import build_networks
 from stargan_dist.objectives.stargan_v2 import StarGANv2
 from stargan_dist.shards.index import Index
 from stargan_dist.translate import AVERAGED
 
 
+PAPER_BATCH = 8
+LR_SCALING: dict[str, Callable[[float], float]] = {
+    "off": lambda times: 1.0,
+    "linear": lambda times: times,
+    "sqrt": math.sqrt,
+}
+
+
 def build_optimizers(
-    networks: Mapping[str, nn.Module], config: OptimConfig
+    networks: Mapping[str, nn.Module], config: OptimConfig, batch_size: int = PAPER_BATCH
 ) -> dict[str, torch.optim.Optimizer]:
+    """Adam for each network, its rate that of the configuration times `lr_scaling` of the batch."""
+    times = LR_SCALING[config.lr_scaling](batch_size / PAPER_BATCH)
     return {
         letter: torch.optim.Adam(
             network.parameters(),
-            lr=config.lr_mapping if letter == "F" else config.lr,
+            lr=times * (config.lr_mapping if letter == "F" else config.lr),
             betas=config.betas,
             weight_decay=config.weight_decay,
+            # It skips a step by a flag that the host need not read (engines/steps.py).
+            fused=next(network.parameters()).is_cuda,
         )
         for letter, network in networks.items()
     }
@@ -45,9 +60,9 @@ class Training:
             built = build_networks(len(index.domains), **configs.to_dict(config)["model"])
         for network in built:
             network.to(device, self.dtype)
-        self.objective = StarGANv2(built, config.loss)
+        self.objective = StarGANv2(built, config.loss, config.schedule)
         self.networks: dict[str, nn.Module] = built._asdict()
-        self.optimizers = build_optimizers(self.networks, config.optim)
+        self.optimizers = build_optimizers(self.networks, config.optim, config.batch_size)
         self.ema = {
             letter: copy.deepcopy(self.networks[letter]).requires_grad_(False).eval()
             for letter in AVERAGED
@@ -55,27 +70,55 @@ class Training:
         self._average = get_ema_multi_avg_fn(config.optim.ema)
 
     @property
-    def parts(self) -> dict[str, Any]:
-        return {"networks": self.networks, "ema": self.ema, "optimizers": self.optimizers}
+    def parts(self) -> Parts:
+        return Parts(self.objective.sides, self.networks, self.optimizers)
 
-    def update_ema(self) -> None:
+    def update_ema(self, engine: Engine) -> None:
         for letter, average in self.ema.items():
-            current = list(self.networks[letter].parameters())
-            self._average(list(average.parameters()), current, None)
+            with engine.whole(letter):
+                current = list(self.networks[letter].parameters())
+                self._average(list(average.parameters()), current, None)
 
-    def save(self, step: int, skipped: Skipped) -> None:
-        facts = {
+    def snapshot(self, engine: Engine, *, keep: bool) -> State | None:
+        """A copy in host memory of everything that changes. For all ranks together: they hand
+        over what they hold, and one keeps it."""
+        networks: dict[str, Tensor] = {}
+        optimizers: dict[str, Tensor] = {}
+        for letter, network in self.networks.items():
+            with engine.whole(letter):
+                networks |= _copied(letter, network.state_dict() if keep else {})
+            moments = engine.moments(letter)
+            optimizers |= _copied(letter, moments if moments and keep else {})
+        if not keep:
+            return None
+        ema = {k: v for n, net in self.ema.items() for k, v in _copied(n, net.state_dict()).items()}
+        scales = {side: scale.state() for side, scale in engine.scales.items()}
+        return State(networks, ema, optimizers, scales)
+
+    def restore(self, state: State) -> None:
+        """Fill networks and averages. Optimizers are filled once an engine has taken them."""
+        checkpoints.load_networks(self.networks, state.networks)
+        checkpoints.load_networks(self.ema, state.ema)
+
+    def restore_optimizers(self, engine: Engine, state: State) -> None:
+        for letter in self.networks:
+            engine.load_moments(letter, checkpoints.of_letter(letter, state.optimizers))
+        for side, scale in engine.scales.items():
+            if side in state.scales:
+                scale.load(state.scales[side])
+
+    def facts(self, skipped: Skipped) -> dict[str, Any]:
+        """What a checkpoint's manifest says of the run."""
+        return {
             "config": configs.to_dict(self.config),
             "domains": self.index.domains,
             "data": self.index.fingerprint,
             "skipped": skipped.rows,
         }
-        checkpoints.save(self.config.run, step, facts=facts, **self.parts)
-        keep, protocol = self.config.checkpoint, self.config.evaluation.protocol
-        checkpoints.remove_superseded(
-            self.config.run,
-            step,
-            protocol,
-            keep_last=keep.keep_last,
-            keep_every=keep.keep_every,
-        )
+
+
+def _copied(letter: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        f"{letter}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in tensors.items()
+    }

@@ -1,7 +1,5 @@
 """What a run left behind, for comparisons."""
 
-import io
-
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -10,15 +8,9 @@ from stargan_dist import checkpoint as checkpoints
 
 def tensors(run, which="latest"):
     """Every tensor of a checkpoint: networks, averages and optimizers, by name."""
-    found = checkpoints.find(str(run), which)
-    named = {}
-    for name in (checkpoints.NETWORKS, checkpoints.EMA):
-        named |= {f"{name}/{k}": v for k, v in found.tensors(name).items()}
-    states = torch.load(io.BytesIO(found.read(checkpoints.OPTIMIZERS)), weights_only=True)
-    for letter, state in states.items():
-        for number, moments in state["state"].items():
-            named |= {f"{letter}/{number}/{k}": v for k, v in moments.items()}
-    return named
+    state = checkpoints.find(str(run), which).state()
+    kinds = {"networks": state.networks, "ema": state.ema, "optimizers": state.optimizers}
+    return {f"{kind}/{k}": v for kind, named in kinds.items() for k, v in named.items()}
 
 
 def scalars(run, prefixes=("D/", "G/", "schedule/")):

@@ -13,7 +13,7 @@ from PIL import Image
 from stargan_dist import results, scores, storage
 from stargan_dist.batch import to_uint8, to_unit
 from stargan_dist.data.reader import load_split
-from stargan_dist.engine import Engine
+from stargan_dist.world import World
 from stargan_dist.errors import UserError
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.metrics import demo
@@ -70,7 +70,7 @@ def evaluate(setup, seed=0, stopped=lambda: False, **data):
     translator, config = setup
     if data:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **data))
-    return Evaluator(config, Engine(), stopped).evaluate(translator, seed)
+    return Evaluator(config, World(), stopped).evaluate(translator, seed)
 
 
 def values(result):
@@ -126,7 +126,7 @@ def literal_row(translator, measure, task, train, val, seed):
 
 def test_equals_the_protocol_done_literally(setup, whole):
     translator, config = setup
-    evaluator = Evaluator(config, Engine())
+    evaluator = Evaluator(config, World())
     readers = evaluator.collector.readers
     train, val = (load_split(readers[split], 32) for split in ("train", "val"))
     found = values(whole)
@@ -301,7 +301,7 @@ def test_a_domain_without_validation_images(setup, animals, tmp_path, monkeypatc
 
 def test_a_damaged_shard_fails_the_tasks_that_need_it(setup, shards, tmp_path):
     shutil.copytree(shards, tmp_path / "damaged")
-    evaluator = Evaluator(setup[1], Engine())
+    evaluator = Evaluator(setup[1], World())
     bad = evaluator.collector.readers["val"].index.splits["val"]["dog"][0].name
     (tmp_path / "damaged" / bad).write_bytes(b"")
     result = evaluate(setup, shards=str(tmp_path / "damaged"))
@@ -322,7 +322,7 @@ def test_shards_of_other_domains_are_refused(setup, animals, tmp_path, monkeypat
 def test_a_fault_that_has_passed_is_forgotten(setup, whole):
     """Of a store that failed during one evaluation of a training."""
     translator, config = setup
-    evaluator = Evaluator(config, Engine())
+    evaluator = Evaluator(config, World())
     reader = evaluator.collector.readers["val"]
     reader._unreachable = {s.name: "no answer" for s in reader.index.shards()}
     assert evaluator.evaluate(translator) == whole
@@ -349,11 +349,11 @@ def test_bfloat16_is_named_and_differs_little(finished_run, cache, tmp_path):
 def test_nothing_in_a_task_waits_for_the_device(setup, monkeypatch):
     """On the meta device every read of a value raises."""
     translator, config = setup
-    collector = Evaluator(config, Engine()).collector
+    collector = Evaluator(config, World()).collector
     measure = collector.measure
     for network in (*translator.networks.values(), measure.features, measure.diversity):
         network.to("meta")
-    monkeypatch.setattr(Engine, "device", torch.device("meta"))
+    monkeypatch.setattr(World, "device", torch.device("meta"))
     monkeypatch.setattr("stargan_dist.metrics.collect.PICTURED", 0)
     (task, *_) = [task for task in tasks(3) if task.guide == LATENT]
     progress = type("Silent", (), {"advance": lambda self, units: None})()

@@ -14,16 +14,17 @@ METRICS = {
 }  # fmt: skip
 # A module may import those of lower levels, and its own folder.
 LEVELS = [
-    {"errors", "losses", "batch", "progress", "nets.blocks", "nets.v2"},
-    {"access"},
+    {"errors", "losses", "batch", "progress", "pulse", "nets.blocks", "nets.v2"},
+    {"access", "world"},
     {"storage", "data.order", "data.transforms", "data.skipped"},
     {"config", "scores"},
     {"shards.index", "shards.sources", "shards.pack", "shards.build", "shards.verify",
      "shards.processes", "shards.publish", "shards.summary"},
-    {"engine", "objectives.stargan_v2", "data.cache", "data.reader", "data.workers", "data.stream",
+    {"engines.base", "engines.steps", "engines.ddp", "engines.zero"},
+    {"objectives.stargan_v2", "data.cache", "data.reader", "data.workers", "data.stream",
      "data.images", "checkpoint"},
     {"shards.preview", "translate"},
-    {"grids", "monitor", "state"} | METRICS,
+    {"grids", "monitor", "state", "saver", "nonfinite"} | METRICS,
     {"results"},
     {"compare", "evaluation"},
     {"reporter"},
@@ -72,9 +73,9 @@ def test_networks_and_losses_import_torch_alone():
             assert roots <= {"torch", "math", "typing", "itertools"}
 
 
-def test_only_the_engine_imports_accelerate_and_deepspeed():
+def test_only_the_engines_import_accelerate_and_deepspeed():
     users = {
         name for name, path in modules()
         if {i.split(".")[0] for i in imports(path)} & {"accelerate", "deepspeed"}
     }  # fmt: skip
-    assert users == {"engine"}
+    assert users == {"world", "engines.zero"}

@@ -3,9 +3,12 @@ import torch
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist import storage
+from stargan_dist.config import ClipConfig
+from stargan_dist.engines.ddp import DDP
 from stargan_dist.shards.index import Index
 from stargan_dist.state import Training
 from stargan_dist.trainer import FINISHED, train
+from stargan_dist.world import World
 from tests.conftest import SMOKE
 from tests.runs import assert_same_bits
 
@@ -34,7 +37,7 @@ def test_the_average_starts_at_the_initial_weights_and_follows(shards):
     assert torch.equal(average, begin)
     with torch.no_grad():
         current += 1
-    training.update_ema()
+    training.update_ema(DDP(training.parts, ClipConfig(), {}, World()))
     torch.testing.assert_close(average, begin + 0.25)
     assert set(training.ema) == {"G", "F", "E"}
 

@@ -6,7 +6,7 @@ The order is known beforehand (data/order.py), and any sample can be read by its
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -102,6 +102,24 @@ class Slots(Dataset[Loaded]):
         x_ref2, _ = self._readable(ref2, "reference2", slot, {ref}, faults)
         y, y_trg = torch.tensor(source.domain), torch.tensor(ref.domain)
         return Loaded(Batch(x, y, x_ref, x_ref2, y_trg, z, z2), faults)
+
+
+def samples_of(slots: Slots, batch_size: int, step: int) -> list[dict[str, Any]]:
+    """What a global batch is made of, for a person: keys of its images, by role. `step` counts
+    the iterations done before it."""
+
+    def key(location: Location) -> str:
+        try:
+            return slots.reader.read(location).key
+        except UserError as error:
+            return str(error)
+
+    rows = []
+    for slot in range(step * batch_size, (step + 1) * batch_size):
+        x_ref, x_ref2 = slots.order.references(slot)
+        roles = {"x": slots.order.source(slot), "x_ref": x_ref, "x_ref2": x_ref2}
+        rows.append({"slot": slot} | {role: key(location) for role, location in roles.items()})
+    return rows
 
 
 def _collate(slots: list[Loaded]) -> Loaded:

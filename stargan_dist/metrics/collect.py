@@ -19,7 +19,7 @@ from stargan_dist.batch import to_uint8, to_unit
 from stargan_dist.config import Config
 from stargan_dist.data.images import Numbered, load_images, share
 from stargan_dist.data.reader import open_reader
-from stargan_dist.engine import Engine
+from stargan_dist.world import World
 from stargan_dist.errors import UserError
 from stargan_dist.metrics.measure import load_measure
 from stargan_dist.metrics.protocol import (
@@ -70,13 +70,13 @@ class Collector:
         UserError: there are no shards, or the protocol's weights cannot be had.
     """
 
-    def __init__(self, config: Config, engine: Engine, stopped: Callable[[], bool]) -> None:
-        self.config, self.engine, self.stopped = config, engine, stopped
+    def __init__(self, config: Config, world: World, stopped: Callable[[], bool]) -> None:
+        self.config, self.world, self.stopped = config, world, stopped
         self.size = config.model.image_size
         self.readers = {split: open_reader(config.data, split) for split in ("train", "val")}
         beside = storage.join(config.data.shards, "statistics")
         self.store = Store(config.evaluation.cache or beside)
-        self.measure = load_measure(config.evaluation, engine, self.readers["train"], self.store)
+        self.measure = load_measure(config.evaluation, world, self.readers["train"], self.store)
 
     def real(self, split: str, label: int) -> Statistics:
         """Of all images of a domain; complete on rank 0 alone. Computed once for a data set.
@@ -85,12 +85,12 @@ class Collector:
             WorldError: an image cannot be read.
         """
         facts = self._facts(split, label)
-        kept = self.engine.together(lambda: self.store.load(facts) if self.engine.is_main else None)
-        if self.engine.agree(kept is not None):
+        kept = self.world.together(lambda: self.store.load(facts) if self.world.is_main else None)
+        if self.world.agree(kept is not None):
             return Statistics.from_dict(kept) if kept else self._none(split, label)
         statistics = self._jointly(lambda: self._look(split, label))
         self._add_up(statistics)
-        if self.engine.is_main:
+        if self.world.is_main:
             self.store.save(facts, statistics.to_dict())
         return statistics
 
@@ -113,23 +113,23 @@ class Collector:
     def _none(self, split: str, label: int, times: int = 1) -> Statistics:
         """Of no image as yet, where there are to be so many for each image of a domain."""
         total = self.readers[split].size(label) * times
-        return Statistics(self.measure.num_features, total, self.engine.device)
+        return Statistics(self.measure.num_features, total, self.world.device)
 
     def _jointly(self, share: Callable[[], T]) -> T:
-        """Do this rank's share, as `Engine.together`, unless any rank was asked to stop."""
-        done = self.engine.together(share)
-        if self.engine.agree(self.stopped()):
+        """Do this rank's share, as `World.together`, unless any rank was asked to stop."""
+        done = self.world.together(share)
+        if self.world.agree(self.stopped()):
             raise Stopped
         return done
 
     def _add_up(self, statistics: Statistics, *sums: Tensor) -> None:
         """Join the statistics of the ranks' shares, and further sums, in place."""
-        self.engine.add_up(*statistics.sums, *sums)
-        statistics.samples = self.engine.gather(statistics.sample)
+        self.world.add_up(*statistics.sums, *sums)
+        statistics.samples = self.world.gather(statistics.sample)
 
     def _share(self, split: str, label: int, batch_size: int) -> list[range]:
         count = self.readers[split].size(label)
-        return share(count, batch_size, self.engine.rank, self.engine.world_size)
+        return share(count, batch_size, self.world.rank, self.world.size)
 
     def sources(self, tasks: Iterable[Task]) -> int:
         """How many sources this rank translates in some tasks."""
@@ -146,19 +146,19 @@ class Collector:
             self._share(split, label, batch_size),
             workers=self.config.data.workers,
             start_method=self.config.data.start_method,
-            pin_memory=self.engine.device.type == "cuda",
+            pin_memory=self.world.device.type == "cuda",
         )
         with closing(loaded):
             for first, images in loaded:
                 if self.stopped():
                     return
-                yield Numbered(first, images.to(self.engine.device, non_blocking=True))
+                yield Numbered(first, images.to(self.world.device, non_blocking=True))
                 progress.advance(len(images))
 
     def _real_images(self, split: str, label: int, what: str) -> Iterator[Numbered]:
         """Real images in batches of REAL_BATCH, with progress of their own."""
         total = sum(map(len, self._share(split, label, REAL_BATCH)))
-        progress = Progress(total, "images", what=what, shown=self.engine.is_main, brief=True)
+        progress = Progress(total, "images", what=what, shown=self.world.is_main, brief=True)
         yield from self._images(split, label, REAL_BATCH, progress)
         progress.close()
 
@@ -188,10 +188,10 @@ class Collector:
                 codes.append(styles[: len(images)].cpu())
             return torch.cat(codes)
 
-        codes = torch.cat(self.engine.gather(self._jointly(encode)))
+        codes = torch.cat(self.world.gather(self._jointly(encode)))
         if not len(codes):
             raise UserError(f"domain {translator.domains[label]} has no validation images")
-        return codes.to(self.engine.device)
+        return codes.to(self.world.device)
 
     def fakes(
         self,
@@ -212,7 +212,7 @@ class Collector:
         guides = partial(_guides, translator, task, styles, seed)
         fakes = self._jointly(lambda: self._translate(translator, task.source, guides, progress))
         self._add_up(fakes.statistics, fakes.diversity, fakes.broken)
-        parts = self.engine.gather({n: row.cpu() for n, row in fakes.pictures.items()})
+        parts = self.world.gather({n: row.cpu() for n, row in fakes.pictures.items()})
         fakes.pictures = {number: row for part in parts for number, row in part.items()}
         return fakes
 
@@ -232,7 +232,7 @@ class Collector:
         """
         if not self.readers["val"].size(domain):
             raise UserError(f"domain {translator.domains[domain]} has no validation images")
-        device = self.engine.device
+        device = self.world.device
         fakes = Fakes(
             self._none("val", domain, OUTPUTS),
             torch.zeros((), dtype=torch.float64, device=device),

@@ -12,7 +12,7 @@ from torch import nn
 
 from stargan_dist.config import EvaluationConfig
 from stargan_dist.data.reader import ShardReader
-from stargan_dist.engine import Engine
+from stargan_dist.world import World
 from stargan_dist.metrics import demo
 from stargan_dist.metrics.networks import PaperInception, TensorFlowInception, alexnet_lpips
 from stargan_dist.metrics.store import Store
@@ -52,14 +52,14 @@ def _pretrained(
     source: Source,
     network: type[PaperInception] | type[TensorFlowInception],
     config: EvaluationConfig,
-    engine: Engine,
+    world: World,
     _reader: ShardReader,
     _store: Store,
 ) -> Measure:
     wanted = {source: config.inception_weights, ALEXNET: config.alexnet_weights}
     # From rank 0 to all: nodes may have no way to the internet, nor share a disk.
-    inception, alexnet = engine.from_main(lambda: [_slim(w) for w in load_all(wanted)])
-    features, diversity = engine.together(lambda: (network(inception), alexnet_lpips(alexnet)))
+    inception, alexnet = world.from_main(lambda: [_slim(w) for w in load_all(wanted)])
+    features, diversity = world.together(lambda: (network(inception), alexnet_lpips(alexnet)))
 
     def named(metric: str, weights: Weights) -> str:
         return metric if weights.official else f"{metric}_{weights.sha256[:8]}"
@@ -80,7 +80,7 @@ def _slim(weights: Weights) -> Weights:
     return dataclasses.replace(weights, state=kept)
 
 
-def _own(config: EvaluationConfig, engine: Engine, reader: ShardReader, store: Store) -> Measure:
+def _own(config: EvaluationConfig, world: World, reader: ShardReader, store: Store) -> Measure:
     facts = {"what": "demo network", "version": 2, "data": reader.index.fingerprint}
 
     def produce() -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _own(config: EvaluationConfig, engine: Engine, reader: ShardReader, store: S
             store.save(facts, kept)
         return kept
 
-    state = engine.from_main(produce)
+    state = world.from_main(produce)
     network = demo.build(len(reader.index.domains), state)
     told = {"network": "small classifier of the set's domains", "official": True}
     told["sha256"] = sha256(save(state)).hexdigest()
@@ -104,7 +104,7 @@ def _own(config: EvaluationConfig, engine: Engine, reader: ShardReader, store: S
     )
 
 
-Build = Callable[[EvaluationConfig, Engine, ShardReader, Store], Measure]
+Build = Callable[[EvaluationConfig, World, ShardReader, Store], Measure]
 PROTOCOLS: dict[str, Build] = {
     "paper": partial(_pretrained, PAPER_INCEPTION, PaperInception),
     "clean": partial(_pretrained, TF_INCEPTION, TensorFlowInception),
@@ -113,9 +113,9 @@ PROTOCOLS: dict[str, Build] = {
 
 
 def load_measure(
-    config: EvaluationConfig, engine: Engine, reader: ShardReader, store: Store
+    config: EvaluationConfig, world: World, reader: ShardReader, store: Store
 ) -> Measure:
-    """The networks of a protocol, on the engine's device, the same on all ranks.
+    """The networks of a protocol, on the world's device, the same on all ranks.
 
     Args:
         reader: of the training images.
@@ -123,7 +123,7 @@ def load_measure(
     Raises:
         UserError: weights cannot be had, or are of another network.
     """
-    measure = PROTOCOLS[config.protocol](config, engine, reader, store)
+    measure = PROTOCOLS[config.protocol](config, world, reader, store)
     for network in (measure.features, measure.diversity):
-        network.to(engine.device)
+        network.to(world.device)
     return measure

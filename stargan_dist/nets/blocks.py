@@ -35,17 +35,21 @@ def _windows(kernel: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(kernel, [1, 1, 1, 1]), 2, stride=1)
 
 
-def conv_then_halve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+class ConvThenHalve(nn.Conv2d):
     """`halve(conv(x))` for a 3×3 convolution: the same sums as one 4×4 convolution of stride 2,
     with 4/9 of the multiplications."""
-    return F.conv2d(x, _windows(conv.weight), conv.bias, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, _windows(self.weight), self.bias, stride=2, padding=1)
 
 
-def double_then_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
+class DoubleThenConv(nn.Conv2d):
     """`conv(double(x))` for a 3×3 convolution: the same sums as one transposed 4×4 convolution of
     stride 2, with 4/9 of the multiplications."""
-    kernel = 4 * _windows(conv.weight.flip(2, 3)).transpose(0, 1)
-    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = 4 * _windows(self.weight.flip(2, 3)).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
 def _conv1x1(dim_in: int, dim_out: int) -> nn.Module:
@@ -82,7 +86,8 @@ class ResBlock(nn.Module):
         super().__init__()
         self.downsample = downsample
         self.norm1 = nn.InstanceNorm2d(dim_in, affine=True) if normalize else nn.Identity()
-        self.conv1 = nn.Conv2d(dim_in, dim_in, 3, 1, 1)
+        first = ConvThenHalve if downsample else nn.Conv2d
+        self.conv1 = first(dim_in, dim_in, 3, 1, 1)
         self.norm2 = nn.InstanceNorm2d(dim_in, affine=True) if normalize else nn.Identity()
         self.conv2 = nn.Conv2d(dim_in, dim_out, 3, 1, 1)
         self.conv1x1 = _conv1x1(dim_in, dim_out)
@@ -90,8 +95,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # A 1×1 convolution without bias may as well follow the pooling: a quarter of the work.
         shortcut = self.conv1x1(halve(x) if self.downsample else x)
-        h = _leaky(self.norm1(x))
-        h = conv_then_halve(self.conv1, h) if self.downsample else self.conv1(h)
+        h = self.conv1(_leaky(self.norm1(x)))
         h = self.conv2(_leaky(self.norm2(h)))
         return (shortcut + h) / math.sqrt(2)
 
@@ -125,14 +129,14 @@ class AdaINResBlock(nn.Module):
         self.upsample = upsample
         self.shortcut = shortcut
         self.adain1 = AdaIN(style_dim, dim_in)
-        self.conv1 = nn.Conv2d(dim_in, dim_out, 3, 1, 1)
+        first = DoubleThenConv if upsample else nn.Conv2d
+        self.conv1 = first(dim_in, dim_out, 3, 1, 1)
         self.adain2 = AdaIN(style_dim, dim_out)
         self.conv2 = nn.Conv2d(dim_out, dim_out, 3, 1, 1)
         self.conv1x1 = _conv1x1(dim_in, dim_out)
 
     def _residual(self, x: Tensor, s: Tensor) -> Tensor:
-        h = _leaky(self.adain1(x, s))
-        h = double_then_conv(self.conv1, h) if self.upsample else self.conv1(h)
+        h = self.conv1(_leaky(self.adain1(x, s)))
         return self.conv2(_leaky(self.adain2(h, s)))
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ A side is a module whose forward computes one whole loss, so that whatever wraps
 sees one forward per backward. D is handed to the generator side frozen, as an argument.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,12 @@ class Guide(NamedTuple):
 LATENT = Guide("latent", ("G", "F", "E"))
 REFERENCE = Guide("reference", ("G",))
 
+# The steps of the generator side: the guides whose losses each of them adds up.
+SCHEDULES: dict[str, tuple[tuple[Guide, ...], ...]] = {
+    "exact": ((LATENT,), (REFERENCE,)),
+    "summed": ((LATENT, REFERENCE),),
+}
+
 
 class Translation(NamedTuple):
     """A source on its way to the target domain. Phases of one iteration share it."""
@@ -36,6 +42,10 @@ class Translation(NamedTuple):
     encoded: Encoded  # the half of G that does not depend on the style
     style: Tensor
     fake: Tensor
+
+
+def named(prefix: str, terms: Terms) -> Terms:
+    return {f"{prefix}/{name}": term for name, term in terms.items()}
 
 
 @contextmanager
@@ -82,23 +92,42 @@ class GeneratorSide(nn.Module):
             return self.F(batch.z2 if second else batch.z, batch.y_trg)
         return self.E(batch.x_ref2 if second else batch.x_ref, batch.y_trg)
 
+    def idle(self, guide: Guide) -> list[nn.Module]:
+        """The networks that a guide does not step: gradients pass through, and none stay."""
+        return [network for name, network in self.named_children() if name not in guide.steps]
+
     def translate(self, batch: Batch, guide: Guide, encoded: Encoded | None = None) -> Translation:
-        encoded = encoded or self.G.encode(batch.x)
-        style = self.style(batch, guide)
-        return Translation(encoded, style, self.G.decode(encoded, style))
+        with frozen(*self.idle(guide)):
+            encoded = encoded or self.G.encode(batch.x)
+            style = self.style(batch, guide)
+            return Translation(encoded, style, self.G.decode(encoded, style))
 
     def forward(
         self,
         batch: Batch,
-        guide: Guide,
+        guides: Sequence[Guide],
         D: nn.Module,
         lambda_ds: float,
-        translation: Translation | None = None,
+        translations: Sequence[Translation] = (),
     ) -> tuple[Tensor, Terms]:
-        """The loss of one guide. A translation made by the networks as they are may be given."""
-        idle = [net for name, net in self.named_children() if name not in guide.steps]
-        with frozen(D, *idle):
-            encoded, style, fake = translation or self.translate(batch, guide)
+        """The sum of the guides' losses.
+
+        Translations for each guide may be given, made by the networks as they are.
+        """
+        loss = batch.x.new_zeros(())
+        terms: Terms = {}
+        made = translations or [self.translate(batch, guide) for guide in guides]
+        for guide, translation in zip(guides, made, strict=True):
+            guide_loss, guide_terms = self._loss(batch, guide, D, lambda_ds, translation)
+            loss = loss + guide_loss
+            terms |= named(guide.name, guide_terms)
+        return loss, terms
+
+    def _loss(
+        self, batch: Batch, guide: Guide, D: nn.Module, lambda_ds: float, translation: Translation
+    ) -> tuple[Tensor, Terms]:
+        with frozen(D, *self.idle(guide)):
+            encoded, style, fake = translation
             with torch.no_grad():
                 style2 = self.style(batch, guide, second=True)
                 fake2 = self.G.decode(encoded, style2)
@@ -113,16 +142,26 @@ class GeneratorSide(nn.Module):
 
 
 class Updater(Protocol):
-    """The verb of an engine: one loss of one side, backward, and the named networks step."""
+    """The verb of an engine."""
 
-    def update(self, side: str, *args: object, steps: tuple[str, ...]) -> Terms: ...
+    @property
+    def keeps_graphs(self) -> bool:
+        """Whether a graph may begin outside the call whose loss it leads to."""
+
+    def update(
+        self, side: str, calls: Sequence[tuple[Any, ...]], steps: tuple[str, ...]
+    ) -> tuple[Terms, Terms]:
+        """The mean of one side's loss over its calls, backward, and the named networks step.
+
+        Returns the loss's terms, and facts about the steps.
+        """
 
 
 class StarGANv2:
     """The objective: its two sides, and the order in which they meet."""
 
-    def __init__(self, networks: Networks, weights: LossConfig) -> None:
-        self.weights = weights
+    def __init__(self, networks: Networks, weights: LossConfig, schedule: str = "exact") -> None:
+        self.weights, self.schedule = weights, SCHEDULES[schedule]
         self.discriminator = DiscriminatorSide(networks, weights)
         self.generator = GeneratorSide(networks, weights)
 
@@ -133,22 +172,36 @@ class StarGANv2:
     def lambda_ds(self, step: int) -> float:
         return losses.diversity_weight(step, self.weights.ds, self.weights.ds_iter)
 
-    def iterate(self, engine: Updater, batch: Batch, step: int) -> Terms:
-        """One iteration: D by latent, D by reference, G by latent, G by reference.
+    def iterate(self, engine: Updater, batches: Sequence[Batch], step: int) -> Terms:
+        """One iteration on a batch, given as micro-batches: D by latent, D by reference, G by
+        latent, G by reference (or the last two summed).
 
         G, F and E do not change before the third phase. So the encoder half of G on the sources
-        serves three phases, and the latent-guided fakes of the first are those of the third.
+        serves three phases, and the fakes of the first are those of the third. Of several
+        micro-batches only the fakes are kept: graphs of all would take the memory of the whole.
         """
         D, lambda_ds = self.discriminator.D, self.lambda_ds(step)
-        latent = self.generator.translate(batch, LATENT)
-        with torch.no_grad():
-            reference = self.generator.translate(batch, REFERENCE, latent.encoded)
-        phases = {
-            "D/latent": engine.update("D", batch, latent.fake, steps=("D",)),
-            "D/reference": engine.update("D", batch, reference.fake, steps=("D",)),
-            "G/latent": engine.update("G", batch, LATENT, D, lambda_ds, latent, steps=LATENT.steps),
-            "G/reference": engine.update(
-                "G", batch, REFERENCE, D, lambda_ds, steps=REFERENCE.steps
-            ),
-        }
-        return {f"{phase}/{k}": v for phase, terms in phases.items() for k, v in terms.items()}
+        keep = len(batches) == 1 and engine.keeps_graphs
+        made = [self._translate(batch, graphs=keep) for batch in batches]
+        terms: Terms = {}
+        for guide in (LATENT, REFERENCE):
+            calls = [(batch, of[guide].fake) for batch, of in zip(batches, made, strict=True)]
+            losses_of, facts = engine.update("D", calls, steps=("D",))
+            terms |= named(f"D/{guide.name}", losses_of | facts)
+        for guides in self.schedule:
+            shared = [made[0][guide] for guide in guides] if keep and guides[0] == LATENT else []
+            translations = [(batch, guides, D, lambda_ds, shared) for batch in batches]
+            losses_of, facts = engine.update("G", translations, steps=guides[0].steps)
+            terms |= named("G", losses_of)
+            terms |= named("G/" + "+".join(guide.name for guide in guides), facts)
+        return terms
+
+    def _translate(self, batch: Batch, *, graphs: bool) -> dict[Guide, Translation]:
+        """For every guide; with graphs, if they are to be kept, where the next phase needs them."""
+        with torch.set_grad_enabled(graphs):
+            encoded = self.generator.G.encode(batch.x)
+        made = {}
+        for guide in (LATENT, REFERENCE):
+            with torch.set_grad_enabled(graphs and guide in self.schedule[0]):
+                made[guide] = self.generator.translate(batch, guide, encoded)
+        return made

@@ -12,11 +12,11 @@ from tests.conftest import ROOT
 from tests.runs import assert_same_bits, pictures, scalars
 
 KILLED = str(ROOT / "tests" / "distributed" / "killed.py")
-# The smoke run has 6 steps and saves at 2, 4 and 6. A save writes two safetensors files.
+# The smoke run has 6 steps and saves at 2, 4 and 6. A save writes three safetensors files.
 MOMENTS = {
     "before the first checkpoint": "stargan_dist.trainer/Training:update_ema:1",
     "in a step": "stargan_dist.trainer/Training:update_ema:4",
-    "writing a checkpoint": "stargan_dist.checkpoint:save_file:4",
+    "writing a checkpoint": "stargan_dist.checkpoint:save_file:5",
     "before it is published": "stargan_dist.storage:_rename:2",
     "before it is the latest": "stargan_dist.checkpoint:_point_latest:2",
     "removing an old one": "stargan_dist.storage:remove_folder:1",
@@ -42,7 +42,9 @@ def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, finished_run, 
 def test_two_processes_killed_and_resumed(train, tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
     train(whole, processes=2)
-    train(run, processes=2, driver=KILLED, KILL_AT=MOMENTS["in a step"], KILL_RANK="1", code=1)
+    at_once = ("--checkpoint.background", "false")
+    moment = {"KILL_AT": MOMENTS["in a step"], "KILL_RANK": "1"}
+    train(run, *at_once, processes=2, driver=KILLED, code=1, **moment)
     assert checkpoints.find(str(run)).step == 2
     train(run, processes=2)
     assert_same_bits(run, whole)

@@ -7,13 +7,14 @@ import math
 from types import MethodType
 
 import torch.nn.functional as F
+from torch import nn
 
 from stargan_dist.nets.blocks import AdaINResBlock, ResBlock
 
 
 def res_block(block, x):
     shortcut = block.conv1x1(x)
-    h = block.conv1(F.leaky_relu(block.norm1(x), 0.2))
+    h = nn.Conv2d.forward(block.conv1, F.leaky_relu(block.norm1(x), 0.2))
     if block.downsample:
         shortcut, h = F.avg_pool2d(shortcut, 2), F.avg_pool2d(h, 2)
     h = block.conv2(F.leaky_relu(block.norm2(h), 0.2))
@@ -25,7 +26,7 @@ def adain_res_block(block, x, s):
     if block.upsample:
         x = F.interpolate(x, scale_factor=2, mode="nearest")
         h = F.interpolate(h, scale_factor=2, mode="nearest")
-    h = block.conv2(F.leaky_relu(block.adain2(block.conv1(h), s), 0.2))
+    h = block.conv2(F.leaky_relu(block.adain2(nn.Conv2d.forward(block.conv1, h), s), 0.2))
     return (block.conv1x1(x) + h) / math.sqrt(2) if block.shortcut else h
 
 

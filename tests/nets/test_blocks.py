@@ -71,8 +71,8 @@ def test_fused_convolutions_are_convolution_and_resizing(size):
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(3, 5, 3, 1, 1).double()
     pairs = [
-        (blocks.conv_then_halve, lambda x: blocks.halve(conv(x))),
-        (blocks.double_then_conv, lambda x: conv(blocks.double(x))),
+        (blocks.ConvThenHalve.forward, lambda x: blocks.halve(conv(x))),
+        (blocks.DoubleThenConv.forward, lambda x: conv(blocks.double(x))),
     ]
     for fused, apart in pairs:
         x = torch.randn(2, 3, size, size, dtype=torch.float64, requires_grad=True)

@@ -8,6 +8,7 @@ import torch
 from stargan_dist.batch import Batch
 from stargan_dist.config import LossConfig, OptimConfig
 from stargan_dist.nets.v2 import build_networks
+from stargan_dist.objectives import stargan_v2
 from stargan_dist.objectives.stargan_v2 import LATENT, REFERENCE, StarGANv2
 from stargan_dist.state import build_optimizers
 from tests.nets.plain import make_plain
@@ -28,13 +29,18 @@ class Undistributed:
     def __init__(self, objective, networks, optimizers):
         self.sides, self.networks, self.optimizers = objective.sides, networks, optimizers
 
-    def update(self, side, *args, steps):
-        loss, terms = self.sides[side](*args)
-        loss.backward()
+    keeps_graphs = True
+
+    def update(self, side, calls, steps):
+        rows = []
+        for call in calls:
+            loss, terms = self.sides[side](*call)
+            (loss / len(calls)).backward()
+            rows.append(terms)
         for name in steps:
             self.optimizers[name].step()
         self.sides[side].zero_grad(set_to_none=True)
-        return terms
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}, {}
 
 
 def make_networks(**kwargs):
@@ -81,7 +87,7 @@ def train_both(ours, **kwargs):
     terms_apart = 0.0
     for step in range(ITERATIONS):
         batch = make_batch(step)
-        terms = objective.iterate(engine, batch, step)
+        terms = objective.iterate(engine, [batch], step)
         lambda_ds = WEIGHTS.ds * (1 - step / WEIGHTS.ds_iter)
         expected = literal_iteration(literal, optimizers, batch, WEIGHTS, lambda_ds)
         assert terms.keys() == expected.keys()
@@ -102,7 +108,8 @@ def test_ours_equals_the_literal_iteration(mapping):
 
 def test_a_reference_step_that_moved_e_would_be_noticed(monkeypatch):
     wrong = REFERENCE._replace(steps=("G", "E"))
-    monkeypatch.setattr("stargan_dist.objectives.stargan_v2.REFERENCE", wrong)
+    monkeypatch.setattr(stargan_v2, "REFERENCE", wrong)
+    monkeypatch.setattr(stargan_v2, "SCHEDULES", {"exact": ((LATENT,), (wrong,))})
     assert train_both(make_networks())[1] > 1e-6
 
 
@@ -110,10 +117,10 @@ def test_fakes_of_the_wrong_generator_would_be_noticed(monkeypatch):
     """Sharing across the step of G, which changes the encoder half, is not the algorithm."""
     original = StarGANv2.iterate
 
-    def stale(self, engine, batch, step):
-        encoded = self.generator.G.encode(batch.x).detach()
+    def stale(self, engine, batches, step):
+        encoded = self.generator.G.encode(batches[0].x).detach()
         monkeypatch.setattr(self.generator.G, "encode", lambda x: encoded)
-        return original(self, engine, batch, step)
+        return original(self, engine, batches, step)
 
     monkeypatch.setattr(StarGANv2, "iterate", stale)
     assert train_both(make_networks())[1] > 1e-6
@@ -132,7 +139,7 @@ def test_a_copy_of_a_guide_is_that_guide():
 def test_the_reference_step_moves_g_alone():
     nets = make_networks()
     objective = StarGANv2(nets, WEIGHTS)
-    loss, _ = objective.generator(make_batch(0), REFERENCE, nets.D, 1.0)
+    loss, _ = objective.generator(make_batch(0), (REFERENCE,), nets.D, 1.0)
     loss.backward()
     with_gradient = {
         name for name, net in nets._asdict().items() for p in net.parameters() if p.grad is not None
@@ -147,5 +154,5 @@ def test_an_iteration_draws_nothing_from_the_global_random_state():
     objective = StarGANv2(nets, WEIGHTS)
     engine = Undistributed(objective, nets, build_optimizers(nets._asdict(), OPTIM))
     batch, before = make_batch(0), torch.get_rng_state()
-    objective.iterate(engine, batch, 0)
+    objective.iterate(engine, [batch], 0)
     assert torch.equal(before, torch.get_rng_state())

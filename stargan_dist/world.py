@@ -1,17 +1,17 @@
-"""The one module that knows of processes: it alone imports accelerate."""
+"""The processes of a run: who they are, and what they agree on."""
 
-import gc
 import os
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, nn
+from accelerate import PartialState
+from torch import Tensor
 
 from stargan_dist.errors import RankError, UserError, WorldError
+from stargan_dist.pulse import Pulse
 
 T = TypeVar("T")
 
@@ -46,45 +46,44 @@ def launched_world_size() -> int:
     return 1
 
 
-def total_norm(network: nn.Module) -> Tensor:
-    """The norm of all gradients of a network, left on the device."""
-    return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+class World:
+    """All processes of a run.
 
-
-class Engine:
-    """DDP over any number of processes, through Accelerate.
+    Args:
+        timeout_seconds: how long a rank is waited for before the run ends without it.
 
     Raises:
         UserError: the processes do not form the one world that was launched.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_seconds: float = 600) -> None:
         launched = launched_world_size()
-        # The reference-guided step leaves F and E unused. That also keeps DDP's buckets as they
-        # are first made: rebuilt ones would sum in another order, and a resumed run of three or
-        # more ranks would differ in the last bits. Never static_graph: with R1 the ranks would
-        # drift apart without an error.
-        ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
         on_cpu = not torch.cuda.is_available()
-        self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[ddp])
-        if self.world_size != launched:
+        # On GPUs the control group is to give up first: it can say whom it waited for.
+        patience = timedelta(seconds=timeout_seconds if on_cpu else timeout_seconds + 60)
+        self._state = PartialState(cpu=on_cpu, timeout=patience)
+        if self.size != launched:
             raise UserError(
                 f"{launched} processes were launched, but this one sees a world of "
-                f"{self.world_size}: they would train independently; {REMEDY}"
+                f"{self.size}: they would train independently; {REMEDY}"
             )
+        self._pulse: Pulse | None = None
         # What ranks agree on between steps must not wait for the GPU.
-        self._control: Any = dist.new_group(backend="gloo") if self.world_size > 1 else None
-        self._sides: dict[str, nn.Module] = {}
-        self._networks: Mapping[str, nn.Module] = {}
-        self._optimizers: Mapping[str, torch.optim.Optimizer] = {}
+        self._control: Any = None
+        if self.size > 1:
+            self._control = dist.new_group(
+                backend="gloo", timeout=timedelta(seconds=timeout_seconds)
+            )
+            store = dist.distributed_c10d._get_default_store().clone()
+            self._pulse = Pulse(store, self.rank, self.size)
 
     @property
     def rank(self) -> int:
-        return self._accelerator.process_index
+        return self._state.process_index
 
     @property
-    def world_size(self) -> int:
-        return self._accelerator.num_processes
+    def size(self) -> int:
+        return self._state.num_processes
 
     @property
     def is_main(self) -> bool:
@@ -92,54 +91,41 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        return self._accelerator.device
+        return self._state.device
 
-    def prepare(
-        self,
-        sides: Mapping[str, nn.Module],
-        networks: Mapping[str, nn.Module],
-        optimizers: Mapping[str, torch.optim.Optimizer],
-    ) -> None:
-        """Wrap the sides. Networks and optimizers stay raw: they are stepped by name."""
-        self._sides = {
-            name: self._accelerator.prepare_model(side, device_placement=False)
-            for name, side in sides.items()
-        }
-        self._networks, self._optimizers = networks, optimizers
+    def ensure_group(self) -> None:
+        """A process group even of one process, for a library that asks for it."""
+        if not dist.is_initialized():
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
-    def update(self, side: str, *args: Any, steps: tuple[str, ...]) -> dict[str, Tensor]:
-        """One loss of one side: forward, backward with averaged gradients, then the named steps.
-
-        Returns the terms of this rank and the gradient norms, on the device.
-        """
-        module = self._sides[side]
-        loss, terms = module(*args)
-        loss.backward()
-        for name in steps:
-            terms[f"grad_norm_{name}"] = total_norm(self._networks[name])
-            self._optimizers[name].step()
-        module.zero_grad(set_to_none=True)
-        return terms
+    def mark(self, doing: str = "") -> None:
+        """Have the others know how far this rank has come; `doing` is told if it gets lost."""
+        if self._pulse:
+            self._pulse.mark(doing)
 
     def mean(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """Average scalars over the ranks and read them: one transfer from the device for all."""
+        self.mark()
         values = torch.stack([term.double() for term in terms.values()])
-        if self.world_size > 1:
+        if self.size > 1:
             dist.all_reduce(values)
-        values = values / self.world_size
+        values = values / self.size
         return dict(zip(terms, values.tolist(), strict=True))
 
     def agree(self, number: int) -> int:
         """The largest of the ranks' numbers, on every rank. Does not wait for the GPU."""
         if self._control is None:
             return number
+        self.mark()
         value = torch.tensor(number)
         dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self._control)
         return int(value)
 
     def gather(self, value: Any) -> list[Any]:
         """The plain values of all ranks, on every rank."""
-        values = [value] * self.world_size
+        self.mark()
+        values = [value] * self.size
         if self._control is not None:
             dist.all_gather_object(values, value, group=self._control)
         return values
@@ -166,13 +152,15 @@ class Engine:
     def from_main(self, produce: Callable[[], T]) -> T:
         """What rank 0 produces, on every rank. Raises WorldError as `together` does."""
         produced = [self.together(lambda: produce() if self.is_main else None)]
+        self.mark()
         if self._control is not None:
             dist.broadcast_object_list(produced, src=0, group=self._control)
         return cast(T, produced[0])
 
     def add_up(self, *sums: Tensor) -> None:
         """Make sums over this rank's share sums over all, in place."""
-        if self.world_size > 1:
+        self.mark()
+        if self.size > 1:
             for each in sums:
                 dist.all_reduce(each)
 
@@ -181,18 +169,20 @@ class Engine:
         self.agree(0)
 
     def explained(self, error: Exception) -> Exception:
-        """What to raise for an error of this rank: a RankError if a person can mend the cause."""
-        if self.world_size == 1:
+        """What to raise for an error of this rank: a RankError if a person can mend the cause.
+
+        Where another rank has gone, one of those that are left tells which.
+        """
+        if self._pulse is None or isinstance(error, WorldError):
             return error
-        if isinstance(error, UserError):
-            return error if isinstance(error, WorldError) else RankError(str(error))
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            return RankError("lost another rank: its own message, or the launcher's, tells why")
-        return error
+            return RankError(self._pulse.diagnose())
+        self._pulse.leave()
+        return RankError(str(error)) if isinstance(error, UserError) else error
 
     def close(self) -> None:
-        """Leave the world. A wrapper that outlived its process group could abort at exit."""
-        self._sides = {}
-        gc.collect()
+        """Leave the world."""
+        if self._pulse:
+            self._pulse.close()
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -1,0 +1,122 @@
+"""Runs a few iterations with each of several engines, in one world of real processes.
+
+Usage: torchrun-like launcher … engines.py OUT CASE [CASE …]
+Rank 0 writes the parameters that each case ends with to OUT/CASE.safetensors.
+"""
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from stargan_dist import config as configs
+from stargan_dist import state
+from stargan_dist.engines import make_engine
+from stargan_dist.nets.v2 import Discriminator
+from stargan_dist.objectives import stargan_v2
+from stargan_dist.shards.index import Index
+from stargan_dist.world import World
+from tests.objectives.test_stargan_v2 import make_batch
+
+ITERATIONS, BATCH = 3, 8
+TINY = {"base_width": 4, "max_width": 8, "style_dim": 6, "latent_dim": 5, "mapping_dim": 7}
+BASE = [
+    *("--run", "r", "--data.shards", "s", "--batch_size", str(BATCH), "--model.image_size", "32"),
+    *(word for name, value in TINY.items() for word in (f"--model.{name}", str(value))),
+]
+
+
+def zero(stage, *more):
+    return ["--engine.name", "deepspeed", "--engine.zero_stage", str(stage), *more]
+
+
+SUMMED = ["--schedule", "summed"]
+FLOAT64 = ["--precision", "float64"]
+TWO = ["--engine.accumulate", "2"]
+CLIP = [word for n in "GFED" for word in (f"--optim.clip.{n}", "0.05")]
+CASES = {
+    "ddp": [],
+    "ddp_clipped": CLIP,
+    "ddp_accumulated": TWO,
+    "ddp_summed_apart": SUMMED,
+    "ddp_summed_apart_float64": SUMMED + FLOAT64,
+    "ddp_float64": FLOAT64,
+    "ddp_summed_float64": SUMMED + FLOAT64,
+    "ddp_float64_accumulated": FLOAT64 + TWO,
+    "zero0": zero(0),
+    "zero1": zero(1),
+    "zero2": zero(2),
+    "zero1_offloaded": zero(1, "--engine.offload_optimizer", "true"),
+    "zero2_accumulated": zero(2, *TWO),
+    "zero2_clipped": zero(2, *CLIP),
+    "zero3_summed": zero(3, *SUMMED),
+    "d_not_frozen": [],
+    "e_stepped_by_references": [],
+    "zero1_d_not_frozen": zero(1),
+    "no_exchange": [],
+}
+
+
+def plain_optimizers(networks, config, batch_size):
+    """SGD: where Adam would divide rounding noise by itself, its step is in proportion."""
+    return {n: torch.optim.SGD(net.parameters(), lr=0.01) for n, net in networks.items()}
+
+
+@contextmanager
+def mutated(case):
+    """The named mistake, while it is open."""
+    before = {name: getattr(stargan_v2, name) for name in ("frozen", "REFERENCE", "SCHEDULES")}
+    if case.endswith("d_not_frozen"):
+        stargan_v2.frozen = lambda *nets: before["frozen"](
+            *[net for net in nets if not isinstance(net, Discriminator)]
+        )
+    if case == "e_stepped_by_references":
+        wrong = stargan_v2.REFERENCE._replace(steps=("G", "E"))
+        stargan_v2.REFERENCE = wrong
+        stargan_v2.SCHEDULES = {"exact": ((stargan_v2.LATENT,), (wrong,))}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(stargan_v2, name, value)
+
+
+def run(case, world):
+    """The parameters after some iterations, on rank 0."""
+    config = configs.parse([*BASE, *CASES[case]])
+    training = state.Training(config, Index(["a", "b", "c"], {}, ""), world.device)
+    engine = make_engine(config, training.parts, world)
+    engine.keeps_graphs &= "apart" not in case
+    if case == "no_exchange" and world.size > 1:
+        engine._sides = dict(training.parts.sides)
+    share = BATCH // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
+    for step in range(ITERATIONS):
+        batch = type(whole := make_batch(step, BATCH))(*(t[mine] for t in whole))
+        batch = batch.to(world.device, training.dtype)
+        training.objective.iterate(engine, batch.split(config.engine.accumulate), step)
+        training.update_ema(engine)
+    snapshot = training.snapshot(engine, keep=world.is_main)
+    engine.close()
+    return snapshot
+
+
+def main():
+    out, *cases = sys.argv[1:]
+    state.build_optimizers = plain_optimizers
+    world = World()
+    for case in cases:
+        with mutated(case):
+            snapshot = run(case, world)
+        if snapshot:
+            averages = {f"ema.{name}": value for name, value in snapshot.ema.items()}
+            save_file(snapshot.networks | averages, Path(out) / f"{case}.safetensors")
+    world.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Who is told to be lost, from two readings of all ranks' signs."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from stargan_dist.pulse import Sign, verdict
+
+NOW = time.time()
+THERE = [Sign(beats=10, marks=7, doing="step 4", seconds=NOW, left=False) for _ in range(3)]
+
+
+def later(*ranks, **changes):
+    """The second reading: all live on, and some differ."""
+    signs = [replace(sign, beats=sign.beats + 3) for sign in THERE]
+    return [replace(s, **changes) if r in ranks else s for r, s in enumerate(signs)]
+
+
+def test_a_rank_whose_signs_stop_is_lost():
+    lost, told = verdict(THERE, later(1, beats=10, seconds=NOW - 5))
+    assert lost == {1}
+    clock = time.strftime("%H:%M:%S", time.localtime(NOW - 5))
+    assert told == f"lost rank 1: last heard of at {clock} (5 s ago), in step 4"
+
+
+def test_a_rank_that_others_wait_for_is_stuck():
+    lost, told = verdict(THERE, later(2, marks=6, doing="step 3"))
+    assert lost == {2}
+    assert told.startswith("rank 2 is stuck: it lives, but has not come to where the others wait")
+    assert told.endswith("step 3")
+
+
+def test_a_rank_that_has_told_why_it_went_is_not_told_again():
+    assert verdict(THERE, later(0, left=True)) == ({0}, "")
+    # Its process may have ended meanwhile.
+    assert verdict(THERE, later(0, left=True, beats=10)) == ({0}, "")
+
+
+def test_of_several_each_is_told():
+    lost, told = verdict(THERE, later(0, 2, beats=10))
+    assert lost == {0, 2}
+    assert told.count("lost rank") == 2
+
+
+def test_nobody_is_accused_without_a_sign():
+    lost, told = verdict(THERE, later())
+    assert lost == set()
+    assert "connection failed" in told
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_one_who_left_and_one_who_died(left):
+    after = later(1, left=left, beats=10 if not left else 13)
+    after[2] = replace(after[2], beats=10)
+    lost, told = verdict(THERE, after)
+    assert "lost rank 2" in told
+    assert lost == {1, 2}
