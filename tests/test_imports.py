@@ -14,7 +14,7 @@ METRICS = {
 }  # fmt: skip
 # A module may import those of lower levels, and its own folder.
 LEVELS = [
-    {"errors", "losses", "batch", "progress", "nets.blocks", "nets.v2"},
+    {"errors", "losses", "batch", "progress", "nets.blocks", "nets.precision", "nets.v2"},
     {"access"},
     {"storage", "data.order", "data.transforms", "data.skipped"},
     {"config", "scores"},
@@ -69,7 +69,7 @@ def test_networks_and_losses_import_torch_alone():
             roots = {
                 i.split(".")[0] for i in imports(path) if not i.startswith("stargan_dist.nets")
             }
-            assert roots <= {"torch", "math", "typing", "itertools"}
+            assert roots <= {"torch", "math", "typing", "itertools", "contextlib"}
 
 
 def test_only_the_engine_imports_accelerate_and_deepspeed():
