@@ -50,7 +50,6 @@ from stargan_dist.batch import to_unit
 from stargan_dist.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from stargan_dist.data import demo
 from stargan_dist.data.reader import LoadedSplit, load_split, open_reader
-from stargan_dist.world import World
 from stargan_dist.metrics.measure import Measure
 from stargan_dist.metrics.protocol import (
     LATENT,
@@ -66,6 +65,7 @@ from stargan_dist.nets.v2 import build_networks
 from stargan_dist.results import Result
 from stargan_dist.shards.build import build
 from stargan_dist.translate import Translator
+from stargan_dist.world import World
 from tests import weights
 
 SEED = 0

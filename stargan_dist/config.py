@@ -200,8 +200,10 @@ class Config:
     """Sources in each iteration, over all ranks together."""
     seed: int = 0
     """Of the initial weights, the order of the samples, augmentations and latents."""
-    precision: Literal["float32", "float64"] = "float32"
-    """float64 is for tests of equality."""
+    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """What the networks compute in. With bfloat16 and float16 the parts that bear it do so, and
+    the rest, the weights and the averaged networks, stay float32: see `nets/precision.py`. float64
+    is for tests of equality."""
     schedule: Literal["exact", "summed"] = "exact"
     """Steps of the generator side: one for latents, then one of G for references, as published;
     or one for the sum of both losses, as ZeRO 3 needs it."""

@@ -16,11 +16,11 @@ import os
 from stargan_dist import access, compare, monitor, results, storage
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist.config import Config
-from stargan_dist.world import World
 from stargan_dist.errors import USER_ERROR, run_command
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.results import Result
 from stargan_dist.translate import Translator
+from stargan_dist.world import World
 
 
 def parse_args() -> argparse.Namespace:

@@ -17,7 +17,6 @@ from stargan_dist import grids, results, storage
 from stargan_dist.batch import to_unit
 from stargan_dist.checkpoint import step_name
 from stargan_dist.config import Config
-from stargan_dist.world import World
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.metrics.collect import Collector, Fakes, Stopped
 from stargan_dist.metrics.protocol import OUTPUTS, REAL, REFERENCE, Task, tasks
@@ -26,6 +25,7 @@ from stargan_dist.progress import Progress
 from stargan_dist.results import Result, Row
 from stargan_dist.shards.pack import slug
 from stargan_dist.translate import Translator
+from stargan_dist.world import World
 
 OUTSTANDING = 2  # tasks whose distances rank 0 may still owe; each holds its sums
 

@@ -16,11 +16,11 @@ from stargan_dist.config import Config, OptimConfig
 from stargan_dist.data.order import generator
 from stargan_dist.data.skipped import Skipped
 from stargan_dist.engines.base import Engine, Parts
+from stargan_dist.nets.precision import POLICIES
 from stargan_dist.nets.v2 import build_networks
 from stargan_dist.objectives.stargan_v2 import StarGANv2
 from stargan_dist.shards.index import Index
 from stargan_dist.translate import AVERAGED
-
 
 PAPER_BATCH = 8
 LR_SCALING: dict[str, Callable[[float], float]] = {
@@ -53,7 +53,8 @@ class Training:
 
     def __init__(self, config: Config, index: Index, device: torch.device) -> None:
         self.config, self.index = config, index
-        self.dtype = getattr(torch, config.precision)
+        policy = POLICIES[config.precision]
+        self.dtype = policy.weights
         torch_seed = int(generator(config.seed, "networks").integers(2**63))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed)
@@ -67,6 +68,7 @@ class Training:
             letter: copy.deepcopy(self.networks[letter]).requires_grad_(False).eval()
             for letter in AVERAGED
         }
+        built.compute_in(policy)  # after the copies: averages compute as their weights are
         self._average = get_ema_multi_avg_fn(config.optim.ema)
 
     @property

@@ -46,9 +46,9 @@ def plan(config: Config) -> Plan:
     """Look at everything that can be wrong before any process group starts.
 
     Raises:
-        UserError: world and batch do not fit, the engine cannot be had, shards are missing or too few, the run folder
-            cannot be written or belongs to another configuration or data set, the checkpoint is
-            damaged.
+        UserError: world and batch do not fit, the engine cannot be had, shards are missing or too
+            few, the run folder cannot be written or belongs to another configuration or data set,
+            the checkpoint is damaged.
     """
     configs.check_world(config, launched_world_size())
     check_engine(config)

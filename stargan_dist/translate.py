@@ -11,6 +11,7 @@ from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist.checkpoint import EMA, load_networks
 from stargan_dist.config import Config
+from stargan_dist.nets.precision import POLICIES
 from stargan_dist.nets.v2 import Generator, build_networks
 
 AVERAGED = ("G", "F", "E")
@@ -54,7 +55,7 @@ class Translator:
         config = configs.from_dict(found.config)
         built = build_networks(len(found.domains), **configs.to_dict(config)["model"])._asdict()
         networks = {
-            letter: built[letter].to(device, getattr(torch, config.precision)).eval()
+            letter: built[letter].to(device, POLICIES[config.precision].weights).eval()
             for letter in AVERAGED
         }
         load_networks(networks, found.tensors(EMA))

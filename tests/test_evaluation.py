@@ -13,7 +13,6 @@ from PIL import Image
 from stargan_dist import results, scores, storage
 from stargan_dist.batch import to_uint8, to_unit
 from stargan_dist.data.reader import load_split
-from stargan_dist.world import World
 from stargan_dist.errors import UserError
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.metrics import demo
@@ -30,6 +29,7 @@ from stargan_dist.metrics.protocol import (
 from stargan_dist.metrics.statistics import Statistics
 from stargan_dist.shards.build import build
 from stargan_dist.translate import Translator
+from stargan_dist.world import World
 from tests.metrics.test_fid import by_gram
 
 

@@ -107,6 +107,7 @@ class Engine(ABC):
     def load_moments(self, name: str, moments: Mapping[str, Tensor]) -> None:
         """Set the optimizer state of a network: what `moments` returned, of any engine."""
 
+    @abstractmethod
     def close(self) -> None:
         """Give up what holds on to the process group."""
 

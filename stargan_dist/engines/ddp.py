@@ -10,7 +10,14 @@ from torch.nn.parallel import DistributedDataParallel
 from stargan_dist.config import ClipConfig
 from stargan_dist.engines import steps as ordinary
 from stargan_dist.engines.base import (
-    Call, Engine, LossScale, Moments, Parts, Terms, mean_terms, part_of,
+    Call,
+    Engine,
+    LossScale,
+    Moments,
+    Parts,
+    Terms,
+    mean_terms,
+    part_of,
 )  # fmt: skip
 from stargan_dist.world import World
 

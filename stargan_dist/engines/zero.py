@@ -27,7 +27,14 @@ from stargan_dist import storage
 from stargan_dist.config import ClipConfig, EngineConfig
 from stargan_dist.engines import steps as ordinary
 from stargan_dist.engines.base import (
-    Call, Engine, LossScale, Moments, Parts, Terms, mean_terms, part_of,
+    Call,
+    Engine,
+    LossScale,
+    Moments,
+    Parts,
+    Terms,
+    mean_terms,
+    part_of,
 )  # fmt: skip
 from stargan_dist.errors import UserError
 from stargan_dist.world import World

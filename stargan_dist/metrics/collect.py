@@ -19,7 +19,6 @@ from stargan_dist.batch import to_uint8, to_unit
 from stargan_dist.config import Config
 from stargan_dist.data.images import Numbered, load_images, share
 from stargan_dist.data.reader import open_reader
-from stargan_dist.world import World
 from stargan_dist.errors import UserError
 from stargan_dist.metrics.measure import load_measure
 from stargan_dist.metrics.protocol import (
@@ -34,6 +33,7 @@ from stargan_dist.metrics.statistics import Statistics
 from stargan_dist.metrics.store import Store
 from stargan_dist.progress import Progress
 from stargan_dist.translate import Translator
+from stargan_dist.world import World
 
 # Rounding depends on the size of a batch (not on what else is in it), and numbers must not depend
 # on how images fall to ranks. So networks always see batches of one size: the outputs of one

@@ -12,7 +12,6 @@ from torch import nn
 
 from stargan_dist.config import EvaluationConfig
 from stargan_dist.data.reader import ShardReader
-from stargan_dist.world import World
 from stargan_dist.metrics import demo
 from stargan_dist.metrics.networks import PaperInception, TensorFlowInception, alexnet_lpips
 from stargan_dist.metrics.store import Store
@@ -24,6 +23,7 @@ from stargan_dist.metrics.weights import (
     Weights,
     load_all,
 )
+from stargan_dist.world import World
 
 
 @dataclass(frozen=True)

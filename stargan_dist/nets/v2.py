@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stargan_dist.nets.blocks import AdaINResBlock, HighPass, ResBlock, StackedLinear, he_init
+from stargan_dist.nets.precision import Dtype, Policy, computing
 
 KEPT_SIZES = (32, 64, 128)  # where the high-pass option keeps the source's features
 
@@ -32,6 +33,10 @@ class Encoded(NamedTuple):
         kept = {size: f.repeat_interleave(repeats, 0) for size, f in self.kept.items()}
         return Encoded(self.bottleneck.repeat_interleave(repeats, 0), kept)
 
+    def to(self, dtype: torch.dtype) -> "Encoded":
+        kept = {size: features.to(dtype) for size, features in self.kept.items()}
+        return Encoded(self.bottleneck.to(dtype), kept)
+
 
 def widths_of(image_size: int, base_width: int, max_width: int, halvings: int) -> list[int]:
     """Channels before each halving and after the last: doubled each time, capped.
@@ -47,7 +52,11 @@ class Generator(nn.Module):
 
     The style alone carries the domain. `masks`, for the high-pass option only, are two tensors
     (B, 1, h, w) in [0, 1]: the first is used at 32 px, the second at 64 and 128 px.
+
+    Each half gives back the dtype it was given, whatever it computes in (`compute`).
     """
+
+    compute: Dtype = None
 
     def __init__(
         self,
@@ -86,12 +95,13 @@ class Generator(nn.Module):
     def encode(self, x: Tensor) -> Encoded:
         """The half that does not depend on the style."""
         kept = {}
-        h = self.from_rgb(x)
-        for block in self.encoder:
-            if self.high_pass is not None and h.shape[2] in KEPT_SIZES:
-                kept[h.shape[2]] = h
-            h = block(h)
-        return Encoded(h, kept)
+        with computing(self.compute, x.device):
+            h = self.from_rgb(x)
+            for block in self.encoder:
+                if self.high_pass is not None and h.shape[2] in KEPT_SIZES:
+                    kept[h.shape[2]] = h
+                h = block(h)
+        return Encoded(h, kept).to(x.dtype)
 
     def decode(
         self, encoded: Encoded, s: Tensor, masks: tuple[Tensor, Tensor] | None = None
@@ -100,11 +110,12 @@ class Generator(nn.Module):
         if (masks is None) != (self.high_pass is None):
             raise ValueError("masks belong to the high-pass option (w_hpf > 0): give both or none")
         h = encoded.bottleneck
-        for block in self.decoder:
-            h = block(h, s)
-            if masks is not None and h.shape[2] in encoded.kept:
-                h = h + self._outline(encoded.kept[h.shape[2]], masks)
-        return self.to_rgb(h)
+        with computing(self.compute, h.device):
+            for block in self.decoder:
+                h = block(h, s)
+                if masks is not None and h.shape[2] in encoded.kept:
+                    h = h + self._outline(encoded.kept[h.shape[2]], masks)
+            return self.to_rgb(h).to(s.dtype)
 
     def _outline(self, kept: Tensor, masks: tuple[Tensor, Tensor]) -> Tensor:
         assert self.high_pass is not None
@@ -166,7 +177,12 @@ class MappingNetwork(nn.Module):
 
 
 class _Trunk(nn.Sequential):
-    """What E and D share in form: an image down to one vector, no normalisation."""
+    """What E and D share in form: an image down to one vector, no normalisation.
+
+    Gives back the dtype it was given, whatever it computes in (`compute`).
+    """
+
+    compute: Dtype = None
 
     def __init__(self, image_size: int, base_width: int, max_width: int) -> None:
         halvings = int(math.log2(image_size)) - 2
@@ -181,6 +197,11 @@ class _Trunk(nn.Sequential):
             nn.LeakyReLU(0.2),
             nn.Flatten(),
         )
+
+    def forward(self, x: Tensor, *, exact: bool = False) -> Tensor:
+        """x (B, 3, H, H) -> (B, dim_out). Exact: in the dtype of the weights all the same."""
+        with computing(None if exact else self.compute, x.device):
+            return super().forward(x).to(x.dtype)
 
 
 class StyleEncoder(nn.Module):
@@ -214,8 +235,8 @@ class Discriminator(nn.Module):
         self.head = StackedLinear(num_domains, self.trunk.dim_out, 1)
         self.apply(he_init)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.head(self.trunk(x), y)[:, 0]
+    def forward(self, x: Tensor, y: Tensor, *, exact: bool = False) -> Tensor:
+        return self.head(self.trunk(x, exact=exact), y)[:, 0]
 
 
 class Networks(NamedTuple):
@@ -225,6 +246,10 @@ class Networks(NamedTuple):
     F: MappingNetwork
     E: StyleEncoder
     D: Discriminator
+
+    def compute_in(self, policy: Policy) -> None:
+        """Tell the parts what to compute in. The weights are left as they are."""
+        self.G.compute, self.E.trunk.compute, self.D.trunk.compute = policy.G, policy.E, policy.D
 
 
 def build_networks(

@@ -1,0 +1,103 @@
+"""The losses of both sides under a policy, and the parts of a run that stay float32."""
+
+import pytest
+import torch
+
+from stargan_dist import checkpoint as checkpoints
+from stargan_dist import config as configs
+from stargan_dist.config import ClipConfig, LossConfig
+from stargan_dist.data.skipped import Skipped
+from stargan_dist.engines.ddp import DDP
+from stargan_dist.nets.precision import POLICIES
+from stargan_dist.objectives.stargan_v2 import LATENT, StarGANv2
+from stargan_dist.shards.index import Index
+from stargan_dist.state import Training
+from stargan_dist.translate import Translator
+from stargan_dist.world import World
+from tests.conftest import SMOKE
+from tests.nets.test_precision import noted
+from tests.objectives.test_stargan_v2 import make_batch, make_networks
+
+CPU = torch.device("cpu")
+
+
+def losses_and_gradients(policy):
+    """Terms of both sides, and for each network its gradients as one vector (a, b, c, …)."""
+    nets, batch = make_networks(), make_batch(0).to(CPU, torch.float32)
+    for net in nets:
+        net.float()
+    nets.compute_in(POLICIES[policy])
+    objective = StarGANv2(nets, LossConfig())
+    translation = objective.generator.translate(batch, LATENT)
+    d_loss, d_terms = objective.discriminator(batch, translation.fake)
+    g_loss, g_terms = objective.generator(batch, (LATENT,), nets.D, 1.0, [translation])
+    (d_loss + g_loss).backward()
+    gradients = {
+        letter: [p.grad for p in net.parameters()] for letter, net in nets._asdict().items()
+    }
+    return d_terms | g_terms, gradients
+
+
+def flat(gradients):
+    return torch.cat([g.flatten() for g in gradients])
+
+
+def test_gradients_are_float32_and_near_to_those_of_float32():
+    exact, near = losses_and_gradients("float32")[1], losses_and_gradients("bfloat16")[1]
+    for letter, gradients in near.items():
+        assert {g.dtype for g in gradients} == {torch.float32}
+        assert all(g.isfinite().all() for g in gradients)
+        a, b = flat(exact[letter]), flat(gradients)
+        assert torch.cosine_similarity(a, b, dim=0) > 0.97
+        assert not torch.equal(a, b)
+
+
+def test_what_r1_is_made_of_is_exact():
+    exact, near = losses_and_gradients("float32")[0], losses_and_gradients("bfloat16")[0]
+    for name, term in near.items():
+        assert torch.equal(term, exact[name]) == (name in ("real", "reg"))
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A run in bfloat16 after one iteration."""
+    options = {
+        "config": SMOKE, "run": tmp_path / "run", "data.shards": "none", "model.latent_dim": 5,
+        "optim.ema": 0.5, "precision": "bfloat16",
+    }  # fmt: skip
+    config = configs.parse([f"--{name}={value}" for name, value in options.items()])
+    training = Training(config, Index(["a", "b", "c"], {}, ""), CPU)
+    engine = DDP(training.parts, ClipConfig(), {}, World())
+    batch = make_batch(0).to(CPU, training.dtype)
+    training.objective.iterate(engine, [batch], 0)
+    training.update_ema(engine)
+    state = training.snapshot(engine, keep=True)
+    checkpoints.save(config.run, 1, state, training.facts(Skipped()))
+    return training
+
+
+def test_averages_compute_in_float32(training):
+    x, y = make_batch(1).to(CPU, torch.float32)[:2]
+    for networks, dtype in ((training.networks, torch.bfloat16), (training.ema, torch.float32)):
+        style, products = noted(networks["E"], x, y)
+        assert products.convolutions == {dtype}
+        assert noted(networks["G"], x, style)[1].convolutions == {dtype}
+
+
+def test_what_is_kept_is_float32(training):
+    nets = [*training.networks.values(), *training.ema.values()]
+    states = [state for o in training.optimizers.values() for state in o.state.values()]
+    kept = [p for net in nets for p in net.parameters()]
+    kept += [moment for state in states for moment in state.values()]
+    assert {tensor.dtype for tensor in kept} == {torch.float32}
+
+
+def test_a_run_in_bfloat16_is_translated_in_float32(training):
+    config = training.config
+    live = Translator(training.ema, config, training.index.domains, 1)
+    loaded, batch = Translator.load(config.run), make_batch(2).to(CPU, torch.float32)
+    expected = live.from_references(batch.x, batch.y_trg, batch.x_ref)
+    assert torch.equal(loaded.from_references(batch.x, batch.y_trg, batch.x_ref), expected)
+    assert noted(loaded.from_latents, batch.x, batch.y_trg, batch.z)[1].convolutions == {
+        torch.float32
+    }
