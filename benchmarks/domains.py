@@ -8,9 +8,9 @@ all. Networks and losses, forward and backward of all four phases, are timed apa
 steps; one process has no all-reduce. Then F alone: what its gradients, which are dense whatever
 was picked, and its Adam cost as K grows.
 
-Times are of the processor (all threads), which other programs disturb least; cases take turns, and
-the fastest of the repeats counts. The order of the cases is reversed in every other repeat. Last
-line: JSON, the ratios of networks and losses.
+Times are of the processor (all threads), which other programs disturb least. Cases take turns, in
+every other repeat the other way round; of each phase its fastest repeat counts. Last line: JSON,
+the ratios of networks and losses.
 """
 
 import argparse
@@ -34,7 +34,8 @@ from stargan_dist.nets.v2 import MappingNetwork, Networks, build_networks
 from stargan_dist.objectives.stargan_v2 import StarGANv2, Terms
 from stargan_dist.state import build_optimizers
 
-CASES = [
+Case = tuple[str, int]  # form of F or "literal", domains
+CASES: list[Case] = [
     *[("branches", domains) for domains in (2, 10, 100)],
     *[("conditional", domains) for domains in (2, 10, 100, 1000)],
     *[("literal", domains) for domains in (2, 10, 100)],
@@ -44,17 +45,22 @@ PICKED = 8  # rows with a gradient in an iteration: a batch of the paper
 
 
 class Timed:
-    """An engine in one process that times its optimizers."""
+    """An engine in one process that times each of its updates, and its optimizers apart.
+
+    `passes` has the seconds of networks and losses since the end of the update before, `steps`
+    those of the optimizers: four each.
+    """
 
     def __init__(self, objective: StarGANv2, networks: Networks) -> None:
         self.sides = objective.sides
         self.optimizers = build_optimizers(networks._asdict(), OptimConfig())
-        self.stepping = 0.0
-        for network in networks:
+        for network, optimizer in zip(networks, self.optimizers.values(), strict=True):
             begin_moments(network)
-        for optimizer in self.optimizers.values():
-            optimizer.step()  # makes the moments
+            optimizer.step()
             optimizer.zero_grad()
+        self.passes: list[float] = []
+        self.steps: list[float] = []
+        self.ended = time.process_time()
 
     def _step(self, steps: tuple[str, ...]) -> None:
         for name in steps:
@@ -63,8 +69,11 @@ class Timed:
     def update(self, side: str, *args: object, steps: tuple[str, ...]) -> Terms:
         loss, terms = self.sides[side](*args)
         loss.backward()
-        self.stepping += seconds(lambda: self._step(steps))
+        passed = time.process_time() - self.ended
+        self.steps.append(seconds(lambda: self._step(steps)))
+        self.ended = time.process_time()
         self.sides[side].zero_grad(set_to_none=True)
+        self.passes.append(passed)
         return terms
 
 
@@ -88,26 +97,26 @@ def make_networks(form: str, domains: int, size: int) -> Networks:
     return build_networks(domains, size, mapping=form)
 
 
-def time_iteration(form: str, domains: int, size: int, batch_size: int) -> tuple[float, float]:
-    """Seconds of one iteration: networks and losses; Adam."""
+def time_iteration(form: str, domains: int, size: int, batch_size: int) -> list[float]:
+    """Seconds of the parts of one iteration: four of networks and losses, then four of Adam."""
     networks = make_networks(form, domains, size)
     objective = StarGANv2(networks, LossConfig())
-    engine = Timed(objective, networks)
     batch = make_batch(size, domains, batch_size)
-    whole = seconds(lambda: objective.iterate(engine, batch, step=0))
-    return whole - engine.stepping, engine.stepping
+    engine = Timed(objective, networks)
+    objective.iterate(engine, batch, step=0)
+    return engine.passes + engine.steps
 
 
-def time_cases(size: int, batch_size: int, repeats: int) -> dict[tuple[str, int], list[float]]:
-    """The fastest of the repeats of each case: [networks and losses, Adam], in seconds."""
+def time_cases(size: int, batch_size: int, repeats: int) -> dict[Case, tuple[float, float]]:
+    """Seconds of an iteration of each case: networks and losses; Adam."""
     time_iteration("conditional", 2, size, batch_size)  # warms up: code, kernels
-    fastest = {case: [float("inf")] * 2 for case in CASES}
+    fastest = {case: [float("inf")] * 8 for case in CASES}
     for repeat in range(repeats):
         for case in CASES if repeat % 2 == 0 else reversed(CASES):
             times = time_iteration(*case, size, batch_size)
             fastest[case] = [min(pair) for pair in zip(fastest[case], times, strict=True)]
-            print(f"# {repeat} {case} {times[0]:.2f} {times[1]:.2f}", file=sys.stderr, flush=True)
-    return fastest
+            print(f"# {repeat} {case} {sum(times[:4]):.2f} s", file=sys.stderr, flush=True)
+    return {case: (sum(parts[:4]), sum(parts[4:])) for case, parts in fastest.items()}
 
 
 def made(build: Callable[..., nn.Module], *args: int) -> nn.Module:
