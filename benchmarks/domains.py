@@ -17,8 +17,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,6 +52,8 @@ class Timed:
     those of the optimizers: four each.
     """
 
+    keeps_graphs = True
+
     def __init__(self, objective: StarGANv2, networks: Networks) -> None:
         self.sides = objective.sides
         self.optimizers = build_optimizers(networks._asdict(), OptimConfig())
@@ -66,15 +69,18 @@ class Timed:
         for name in steps:
             self.optimizers[name].step()
 
-    def update(self, side: str, *args: object, steps: tuple[str, ...]) -> Terms:
-        loss, terms = self.sides[side](*args)
+    def update(
+        self, side: str, calls: Sequence[tuple[Any, ...]], steps: tuple[str, ...]
+    ) -> tuple[Terms, Terms]:
+        (call,) = calls
+        loss, terms = self.sides[side](*call)
         loss.backward()
         passed = time.process_time() - self.ended
         self.steps.append(seconds(lambda: self._step(steps)))
         self.ended = time.process_time()
         self.sides[side].zero_grad(set_to_none=True)
         self.passes.append(passed)
-        return terms
+        return terms, {}
 
 
 def begin_moments(network: nn.Module) -> None:
@@ -103,7 +109,7 @@ def time_iteration(form: str, domains: int, size: int, batch_size: int) -> list[
     objective = StarGANv2(networks, LossConfig())
     batch = make_batch(size, domains, batch_size)
     engine = Timed(objective, networks)
-    objective.iterate(engine, batch, step=0)
+    objective.iterate(engine, [batch], step=0)
     return engine.passes + engine.steps
 
 

@@ -10,7 +10,7 @@ training, on tensors that have a shape and no memory: seconds on any machine, wh
 import argparse
 import json
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from stargan_dist import config as configs
 from stargan_dist.batch import Batch
 from stargan_dist.config import Config
 from stargan_dist.errors import UserError, run_command
+from stargan_dist.nets.precision import POLICIES
 from stargan_dist.nets.v2 import build_networks
 from stargan_dist.objectives.stargan_v2 import StarGANv2, Terms
 from stargan_dist.results import columns
@@ -94,10 +95,12 @@ class Simulated:
     """
 
     def __init__(self, config: Config, domains: int) -> None:
-        self.dtype = getattr(torch, config.precision)
+        policy = POLICIES[config.precision]
+        self.dtype = policy.weights
         with default_dtype(self.dtype):  # fake networks cannot be converted later
             self.networks = build_networks(domains, **configs.to_dict(config)["model"])
-        self.objective = StarGANv2(self.networks, config.loss)
+        self.networks.compute_in(policy)
+        self.objective = StarGANv2(self.networks, config.loss, config.schedule)
         self.optimizers = build_optimizers(self.networks._asdict(), config.optim)
         self.counter = LiveBytes()
         self.passes = self.steps = 0
@@ -111,16 +114,22 @@ class Simulated:
                 self.counter.exclude(tensor)
             parameter.register_post_accumulate_grad_hook(lambda p: self.counter.exclude(p.grad))
 
-    def update(self, side: str, *args: object, steps: tuple[str, ...]) -> Terms:
+    keeps_graphs = True
+
+    def update(
+        self, side: str, calls: Sequence[tuple[Any, ...]], steps: tuple[str, ...]
+    ) -> tuple[Terms, Terms]:
         module = self.objective.sides[side]
-        loss, terms = module(*args)
-        loss.backward()
+        for call in calls:
+            loss, terms = module(*call)
+            loss.backward()
+            del loss
         self.passes = max(self.passes, self.counter.take_peak())
         for name in steps:
             self.optimizers[name].step()
         self.steps = max(self.steps, self.counter.take_peak())
         module.zero_grad(set_to_none=True)
-        return terms
+        return terms, {}
 
 
 @contextmanager
@@ -181,7 +190,7 @@ def measure(
         simulated = Simulated(config, domains)
         with simulated.counter:
             batch = blank_batch(config, batch_size, simulated.dtype)
-            simulated.objective.iterate(simulated, batch, step=0)
+            simulated.objective.iterate(simulated, batch.split(config.engine.accumulate), 0)
     size = {letter: nbytes(net) for letter, net in simulated.networks._asdict().items()}
     return Needs(
         discriminator=size["D"],

@@ -29,16 +29,18 @@ class Undistributed:
     def __init__(self, training):
         self.training, self.gradients = training, []
 
-    def update(self, side, *args, steps):
+    keeps_graphs = True
+
+    def update(self, side, calls, steps):
         module = self.training.objective.sides[side]
-        loss, terms = module(*args)
+        loss, terms = module(*calls[0])
         loss.backward()
         grads = [p.grad for p in module.parameters() if p.grad is not None]
         self.gradients.append(sum(g.nbytes for g in grads))
         for name in steps:
             self.training.optimizers[name].step()
         module.zero_grad(set_to_none=True)
-        return terms
+        return terms, {}
 
 
 def iterated(config, batch_size):
@@ -47,7 +49,7 @@ def iterated(config, batch_size):
     training = Training(config, index, torch.device("cpu"))
     engine = Undistributed(training)
     batch = blank_batch(config, batch_size, training.dtype)
-    training.objective.iterate(engine, batch, 0)
+    training.objective.iterate(engine, [batch], 0)
     return training, engine
 
 
@@ -63,7 +65,7 @@ def test_the_allocator_hands_out_what_is_told():
     training, engine = iterated(config, 4)  # makes the moments
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         batch = blank_batch(config, 4, training.dtype)
-        training.objective.iterate(engine, batch, 0)
+        training.objective.iterate(engine, [batch], 0)
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     live = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

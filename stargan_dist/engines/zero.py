@@ -20,7 +20,11 @@ import torch
 if not torch.cuda.is_available():  # or DeepSpeed warns that it found no GPU
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import deepspeed
-from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from deepspeed.utils import (
+    safe_get_full_optimizer_state,
+    safe_set_full_optimizer_state,
+    safe_set_local_optimizer_state,
+)
 from torch import Tensor, nn
 
 from stargan_dist import storage
@@ -183,7 +187,7 @@ class Zero(Engine):
             for parameter_name, parameter in network.named_parameters():
                 for kind in _kinds(optimizer)[0]:
                     value = moments[f"{parameter_name}:{kind}"].to(self.world.device)
-                    safe_set_full_optimizer_state(parameter, value, kind)
+                    _set_moment(parameter, value, kind, self.world.rank)
 
     def close(self) -> None:
         for engine in self._of(tuple(self._engines)):
@@ -213,6 +217,17 @@ def _expect_backward(engine: Any, *, last: bool) -> None:
         engine.optimizer.clear_backward_seen_flag()
 
 
+def _set_moment(parameter: nn.Parameter, value: Tensor, kind: str, rank: int) -> None:
+    if not hasattr(parameter, "ds_tensor"):  # below stage 3
+        safe_set_full_optimizer_state(parameter, value, kind)
+        return
+    # Of a whole value DeepSpeed 0.19 takes this rank's part without regard to where it ends.
+    size = parameter.ds_tensor.numel()
+    part = value.flatten()[rank * size : (rank + 1) * size]
+    part = nn.functional.pad(part, (0, size - part.numel()))
+    safe_set_local_optimizer_state(parameter, part, kind)
+
+
 def _partitions(optimizer: Any) -> list[Tensor]:
     """The flat float32 weights of this rank, by which DeepSpeed's inner optimizer keeps state."""
     if hasattr(optimizer, "single_partition_of_fp32_groups"):
@@ -233,6 +248,7 @@ def _make_state(optimizer: Any, names: set[str], step: Tensor) -> None:
     for partition in _partitions(optimizer):
         state = optimizer.optimizer.state[partition]
         state["step"] = step.clone()
-        state |= {name: torch.zeros_like(partition) for name in names - {"step"}}
+        for name in names - state.keys():  # at stage 3 another network may have made it
+            state[name] = torch.zeros_like(partition)
     if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
         optimizer._lazy_init_hp_params_optimizer_state()
