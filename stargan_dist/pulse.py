@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 INTERVAL_SECONDS = 1.0
 GRACE_SECONDS = 10.0  # for a rank to leave by itself, once another has told why the world ends
-ENDED = "ended"
+ENDED = "stargan_dist/pulse/ended"
 
 
 @dataclass(frozen=True)

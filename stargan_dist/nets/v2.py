@@ -5,6 +5,7 @@ style s (B, style_dim).
 """
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -199,8 +200,11 @@ class _Trunk(nn.Sequential):
         )
 
     def forward(self, x: Tensor, *, exact: bool = False) -> Tensor:
-        """x (B, 3, H, H) -> (B, dim_out). Exact: in the dtype of the weights all the same."""
-        with computing(None if exact else self.compute, x.device):
+        """x (B, 3, H, H) -> (B, dim_out). Exact: in the dtype of the weights, and not compiled."""
+        return super().forward(x) if exact else self.lowered(x)
+
+    def lowered(self, x: Tensor) -> Tensor:
+        with computing(self.compute, x.device):
             return super().forward(x).to(x.dtype)
 
 
@@ -250,6 +254,16 @@ class Networks(NamedTuple):
     def compute_in(self, policy: Policy) -> None:
         """Tell the parts what to compute in. The weights are left as they are."""
         self.G.compute, self.E.trunk.compute, self.D.trunk.compute = policy.G, policy.E, policy.D
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile each part for the shapes it meets. Weights and their names stay as they are.
+
+        A compiled part has no second derivative: exact passes of D's trunk are left out.
+        """
+        compiled = partial(torch.compile, backend=backend, dynamic=False)
+        parts = [(self.G, "encode"), (self.G, "decode")]
+        for module, part in [*parts, (self.E.trunk, "lowered"), (self.D.trunk, "lowered")]:
+            setattr(module, part, compiled(getattr(module, part)))
 
 
 def build_networks(

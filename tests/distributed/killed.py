@@ -1,16 +1,24 @@
 """A training process that kills itself, as `kill -9` would, at the n-th call of a function.
 
 Usage: KILL_AT=module:name:n python killed.py …options of stargan_dist.train
-With KILL_BY another signal is sent.
+With KILL_BY another signal is sent; with KILL_BY=sleep it stays there for an hour instead.
 """
 
 import importlib
 import os
 import signal
 import sys
+import time
 
 from stargan_dist.errors import run_command
 from stargan_dist.train import main
+
+
+def leave(how):
+    if how == "sleep":
+        time.sleep(3600)
+    else:
+        os.kill(os.getpid(), getattr(signal, how))
 
 
 def arm(moment):
@@ -25,7 +33,7 @@ def arm(moment):
         calls.append(None)
         if len(calls) == int(number):
             sys.stdout.flush()
-            os.kill(os.getpid(), getattr(signal, os.environ.get("KILL_BY", "SIGKILL")))
+            leave(os.environ.get("KILL_BY", "SIGKILL"))
         return original(*args, **kwargs)
 
     setattr(owner, name, last_call)

@@ -9,7 +9,7 @@ from stargan_dist.config import ClipConfig, LossConfig
 from stargan_dist.data.skipped import Skipped
 from stargan_dist.engines.ddp import DDP
 from stargan_dist.nets.precision import POLICIES
-from stargan_dist.objectives.stargan_v2 import LATENT, StarGANv2
+from stargan_dist.objectives.stargan_v2 import LATENT, REFERENCE, StarGANv2
 from stargan_dist.shards.index import Index
 from stargan_dist.state import Training
 from stargan_dist.translate import Translator
@@ -101,3 +101,32 @@ def test_a_run_in_bfloat16_is_translated_in_float32(training):
     assert noted(loaded.from_latents, batch.x, batch.y_trg, batch.z)[1].convolutions == {
         torch.float32
     }
+
+
+def both_sides(nets, batch):
+    """The losses of both sides, R1 among them, and every gradient."""
+    objective = StarGANv2(nets, LossConfig())
+    fake = objective.generator.translate(batch, LATENT)
+    loss = objective.discriminator(batch, fake.fake)[0]
+    loss = loss + objective.generator(batch, (LATENT, REFERENCE), nets.D, 1.0)[0]
+    loss.backward()
+    return [loss, *(p.grad for net in nets for p in net.parameters())]
+
+
+@pytest.mark.parametrize("arrange", ["compile", "channels_last"])
+def test_what_makes_it_faster_changes_nothing(arrange):
+    """In float64: the compiled graphs and the other layout give the same losses and gradients."""
+    batch = make_batch(0)
+    expected = both_sides(make_networks(), batch)
+    nets = make_networks()
+    if arrange == "compile":
+        nets.compile(backend="aot_eager")
+    else:
+        for net in nets:
+            net.to(memory_format=torch.channels_last)
+        assert not nets.G.from_rgb.weight.is_contiguous()
+    graphs_before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for ours, theirs in zip(both_sides(nets, batch), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs_before
+    assert (graphs > 0) == (arrange == "compile")

@@ -1,0 +1,95 @@
+"""A rank that dies or hangs ends all, in time, with one line that names it."""
+
+import json
+import re
+import time
+
+import pytest
+
+from stargan_dist import checkpoint as checkpoints
+from tests.distributed.test_resume import KILLED, LONG
+
+IN_STEP_4 = {"KILL_AT": "stargan_dist.trainer/Training:update_ema:4"}
+
+
+def told(stderr):
+    return [line for line in stderr.splitlines() if line.startswith("error")]
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_killed_rank_is_named(train, tmp_path, rank):
+    began = time.monotonic()
+    done = train(
+        tmp_path / "run", *LONG, processes=2, driver=KILLED, KILL_RANK=rank, code=1, **IN_STEP_4
+    )
+    assert time.monotonic() - began < 60
+    (line,) = told(done.stderr)
+    other = 1 - int(rank)
+    when = r"last heard of at \d\d:\d\d:\d\d \(\d+ s ago\), in step 4"
+    assert re.fullmatch(rf"error \(rank {other}\): lost rank {rank}: {when}", line)
+    assert "Traceback" not in done.stderr.split("ChildFailedError")[0]
+
+
+def test_a_stuck_rank_is_named_and_ended(train, tmp_path):
+    began = time.monotonic()
+    done = train(
+        *(tmp_path / "run", *LONG, "--engine.timeout_seconds", "6"),
+        processes=2, driver=KILLED, KILL_RANK="1", KILL_BY="sleep", code=1, **IN_STEP_4,
+    )  # fmt: skip
+    assert time.monotonic() - began < 90
+    (line,) = told(done.stderr)
+    assert line.startswith("error (rank 0): rank 1 is stuck: it lives, but has not come to where")
+    assert line.endswith("step 4")
+
+
+NAN = """
+import sys
+sys.argv[0] = "train"
+from stargan_dist import losses
+from stargan_dist.errors import run_command
+from stargan_dist.train import main
+original, calls = losses.r1, []
+def r1(logits, images):
+    calls.append(None)
+    bad = len(calls) == 7 and {rank} == int(__import__("os").environ.get("RANK", "0"))
+    return original(logits, images) * (float("nan") if bad else 1.0)
+losses.r1 = r1
+run_command(main)
+"""
+
+
+@pytest.fixture
+def nan_driver(tmp_path):
+    """A training whose R1 is not a number in step 4 (its first D step) on rank 1 alone."""
+    path = tmp_path / "nan.py"
+    path.write_text(NAN.format(rank=1))
+    return str(path)
+
+
+def test_a_gradient_that_is_not_finite_stops_all_ranks(train, tmp_path, nan_driver):
+    run = tmp_path / "run"
+    done = train(run, processes=2, driver=nan_driver, code=1)
+    (line,) = told(done.stderr)
+    assert "step 4: the gradient of D/latent/D was not finite" in line
+    assert "--optim.on_nonfinite skip" in line
+    row = json.loads((run / "nonfinite" / "step_00000004.json").read_text())
+    assert row["left_as_they_were"] == ["D/latent/D"]
+    assert "D/latent/reg" in row["terms_by_rank"][1]
+    assert "D/latent/reg" not in row["terms_by_rank"][0]
+    assert [sample["slot"] for sample in row["samples"]] == [12, 13, 14, 15]
+    assert all("/" in sample[role] or sample[role] for sample in row["samples"] for role in ("x",))
+    assert checkpoints.find(str(run)).step == 2  # the last good one stays
+    train(run, processes=2)
+    assert checkpoints.find(str(run)).step == 6
+
+
+def test_such_a_step_may_be_skipped(train, tmp_path, nan_driver):
+    run = tmp_path / "run"
+    skip = ("--optim.on_nonfinite", "skip")
+    done = train(run, *skip, processes=2, driver=nan_driver)
+    assert "step 4: the gradient of D/latent/D was not finite" in done.stderr
+    assert checkpoints.find(str(run)).step == 6
+    again = tmp_path / "again"
+    bound = ("--optim.max_nonfinite", "0")
+    done = train(again, *skip, *bound, processes=2, driver=nan_driver, code=1)
+    assert "more than optim.max_nonfinite" in told(done.stderr)[0]
