@@ -1,5 +1,5 @@
 # make demo   draw a data set, train on it, judge the result: minutes, on CPUs or GPUs
-# make test   the tests
+# make test   the tests, but for those that take minutes each (make test-slow)
 # make check  lint, format and types
 # Each sets up a virtual environment in .venv first, once.
 
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: demo test check clean setup
+.PHONY: demo test test-slow check clean setup
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -24,6 +24,9 @@ $(READY): setup.cfg pyproject.toml
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .

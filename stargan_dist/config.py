@@ -318,6 +318,19 @@ def check_world(config: Config, world_size: int) -> None:
         )
 
 
+def described(config: Config) -> str:
+    """How a run computes, for its first line."""
+    engine = config.engine
+    parts = [
+        "DDP" if engine.name == "ddp" else f"ZeRO {engine.zero_stage}",
+        config.precision,
+        f"{config.schedule} schedule",
+    ]
+    if engine.accumulate > 1:
+        parts.append(f"{engine.accumulate} micro-batches")
+    return ", ".join(parts)
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain values only, as YAML and JSON have them."""
     row = dataclasses.asdict(config)

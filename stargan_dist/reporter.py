@@ -56,7 +56,8 @@ class Reporter:
             images = sum(sum(counts) for counts in training.index.counts("train"))
             print(
                 f"{config.run}: steps {start} to {config.steps}, {world.size} process(es) "
-                f"on {world.device.type}, {len(training.index.domains)} domains, {images} images"
+                f"on {world.device.type}, {configs.described(config)}, "
+                f"{len(training.index.domains)} domains, {images} images"
                 f"{', fast decoding' * config.data.fast_decoding}",
                 flush=True,
             )

@@ -134,6 +134,6 @@ def test_a_run_without_checkpoints(tmp_path):
     assert "train it first" in command("evaluate", "--run", tmp_path, code=2).stderr
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate", "sample", "shards", "data.demo"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "sample", "memory", "shards", "data.demo"])
 def test_help(module):
     assert "usage" in command(module, "--help").stdout

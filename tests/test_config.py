@@ -7,6 +7,8 @@ from stargan_dist.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NAMED = ["--run", "r", "--data.shards", "s"]
+ZERO = ["--engine.name", "deepspeed", "--engine.zero_stage"]
+SUMMED = ["--schedule", "summed"]
 
 
 @pytest.mark.parametrize("preset", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
@@ -53,6 +55,18 @@ def test_later_files_and_the_command_line_win(tmp_path):
         (["--run", ""], "--run"),
         (["--data.shards", ""], "--data.shards"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--engine.zero_stage", "4"], "engine.zero_stage"),
+        (["--engine.accumulate", "0"], "engine.accumulate"),
+        (["--engine.timeout_seconds", "0"], "engine.timeout_seconds"),
+        (["--engine.offload_optimizer", "true"], "--engine.name deepspeed"),
+        (["--engine.deepspeed_config", "a.json"], "--engine.name deepspeed"),
+        ([*ZERO, "2", "--engine.offload_parameters", "true"], "engine.offload_parameters"),
+        ([*ZERO, "3"], "--schedule summed"),
+        ([*ZERO, "3", *SUMMED, "--optim.clip.G", "1"], "optim.clip"),
+        ([*ZERO, "1", "--precision", "float64"], "precision"),
+        ([*ZERO, "1", "--precision", "float16"], "precision"),
+        (["--optim.clip.G", "-1"], "optim.clip"),
+        (["--optim.lr_scaling", "cubic"], "optim.lr_scaling"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_field(arguments, named):
@@ -76,6 +90,13 @@ def test_batch_must_divide_among_the_ranks():
             configs.check_world(config, world_size)
 
 
+def test_batch_must_divide_among_micro_batches_too():
+    config = configs.parse([*NAMED, "--batch_size", "12", "--engine.accumulate", "3"])
+    configs.check_world(config, 4)
+    with pytest.raises(UserError, match=r"processes, 8 times engine.accumulate, 3; 24 would do"):
+        configs.check_world(config, 8)
+
+
 def test_plain_values_come_back(tmp_path):
     config = configs.parse([*NAMED, "--optim.lr", "3e-4", "--model.mapping", "heads"])
     assert configs.from_dict(configs.to_dict(config)) == config
@@ -87,6 +108,9 @@ def test_resuming_with_another_configuration_names_what_differs():
     saved = configs.to_dict(configs.parse(NAMED))
     same = configs.parse([*NAMED, "--steps", "7", "--data.workers", "0", "--monitor.latents", "9"])
     configs.check_resumable(saved, same, "r")
+    configs.check_resumable(saved, configs.parse([*NAMED, *ZERO, "2"]), "r")
+    with pytest.raises(UserError, match="schedule was exact, is summed"):
+        configs.check_resumable(saved, configs.parse([*NAMED, *SUMMED]), "r")
     other = configs.parse([*NAMED, "--optim.lr", "2e-4", "--seed", "1"])
     with pytest.raises(UserError, match=r"optim.lr was 0.0001, is 0.0002; seed was 0, is 1"):
         configs.check_resumable(saved, other, "r")

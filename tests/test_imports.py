@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "stargan_dist"
-COMMANDS = {"train", "evaluate", "sample", "shards.__main__", "data.demo"}
+COMMANDS = {"train", "evaluate", "sample", "memory", "shards.__main__", "data.demo"}
 METRICS = {
     "metrics.protocol", "metrics.resize", "metrics.fid", "metrics.kid", "metrics.lpips",
     "metrics.weights", "metrics.networks", "metrics.demo", "metrics.measure", "metrics.statistics",

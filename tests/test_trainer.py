@@ -1,10 +1,13 @@
+import pytest
 import torch
 
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
+from stargan_dist import saver as savers
 from stargan_dist import storage
 from stargan_dist.config import ClipConfig
 from stargan_dist.engines.ddp import DDP
+from stargan_dist.errors import UserError
 from stargan_dist.shards.index import Index
 from stargan_dist.state import Training
 from stargan_dist.trainer import FINISHED, train
@@ -50,6 +53,40 @@ def test_initial_weights_depend_on_the_seed_alone(shards):
 
     assert torch.equal(weight(1), weight(1))
     assert not torch.equal(weight(1), weight(2))
+
+
+@pytest.mark.parametrize(("rule", "times"), [("off", 1), ("linear", 4), ("sqrt", 2)])
+def test_rates_grow_with_the_batch_by_the_rule(shards, rule, times):
+    config = smoke("r", shards, "--optim.lr_scaling", rule, "--batch_size", "32")
+    training = Training(config, Index(["a", "b"], {}, ""), "cpu")
+    rates = {name: o.param_groups[0]["lr"] for name, o in training.optimizers.items()}
+    assert rates["G"] == pytest.approx(times * 1e-4)
+    assert rates["F"] == pytest.approx(times * 1e-6)
+
+
+@pytest.mark.parametrize("failures", [1, 99])
+def test_a_checkpoint_that_cannot_be_written_beside_the_training(
+    shards, tmp_path, monkeypatch, capsys, failures
+):
+    """Once: it is told, and the run ends with what it would have. For good: the run ends."""
+    original, calls = checkpoints.save, []
+
+    def save(*args):
+        calls.append(None)
+        if len(calls) <= failures:
+            raise UserError("cannot save the checkpoint: the disk is full")
+        original(*args)
+
+    monkeypatch.setattr(checkpoints, "save", save)
+    monkeypatch.setattr(savers, "WAIT_SECONDS", 0.0)
+    config = smoke(tmp_path / "run", shards)
+    if failures == 1:
+        assert train(config) == FINISHED
+        assert checkpoints.list_steps(config.run) == [2, 4, 6]
+    else:
+        with pytest.raises(UserError, match="the disk is full"):
+            train(config)
+    assert "the disk is full; training goes on, trying again" in capsys.readouterr().err
 
 
 def test_the_mapping_network_has_its_own_learning_rate(shards):

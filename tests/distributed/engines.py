@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
@@ -36,6 +37,7 @@ def zero(stage, *more):
 
 SUMMED = ["--schedule", "summed"]
 FLOAT64 = ["--precision", "float64"]
+OFFLOADED = ["--engine.offload_optimizer", "true"]
 TWO = ["--engine.accumulate", "2"]
 CLIP = [word for n in "GFED" for word in (f"--optim.clip.{n}", "0.05")]
 CASES = {
@@ -50,10 +52,11 @@ CASES = {
     "zero0": zero(0),
     "zero1": zero(1),
     "zero2": zero(2),
-    "zero1_offloaded": zero(1, "--engine.offload_optimizer", "true"),
+    "zero1_offloaded": zero(1, *OFFLOADED),
     "zero2_accumulated": zero(2, *TWO),
     "zero2_clipped": zero(2, *CLIP),
     "zero3_summed": zero(3, *SUMMED),
+    "zero3_offloaded": zero(3, *SUMMED, *OFFLOADED, "--engine.offload_parameters", "true"),
     "d_not_frozen": [],
     "e_stepped_by_references": [],
     "zero1_d_not_frozen": zero(1),
@@ -85,24 +88,48 @@ def mutated(case):
             setattr(stargan_v2, name, value)
 
 
-def run(case, world):
-    """The parameters after some iterations, on rank 0."""
-    config = configs.parse([*BASE, *CASES[case]])
+def begin(options, world, saved=None):
+    """A training and its engine, from the start or from a saved state, as the trainer does it."""
+    config = configs.parse([*BASE, *options])
     training = state.Training(config, Index(["a", "b", "c"], {}, ""), world.device)
+    if saved:
+        training.restore(saved)
     engine = make_engine(config, training.parts, world)
+    if saved:
+        training.restore_optimizers(engine, saved)
+    return training, engine
+
+
+def iterate(training, engine, world, steps):
+    """Train on this rank's share of some made-up batches."""
+    share = BATCH // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
+    for step in steps:
+        batch = type(whole := make_batch(step, BATCH))(*(t[mine] for t in whole))
+        batch = batch.to(world.device, training.dtype)
+        training.objective.iterate(engine, batch.split(training.config.engine.accumulate), step)
+        training.update_ema(engine)
+
+
+def run(case, world):
+    """What some iterations end with, on rank 0, and the all-reduces that DDP made."""
+    training, engine = begin(CASES[case], world)
     engine.keeps_graphs &= "apart" not in case
     if case == "no_exchange" and world.size > 1:
         engine._sides = dict(training.parts.sides)
-    share = BATCH // world.size
-    mine = slice(world.rank * share, (world.rank + 1) * share)
-    for step in range(ITERATIONS):
-        batch = type(whole := make_batch(step, BATCH))(*(t[mine] for t in whole))
-        batch = batch.to(world.device, training.dtype)
-        training.objective.iterate(engine, batch.split(config.engine.accumulate), step)
-        training.update_ema(engine)
+    exchanges = []
+    if world.size > 1 and case in ("ddp", "ddp_accumulated"):
+        for side in engine._sides.values():
+            side.register_comm_hook(exchanges, counting)
+    iterate(training, engine, world, range(ITERATIONS))
     snapshot = training.snapshot(engine, keep=world.is_main)
     engine.close()
-    return snapshot
+    return snapshot, len(exchanges)
+
+
+def counting(exchanges, bucket):
+    exchanges.append(None)
+    return allreduce_hook(None, bucket)
 
 
 def main():
@@ -111,9 +138,10 @@ def main():
     world = World()
     for case in cases:
         with mutated(case):
-            snapshot = run(case, world)
+            snapshot, exchanges = run(case, world)
         if snapshot:
             averages = {f"ema.{name}": value for name, value in snapshot.ema.items()}
+            averages["exchanges"] = torch.tensor(exchanges)
             save_file(snapshot.networks | averages, Path(out) / f"{case}.safetensors")
     world.close()
 

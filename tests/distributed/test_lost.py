@@ -25,9 +25,9 @@ def test_a_killed_rank_is_named(train, tmp_path, rank):
     assert time.monotonic() - began < 60
     (line,) = told(done.stderr)
     other = 1 - int(rank)
-    when = r"last heard of at \d\d:\d\d:\d\d \(\d+ s ago\), in step 4"
+    when = r"last heard of at \d\d:\d\d:\d\d \(\d+ s ago\), in step \d"
     assert re.fullmatch(rf"error \(rank {other}\): lost rank {rank}: {when}", line)
-    assert "Traceback" not in done.stderr.split("ChildFailedError")[0]
+    assert "stargan_dist/trainer.py" not in done.stderr  # the launcher's traceback alone
 
 
 def test_a_stuck_rank_is_named_and_ended(train, tmp_path):
@@ -77,7 +77,8 @@ def test_a_gradient_that_is_not_finite_stops_all_ranks(train, tmp_path, nan_driv
     assert "D/latent/reg" in row["terms_by_rank"][1]
     assert "D/latent/reg" not in row["terms_by_rank"][0]
     assert [sample["slot"] for sample in row["samples"]] == [12, 13, 14, 15]
-    assert all("/" in sample[role] or sample[role] for sample in row["samples"] for role in ("x",))
+    species = {sample["x"].split("_")[0] for sample in row["samples"]}
+    assert species <= {"cat", "dog", "owl"}
     assert checkpoints.find(str(run)).step == 2  # the last good one stays
     train(run, processes=2)
     assert checkpoints.find(str(run)).step == 6

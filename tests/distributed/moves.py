@@ -1,0 +1,48 @@
+"""Has each engine save what it has after two iterations, or go on from what others have saved.
+
+Usage: launcher … moves.py FOLDER [SOURCE …]
+Without sources every engine writes FOLDER/ENGINE_PROCESSES. With them it restores each source,
+saves that again as step 2 of FOLDER/SOURCE-to-ENGINE_PROCESSES, and one iteration later step 3.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from stargan_dist import checkpoint as checkpoints
+from stargan_dist.world import World
+from tests.distributed.engines import SUMMED, begin, iterate, zero
+
+ENGINES = {"ddp": [], "zero1": zero(1), "zero2": zero(2), "zero3": zero(3, *SUMMED)}
+FACTS = {"config": {}, "domains": ["a", "b", "c"], "data": ""}
+
+
+def save(training, engine, world, run, step):
+    state = training.snapshot(engine, keep=world.is_main)
+    if state:
+        checkpoints.save(run, step, state, FACTS)
+
+
+def main():
+    folder, *sources = sys.argv[1:]
+    world = World()
+    for name, options in ENGINES.items():
+        here = f"{name}_{world.size}"
+        if not sources:
+            training, engine = begin(options, world)
+            iterate(training, engine, world, range(2))
+            save(training, engine, world, f"{folder}/{here}", 2)
+            engine.close()
+        for source in sources:
+            saved = checkpoints.find(f"{folder}/{source}").state()
+            training, engine = begin(options, world, saved)
+            save(training, engine, world, f"{folder}/{source}-to-{here}", 2)
+            iterate(training, engine, world, [2])
+            save(training, engine, world, f"{folder}/{source}-to-{here}", 3)
+            engine.close()
+    world.close()
+
+
+if __name__ == "__main__":
+    main()
