@@ -22,6 +22,7 @@ from stargan_dist.data.stream import Loaded, Slots, batches, samples_of, trainin
 from stargan_dist.engines import check_engine, make_engine
 from stargan_dist.engines.base import Engine
 from stargan_dist.errors import UserError
+from stargan_dist.launched import check_launcher
 from stargan_dist.nonfinite import Guard
 from stargan_dist.reporter import Reporter
 from stargan_dist.saver import Saver
@@ -46,11 +47,13 @@ def plan(config: Config) -> Plan:
     """Look at everything that can be wrong before any process group starts.
 
     Raises:
-        UserError: world and batch do not fit, the engine cannot be had, shards are missing or too
-            few, the run folder cannot be written or belongs to another configuration or data set,
-            the checkpoint is damaged.
+        UserError: world and batch do not fit, the launcher asks for something else than the
+            configuration, the engine cannot be had, shards are missing or too few, the run folder
+            cannot be written or belongs to another configuration or data set, the checkpoint is
+            damaged.
     """
     configs.check_world(config, launched_world_size())
+    check_launcher(os.environ, config)
     check_engine(config)
     reader = open_reader(config.data, "train")
     index = reader.index
