@@ -22,11 +22,11 @@ class WorldError(UserError):
 class RankError(UserError):
     """A UserError of one rank, once the ranks work together: that rank speaks for itself.
 
-    Without a message another rank tells what happened.
+    Without a message it has been told, by this rank or by another.
     """
 
 
-def _tell(error: UserError) -> None:
+def tell(error: UserError) -> None:
     """Print the error, once for all ranks of a node: a node may have a fault of its own."""
     rank = os.environ.get("RANK", "0")
     if isinstance(error, RankError):
@@ -42,7 +42,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(main())
     except UserError as error:
-        _tell(error)
+        tell(error)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(130)

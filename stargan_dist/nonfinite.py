@@ -74,8 +74,8 @@ class Guard:
         flags, scales = on_host[: len(names)].bool().tolist(), on_host[len(names) :].tolist()
         if all(flags):
             return
-        self.iterations += 1
         if not scales or min(scales) < 1:
+            self.iterations += 1
             self._report(step, terms, [n for n, flag in zip(names, flags, strict=True) if not flag])
 
     def _report(self, step: int, terms: Mapping[str, Tensor], names: list[str]) -> None:

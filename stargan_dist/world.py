@@ -10,15 +10,15 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
-from stargan_dist.errors import RankError, UserError, WorldError
+from stargan_dist.errors import RankError, UserError, WorldError, tell
 from stargan_dist.pulse import Pulse
 
 T = TypeVar("T")
 
 REMEDY = (
     "start one world of N processes with "
-    "`accelerate launch --multi_gpu --num_processes N -m stargan_dist.train …` "
-    "(without GPUs: ACCELERATE_USE_CPU=1 ahead of it), or one process with "
+    "`accelerate launch --multi_gpu --num_processes N -m stargan_dist.train …`, "
+    "or one process with "
     "`python -m stargan_dist.train …`"
 )
 
@@ -176,7 +176,8 @@ class World:
         if self._pulse is None or isinstance(error, WorldError):
             return error
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            return RankError(self._pulse.diagnose())
+            tell(RankError(self._pulse.diagnose()))  # at once: what is left may hang, and be ended
+            return RankError()
         self._pulse.leave()
         return RankError(str(error)) if isinstance(error, UserError) else error
 

@@ -59,6 +59,7 @@ def test_later_files_and_the_command_line_win(tmp_path):
         (["--engine.accumulate", "0"], "engine.accumulate"),
         (["--engine.timeout_seconds", "0"], "engine.timeout_seconds"),
         (["--engine.offload_optimizer", "true"], "--engine.name deepspeed"),
+        ([*ZERO, "0", "--engine.offload_optimizer", "true"], "engine.offload_optimizer"),
         (["--engine.deepspeed_config", "a.json"], "--engine.name deepspeed"),
         ([*ZERO, "2", "--engine.offload_parameters", "true"], "engine.offload_parameters"),
         ([*ZERO, "3"], "--schedule summed"),

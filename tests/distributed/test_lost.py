@@ -77,20 +77,13 @@ def test_a_gradient_that_is_not_finite_stops_all_ranks(train, tmp_path, nan_driv
     assert "D/latent/reg" in row["terms_by_rank"][1]
     assert "D/latent/reg" not in row["terms_by_rank"][0]
     assert [sample["slot"] for sample in row["samples"]] == [12, 13, 14, 15]
-    species = {sample["x"].split("_")[0] for sample in row["samples"]}
-    assert species <= {"cat", "dog", "owl"}
+    species = {sample["x"].split("/")[1].split("-")[1] for sample in row["samples"]}
+    assert species <= {"cat", "dog", "rabbit"}
     assert checkpoints.find(str(run)).step == 2  # the last good one stays
-    train(run, processes=2)
-    assert checkpoints.find(str(run)).step == 6
 
 
 def test_such_a_step_may_be_skipped(train, tmp_path, nan_driver):
     run = tmp_path / "run"
-    skip = ("--optim.on_nonfinite", "skip")
-    done = train(run, *skip, processes=2, driver=nan_driver)
+    done = train(run, "--optim.on_nonfinite", "skip", processes=2, driver=nan_driver)
     assert "step 4: the gradient of D/latent/D was not finite" in done.stderr
     assert checkpoints.find(str(run)).step == 6
-    again = tmp_path / "again"
-    bound = ("--optim.max_nonfinite", "0")
-    done = train(again, *skip, *bound, processes=2, driver=nan_driver, code=1)
-    assert "more than optim.max_nonfinite" in told(done.stderr)[0]
