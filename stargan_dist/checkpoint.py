@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
@@ -41,6 +42,7 @@ class Checkpoint:
     files: dict[str, dict[str, Any]]
     skipped: dict[str, Any] = field(default_factory=dict)
     scales: dict[str, list[float]] = field(default_factory=dict)
+    nonfinite: int = 0
 
     def read(self, name: str) -> bytes:
         """The bytes of a file, which must be those that were saved.
@@ -193,7 +195,8 @@ def save(run: str, step: int, state: State, facts: Mapping[str, Any]) -> None:
 
     Args:
         facts: `config` (plain values), `domains`, `data`, the fingerprint of the index, and
-            `skipped`, the samples that were replaced.
+            `skipped`, the samples that were replaced, `nonfinite`, the iterations in which a
+            gradient was not finite.
 
     Raises:
         UserError: it cannot be written. What was there before stays.
@@ -209,7 +212,7 @@ def save(run: str, step: int, state: State, facts: Mapping[str, Any]) -> None:
             text = json.dumps(manifest | {"files": files}, indent=1) + "\n"
             (folder / MANIFEST).write_text(text)
         _point_latest(run, step)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"cannot save the checkpoint {url}: {error}") from error
 
 

@@ -136,7 +136,7 @@ class EngineConfig:
     tf32: bool = True
     """On GPUs: multiply float32 numbers with 10-bit mantissas, which is many times as fast."""
     channels_last: Literal["auto", "on", "off"] = "auto"
-    """Keep channels innermost in convolutions. auto: on GPUs."""
+    """Keep channels innermost in convolutions. auto: on GPUs, with DDP; DeepSpeed cannot."""
     compile: bool = False
     """Compile G and the trunks of E and D (torch.compile, for one batch size). R1's pass, whose
     gradient is differentiated again, stays as it is. Minutes at the start of each process."""
@@ -278,6 +278,12 @@ def check(config: Config) -> None:
         (engine.timeout_seconds > 0, "engine.timeout_seconds: must be positive"),
         ((engine.name == "deepspeed" and engine.zero_stage) or not engine.offload_optimizer,
          "engine.offload_optimizer: ZeRO 1 to 3 alone can do it (--engine.name deepspeed)"),
+        (engine.name == "deepspeed" or engine.zero_stage == 1,
+         "engine.zero_stage: is for --engine.name deepspeed"),
+        (engine.name == "ddp" or engine.channels_last != "on",
+         "engine.channels_last: DeepSpeed lays weights out in its own way, leave it at auto"),
+        (not (zero3 and engine.compile),
+         "engine.compile: stage 3 takes weights apart between modules, which breaks graphs"),
         (zero3 or not engine.offload_parameters,
          "engine.offload_parameters: DeepSpeed at stage 3 alone can do it"),
         (engine.name == "deepspeed" or not engine.deepspeed_config,

@@ -14,6 +14,8 @@ class UserError(ValueError):
     Raised before any process group starts it is the same on every rank, and rank 0 speaks for all.
     """
 
+    exit_code = USER_ERROR
+
 
 class WorldError(UserError):
     """A UserError that every rank raises at the same step: rank 0 speaks for all."""
@@ -24,6 +26,12 @@ class RankError(UserError):
 
     Without a message it has been told, by this rank or by another.
     """
+
+
+class LostError(RankError):
+    """Another rank has gone, which is nobody's mistake: the same command may well succeed."""
+
+    exit_code = 1
 
 
 def tell(error: UserError) -> None:
@@ -43,7 +51,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(main())
     except UserError as error:
         tell(error)
-        sys.exit(USER_ERROR)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader (head, less) has gone

@@ -28,6 +28,7 @@ class Guard:
     Args:
         samples: the samples of a step, for the report.
         scales: of float16. Overflows that a lower scale can mend are no fault.
+        iterations: those with such a gradient so far, in the run.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class Guard:
         world: World,
         samples: Callable[[int], list[dict[str, Any]]],
         scales: Mapping[str, LossScale],
+        iterations: int = 0,
     ) -> None:
         self.config, self.world = config, world
         self.samples, self.scales = samples, scales
-        self.iterations = 0
+        self.iterations = iterations
         self._pending: tuple[int, Mapping[str, Tensor], Tensor] | None = None
         self._copied = torch.cuda.Event() if world.device.type == "cuda" else None
 

@@ -1,7 +1,8 @@
 """Who is still there: each rank says so every second, in the store that the launcher keeps.
 
 When a collective fails, the ranks that are left read what the others last said, and so one of
-them can tell which rank died or is stuck, instead of all of them that "a peer" has gone.
+them can tell which rank died or is stuck, instead of all of them that "a peer" has gone. Where
+the failure does not reach them (NCCL lets the host wait on), a thread of each rank finds out.
 """
 
 import json
@@ -13,8 +14,12 @@ from typing import Any
 
 import torch.distributed as dist
 
+from stargan_dist.errors import RankError, tell
+
 INTERVAL_SECONDS = 1.0
-GRACE_SECONDS = 10.0  # for a rank to leave by itself, once another has told why the world ends
+PATIENCE_SECONDS = 3 * INTERVAL_SECONDS  # to see whose signs have stopped
+SILENCE_SECONDS = 20.0  # a rank that says nothing for so long is lost, whatever the others notice
+GRACE_SECONDS = 30.0  # for a rank to leave by itself, once it is told why the world ends
 ENDED = "stargan_dist/pulse/ended"
 
 
@@ -24,7 +29,7 @@ class Sign:
 
     Attributes:
         beats: grows as long as the process lives.
-        marks: collectives begun: a rank that the others wait for has the fewest.
+        marks: how far it came: a rank that the others wait for has the fewest.
         doing: the step, for people.
         seconds: when, as Unix time of that rank's machine.
         left: it went for a reason that it has told.
@@ -38,19 +43,26 @@ class Sign:
 
 
 class Pulse:
-    """This rank's signs of life, and a reading of the others'."""
+    """This rank's signs of life, and a reading of the others'.
 
-    def __init__(self, store: Any, rank: int, world_size: int) -> None:
+    Args:
+        timeout_seconds: a rank that others wait for so long, and somewhat longer, is stuck.
+    """
+
+    def __init__(self, store: Any, rank: int, world_size: int, timeout_seconds: float) -> None:
         self.rank, self.world_size = rank, world_size
+        # Longer than a collective waits: where its failure reaches the host, the host tells.
+        self.timeout_seconds = timeout_seconds + SILENCE_SECONDS
         self._store = store
         self._beats, self._marks, self._doing, self._left = 0, 0, "the start", False
-        self._stop = threading.Event()
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._told = False
         self._say()
-        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
         self._thread.start()
 
     def mark(self, doing: str = "") -> None:
-        """This rank begins a collective; `doing` says of what, from now on."""
+        """This rank has come further; `doing` says to what, from now on."""
         self._marks += 1
         self._doing = doing or self._doing
 
@@ -58,6 +70,7 @@ class Pulse:
         """This rank ends, and has told why: the others need not."""
         self._left = True
         self._say()
+        self._store.set(ENDED, "")
 
     def close(self) -> None:
         self._stop.set()
@@ -72,29 +85,40 @@ class Pulse:
     def _key(rank: int) -> str:
         return f"stargan_dist/pulse/{rank}"
 
-    def _beat(self) -> None:
-        """Until the end; or end this process, if the world has ended and it hangs in a wait."""
+    def _watch(self) -> None:
+        """Live on until the end. End this process if the world has ended and it hangs in a wait."""
         ended_seconds = 0.0
+        seen = Changes()
         try:
             while not self._stop.wait(INTERVAL_SECONDS):
                 self._say()
                 ended_seconds += INTERVAL_SECONDS * self._store.check([ENDED])
                 if ended_seconds > GRACE_SECONDS:
                     os._exit(1)
+                if not ended_seconds and self._beats % 5 == 0 and self._hopeless(seen):
+                    self.tell_why()
         except dist.DistError:  # the launcher that kept the store has gone
             pass
 
+    def _hopeless(self, seen: "Changes") -> bool:
+        silent, behind = seen.since(self.signs(), time.monotonic())
+        return silent > SILENCE_SECONDS or behind > self.timeout_seconds
+
     def signs(self) -> list[Sign]:
-        return [Sign(*json.loads(self._store.get(self._key(r)))) for r in range(self.world_size)]
+        keys = [self._key(rank) for rank in range(self.world_size)]
+        return [Sign(*json.loads(row)) for row in self._store.multi_get(keys)]
 
-    def diagnose(self, patience_seconds: float = 3 * INTERVAL_SECONDS) -> str:
-        """Why a collective failed, for one of the ranks that are left to tell; "" for the others.
+    def tell_why(self) -> None:
+        """Have one of the ranks that are left tell why the world ends, once, and all end soon."""
+        with self._lock:
+            if not self._told:
+                self._told = True
+                tell(RankError(self._diagnosis()))
 
-        Waits to see whose signs stop, and has the ranks that hang end soon.
-        """
+    def _diagnosis(self) -> str:
         try:
             before = self.signs()
-            time.sleep(patience_seconds)
+            time.sleep(PATIENCE_SECONDS)
             after = self.signs()
             self._store.set(ENDED, "")
         except dist.DistError:
@@ -102,6 +126,32 @@ class Pulse:
         lost, told = verdict(before, after)
         teller = min((r for r in range(self.world_size) if r not in lost), default=self.rank)
         return told if self.rank == teller else ""
+
+
+class Changes:
+    """Since when, on this machine's clock, each rank says the same."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, str], tuple[Any, float]] = {}
+
+    def _unchanged(self, rank: int, what: str, value: Any, now: float) -> float:
+        """Seconds that a rank has had this value."""
+        kept = self._kept.get((rank, what))
+        if kept is None or kept[0] != value:
+            kept = self._kept[rank, what] = value, now
+        return now - kept[1]
+
+    def since(self, signs: list[Sign], now: float) -> tuple[float, float]:
+        """The longest silence of a rank, and the longest that one is behind others and comes no
+        further, in seconds. Ranks that are level are at work, however long."""
+        furthest = max(sign.marks for sign in signs)
+        silent = behind = 0.0
+        for rank, sign in enumerate(signs):
+            silent = max(silent, self._unchanged(rank, "beats", sign.beats, now))
+            late = sign.marks < furthest
+            waited = self._unchanged(rank, "marks", (sign.marks, late), now)
+            behind = max(behind, waited if late else 0.0)
+        return silent, behind
 
 
 def verdict(before: list[Sign], after: list[Sign]) -> tuple[set[int], str]:

@@ -47,9 +47,12 @@ class Saver:
             pending.result()
 
     def close(self) -> None:
-        """Have the thread end. What it still writes is finished first."""
+        """Have the thread end. What it still writes is finished first, or told to have failed."""
         if self._thread:
             self._thread.shutdown()
+        error = self._pending.exception() if self._pending else None
+        if error:
+            print(error, file=sys.stderr, flush=True)
 
 
 def _persist(write: Callable[[], None]) -> None:

@@ -113,13 +113,14 @@ class Training:
             if side in state.scales:
                 scale.load(state.scales[side])
 
-    def facts(self, skipped: Skipped) -> dict[str, Any]:
+    def facts(self, skipped: Skipped, nonfinite: int = 0) -> dict[str, Any]:
         """What a checkpoint's manifest says of the run."""
         return {
             "config": configs.to_dict(self.config),
             "domains": self.index.domains,
             "data": self.index.fingerprint,
             "skipped": skipped.rows,
+            "nonfinite": nonfinite,
         }
 
 
@@ -128,7 +129,8 @@ def _arrange(networks: Networks, config: EngineConfig, device: torch.device) -> 
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-    if config.channels_last == "on" or (config.channels_last == "auto" and on_gpu):
+    wanted = config.channels_last == "auto" and on_gpu and config.name == "ddp"
+    if config.channels_last == "on" or wanted:
         for network in networks:
             network.to(memory_format=torch.channels_last)
 

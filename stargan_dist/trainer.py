@@ -9,11 +9,13 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stargan_dist import access, storage
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
+from stargan_dist.batch import Batch
 from stargan_dist.checkpoint import State
 from stargan_dist.config import Config
 from stargan_dist.data.reader import ShardReader, check_split, open_reader
@@ -41,6 +43,7 @@ class Plan:
     start: int
     resume: State | None
     skipped: Rows
+    nonfinite: int
 
 
 def plan(config: Config) -> Plan:
@@ -70,8 +73,8 @@ def plan(config: Config) -> Plan:
                 "(their index differs): give the old ones to resume it, or another --run"
             )
     if resume is None:
-        return Plan(reader, 0, None, {})
-    return Plan(reader, resume.step, resume.state(), resume.skipped)
+        return Plan(reader, 0, None, {}, 0)
+    return Plan(reader, resume.step, resume.state(), resume.skipped, resume.nonfinite)
 
 
 class Signals:
@@ -105,13 +108,8 @@ def train(config: Config) -> int:
     prepared = plan(config)
     with _alone(config.run):
         world = World(config.engine.timeout_seconds)
-        try:
-            with Signals() as signals:
-                return _fit(config, prepared, world, signals)
-        except Exception as error:
-            raise world.explained(error) from error
-        finally:
-            world.close()
+        with closing(world), Signals() as signals, world.explaining():
+            return _Fit(config, prepared, world, signals)()
 
 
 @contextmanager
@@ -166,64 +164,91 @@ def _begin(config: Config, prepared: Plan, world: World) -> tuple[Training, Engi
     return training, engine
 
 
-def _fit(config: Config, prepared: Plan, world: World, signals: Signals) -> int:
-    start = prepared.start
-    training, engine = _begin(config, prepared, world)
-    if world.is_main:
-        storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
-    reporter = Reporter(config, training, world, start, lambda: bool(signals.received))
-    slots = _slots(config, prepared.reader)
-    loader = _loader(config, slots, start, world)
-    guard = Guard(config, world, partial(samples_of, slots, config.batch_size), engine.scales)
-    saver = Saver(background=config.checkpoint.background)
-    skipped = Skipped(prepared.skipped if world.is_main else {})
-    if start == 0:
-        reporter.sample(0)
+class _Fit:
+    """The loop, and what is done beside it."""
 
-    step, received = start, 0
-    # A run that was stopped in an evaluation takes it up again first.
-    unmeasured = start > 0 and _at(start, config.evaluation.every, config.steps)
-    unmeasured = unmeasured and not reporter.evaluate(start)
-    with closing(engine), closing(saver), closing(batches(loader, skipped)) as stream:
-        timed = reporter.stopwatch.timed(stream)
-        while step < config.steps and not (received or unmeasured):
-            world.mark(f"step {step + 1}")
-            batch = next(timed).to(world.device, training.dtype)
-            terms = training.objective.iterate(engine, batch.split(config.engine.accumulate), step)
-            training.update_ema(engine)
-            step += 1
-            terms = guard.watch(step, terms)
+    def __init__(self, config: Config, prepared: Plan, world: World, signals: Signals) -> None:
+        self.config, self.world, self.signals = config, world, signals
+        self.start = prepared.start
+        self.training, self.engine = _begin(config, prepared, world)
+        if world.is_main:
+            storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
+        self.reporter = Reporter(
+            config, self.training, world, self.start, lambda: bool(signals.received)
+        )
+        slots = _slots(config, prepared.reader)
+        self.loader = _loader(config, slots, self.start, world)
+        samples = partial(samples_of, slots, config.batch_size)
+        self.guard = Guard(config, world, samples, self.engine.scales, prepared.nonfinite)
+        self.saver = Saver(background=config.checkpoint.background)
+        self.skipped = Skipped(prepared.skipped if world.is_main else {})
 
-            received = world.agree(signals.received)
-            logged = _at(step, config.monitor.log_every, config.steps)
-            measured = _at(step, config.evaluation.every, config.steps)
-            saved = _at(step, config.checkpoint.every, config.steps) or measured or received
-            if logged or saved:
-                everywhere = Skipped.joined(world.gather(skipped.rows))
-                everywhere.check(config.data.max_skipped)
-                guard.check()
-            if logged:
-                reporter.log(step, terms, everywhere, guard.iterations)
-            if _at(step, config.monitor.sample_every, config.steps):
-                reporter.sample(step)
-            if saved:
-                state = training.snapshot(engine, keep=world.is_main)
-                if state:
-                    reporter.monitor.flush()  # a resumed run logs only what comes after this one
-                    saver.save(partial(_save, config, step, state, training.facts(everywhere)))
-            saver.check()
-            if measured:
-                saver.wait()  # what is measured is there, whatever happens meanwhile
-                unmeasured = bool(received) or not reporter.evaluate(step)
-        saver.wait()
+    def __call__(self) -> int:
+        """Iterate until all steps are done, or a signal comes. Returns FINISHED or STOPPED."""
+        config, world = self.config, self.world
+        step, received = self.start, 0
+        if step == 0:
+            self.reporter.sample(0)
+        # A run that was stopped in an evaluation takes it up again first.
+        unmeasured = step > 0 and self._evaluated_at(step) and not self.reporter.evaluate(step)
+        stream = batches(self.loader, self.skipped)
+        with closing(self.engine), closing(self.saver), closing(stream), world.explaining():
+            timed = self.reporter.stopwatch.timed(stream)
+            while step < config.steps and not (received or unmeasured):
+                terms = self._iterate(timed, step)
+                step += 1
+                terms = self.guard.watch(step, terms)
 
-    finished = step >= config.steps and not unmeasured
-    reporter.end(step, finished, world.agree(signals.received))
-    world.wait_for_all()  # a rank that left while rank 0 saves would have the job ended
-    return FINISHED if finished else STOPPED
+                received = world.agree(self.signals.received)
+                measured = self._evaluated_at(step)
+                self._record(step, terms, saved=measured or bool(received))
+                if measured:
+                    self.saver.wait()  # what is measured is there, whatever happens meanwhile
+                    unmeasured = bool(received) or not self.reporter.evaluate(step)
+            self.saver.wait()
+
+        finished = step >= config.steps and not unmeasured
+        self.reporter.end(step, finished, world.agree(self.signals.received))
+        world.wait_for_all()  # a rank that left while rank 0 saves would have the job ended
+        return FINISHED if finished else STOPPED
+
+    def _evaluated_at(self, step: int) -> bool:
+        return _at(step, self.config.evaluation.every, self.config.steps)
+
+    def _iterate(self, timed: Iterator[Batch], step: int) -> dict[str, Tensor]:
+        self.world.mark(f"step {step + 1}")
+        batch = next(timed).to(self.world.device, self.training.dtype)
+        self.world.mark()  # the others may wait for one that waits for data
+        micro_batches = batch.split(self.config.engine.accumulate)
+        terms = self.training.objective.iterate(self.engine, micro_batches, step)
+        self.training.update_ema(self.engine)
+        return terms
+
+    def _record(self, step: int, terms: dict[str, Tensor], *, saved: bool) -> None:
+        """Log, show and save what is due after a step."""
+        config = self.config
+        logged = _at(step, config.monitor.log_every, config.steps)
+        saved = saved or _at(step, config.checkpoint.every, config.steps)
+        if logged or saved:
+            everywhere = Skipped.joined(self.world.gather(self.skipped.rows))
+            everywhere.check(config.data.max_skipped)
+            self.guard.check()
+        if logged:
+            self.reporter.log(step, terms, everywhere, self.guard.iterations)
+        if _at(step, config.monitor.sample_every, config.steps):
+            self.reporter.sample(step)
+        if saved:
+            self._save(step, self.training.facts(everywhere, self.guard.iterations))
+        self.saver.check()
+
+    def _save(self, step: int, facts: dict[str, Any]) -> None:
+        state = self.training.snapshot(self.engine, keep=self.world.is_main)
+        if state:
+            self.reporter.monitor.flush()  # a resumed run logs only what comes after this one
+            self.saver.save(partial(_write, self.config, step, state, facts))
 
 
-def _save(config: Config, step: int, state: State, facts: dict[str, Any]) -> None:
+def _write(config: Config, step: int, state: State, facts: dict[str, Any]) -> None:
     checkpoints.save(config.run, step, state, facts)
     keep = config.checkpoint
     checkpoints.remove_superseded(

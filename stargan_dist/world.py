@@ -1,7 +1,8 @@
 """The processes of a run: who they are, and what they agree on."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
-from stargan_dist.errors import RankError, UserError, WorldError, tell
+from stargan_dist.errors import LostError, RankError, UserError, WorldError
 from stargan_dist.pulse import Pulse
 
 T = TypeVar("T")
@@ -75,7 +76,8 @@ class World:
                 backend="gloo", timeout=timedelta(seconds=timeout_seconds)
             )
             store = dist.distributed_c10d._get_default_store().clone()
-            self._pulse = Pulse(store, self.rank, self.size)
+            self._pulse = Pulse(store, self.rank, self.size, timeout_seconds)
+        self._broken = False
 
     @property
     def rank(self) -> int:
@@ -171,19 +173,36 @@ class World:
     def explained(self, error: Exception) -> Exception:
         """What to raise for an error of this rank: a RankError if a person can mend the cause.
 
-        Where another rank has gone, one of those that are left tells which.
+        Where another rank has gone, one of those that are left tells which, at once: what a rank
+        still has to close may hang, and is then ended.
         """
-        if self._pulse is None or isinstance(error, WorldError):
+        if self._pulse is None or isinstance(error, WorldError | RankError):
             return error
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
-            tell(RankError(self._pulse.diagnose()))  # at once: what is left may hang, and be ended
-            return RankError()
-        self._pulse.leave()
-        return RankError(str(error)) if isinstance(error, UserError) else error
+        self._broken = True
+        if isinstance(error, UserError) or not _of_others(error):
+            self._pulse.leave()
+            return RankError(str(error)) if isinstance(error, UserError) else error
+        self._pulse.tell_why()
+        return LostError()
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Errors within are raised as `explained`, ahead of what surrounds this."""
+        try:
+            yield
+        except Exception as error:
+            raise self.explained(error) from error
 
     def close(self) -> None:
-        """Leave the world."""
+        """Leave the world. A broken one is left as it is: its other ranks may never answer."""
+        if dist.is_initialized() and not self._broken:
+            dist.destroy_process_group()
         if self._pulse:
             self._pulse.close()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+
+
+def _of_others(error: Exception) -> bool:
+    """Whether an error says that a collective failed."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )

@@ -14,10 +14,10 @@ METRICS = {
 }  # fmt: skip
 # A module may import those of lower levels, and its own folder.
 LEVELS = [
-    {"errors", "losses", "batch", "progress", "pulse", "nets.blocks",
+    {"errors", "losses", "batch", "progress", "nets.blocks",
      "nets.precision", "nets.v2"},
-    {"access", "world"},
-    {"storage", "data.order", "data.transforms", "data.skipped"},
+    {"access", "pulse"},
+    {"storage", "world", "data.order", "data.transforms", "data.skipped"},
     {"config", "scores"},
     {"shards.index", "shards.sources", "shards.pack", "shards.build", "shards.verify",
      "shards.processes", "shards.publish", "shards.summary"},

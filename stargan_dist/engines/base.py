@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stargan_dist.config import ClipConfig
+from stargan_dist.world import World
 
 Terms = dict[str, Tensor]
 Call = tuple[Any, ...]
@@ -28,11 +29,12 @@ class Parts:
 class LossScale:
     """Dynamic loss scale of one side for float16 (Micikevicius et al. 2018, arXiv 1710.03740).
 
-    Halved where a gradient overflowed, doubled after so many iterations in which none did. It
-    stays on the device: nothing waits for it.
+    Halved where a gradient overflowed, doubled after so many updates in which none did. It stays
+    on the device: nothing waits for it.
     """
 
     PATIENCE = 2000
+    LOWEST = 2.0**-14
 
     def __init__(self, device: torch.device) -> None:
         self.value = torch.tensor(2.0**16, device=device)
@@ -41,7 +43,7 @@ class LossScale:
     def update(self, finite: Tensor) -> None:
         good = torch.where(finite, self.good + 1, 0)
         grown = torch.where(good == self.PATIENCE, self.value * 2, self.value)
-        self.value = torch.where(finite, grown, self.value / 2)
+        self.value = torch.where(finite, grown, (self.value / 2).clamp(min=self.LOWEST))
         self.good = torch.where(good == self.PATIENCE, 0, good)
 
     def state(self) -> list[float]:
@@ -58,12 +60,15 @@ class Engine(ABC):
     Args:
         clip: the largest gradient norm of each network.
         scales: loss scales by side; without one a loss is taken as it is.
+        world: is told how far this process has come.
     """
 
     keeps_graphs = True
 
-    def __init__(self, parts: Parts, clip: ClipConfig, scales: Mapping[str, LossScale]) -> None:
-        self.parts, self.clip, self.scales = parts, clip, scales
+    def __init__(
+        self, parts: Parts, clip: ClipConfig, scales: Mapping[str, LossScale], world: World
+    ) -> None:
+        self.parts, self.clip, self.scales, self.world = parts, clip, scales, world
 
     def update(
         self, side: str, calls: Sequence[Call], steps: tuple[str, ...]

@@ -28,7 +28,7 @@ class DDP(Engine):
     def __init__(
         self, parts: Parts, clip: ClipConfig, scales: Mapping[str, LossScale], world: World
     ) -> None:
-        super().__init__(parts, clip, scales)
+        super().__init__(parts, clip, scales, world)
         self._sides: dict[str, nn.Module] = dict(parts.sides)
         if world.size > 1:
             self._sides = {name: _wrapped(side, world) for name, side in parts.sides.items()}
@@ -40,6 +40,7 @@ class DDP(Engine):
         for number, call in enumerate(calls, start=1):
             with nullcontext() if number == len(calls) else _alone(module):
                 loss, terms = module(*call)
+                self.world.mark()
                 part_of(loss, len(calls), scale).backward()
             rows.append(terms)
         return rows[0] if len(rows) == 1 else mean_terms(rows)

@@ -49,9 +49,13 @@ def load_moments(
     network: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]
 ) -> None:
     state: dict[int, dict[str, Tensor]] = {}
-    for number, (name, _) in enumerate(network.named_parameters()):
+    for number, (name, parameter) in enumerate(network.named_parameters()):
         prefix = f"{name}:"
-        kinds = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
+        kinds = {
+            k.removeprefix(prefix): torch.empty_like(parameter).copy_(v)  # laid out as it is
+            for k, v in moments.items()
+            if k.startswith(prefix)
+        }
         if kinds:
             state[number] = kinds | {"step": moments["step"].clone()}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

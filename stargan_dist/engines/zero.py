@@ -10,6 +10,7 @@ backward through several engines. They are private: setup.cfg pins the version.
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,7 @@ if not torch.cuda.is_available():  # or DeepSpeed warns that it found no GPU
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import deepspeed
 from deepspeed.utils import (
+    logger,
     safe_get_full_optimizer_state,
     safe_set_full_optimizer_state,
     safe_set_local_optimizer_state,
@@ -43,15 +45,26 @@ from stargan_dist.engines.base import (
 from stargan_dist.errors import UserError
 from stargan_dist.world import World
 
+logger.setLevel(logging.ERROR)  # it warns of every optimizer of torch's
+
 # On CPUs gloo serves; DeepSpeed would compile an extension of its own first, for a minute.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 # What the training decides itself, so that a DeepSpeed configuration may not.
 OWN_KEYS = (
-    "optimizer", "scheduler", "fp16", "bf16", "torch_autocast", "amp", "gradient_clipping",
-    "gradient_accumulation_steps", "train_batch_size", "train_micro_batch_size_per_gpu",
+    "optimizer",
+    "scheduler",
+    "fp16",
+    "bf16",
+    "torch_autocast",
+    "amp",
+    "gradient_clipping",
+    "gradient_accumulation_steps",
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
     "managed_gradient_accumulation",
-)  # fmt: skip
+)
+OWN_ZERO_KEYS = ("stage", "compute_grad_norm", "offload_optimizer", "offload_param")  # fmt: skip
 
 
 def read_settings(path: str) -> dict[str, Any]:
@@ -67,12 +80,12 @@ def read_settings(path: str) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"engine.deepspeed_config: cannot read {path}: {error}") from error
     taken = [key for key in OWN_KEYS if key in settings]
-    if "stage" in settings.get("zero_optimization", {}):
-        taken.append("zero_optimization.stage")
+    zero = settings.get("zero_optimization", {})
+    taken += [f"zero_optimization.{key}" for key in OWN_ZERO_KEYS if key in zero]
     if taken:
         raise UserError(
             f"engine.deepspeed_config: {path} sets {', '.join(taken)}, which the training's own "
-            "configuration decides (engine.zero_stage, optim.*, precision, batch_size)"
+            "configuration decides (engine.*, optim.*, precision, batch_size)"
         )
     return settings
 
@@ -107,9 +120,9 @@ class Zero(Engine):
         config: EngineConfig,
         rank_batch: int,
     ) -> None:
-        super().__init__(parts, clip, scales)
+        super().__init__(parts, clip, scales, world)
         assert not scales
-        self.world, self.stage = world, config.zero_stage
+        self.stage = config.zero_stage
         self.keeps_graphs = self.stage < 3
         world.ensure_group()
         os.environ.setdefault("LOCAL_RANK", "0")  # it asks, even in a world of one
@@ -132,6 +145,7 @@ class Zero(Engine):
             for engine in engines:
                 _expect_backward(engine, last=number == len(calls))
             loss, terms = self.parts.sides[side](*call)
+            self.world.mark()
             for engine in engines:
                 engine._backward_prologue()
             part_of(loss, len(calls), scale).backward()
@@ -183,9 +197,10 @@ class Zero(Engine):
             ordinary.load_moments(network, self.parts.optimizers[name], moments)
         elif moments:
             optimizer = self._engines[name].optimizer
-            _make_state(optimizer, {key.rpartition(":")[2] for key in moments}, moments["step"])
+            kinds = {key.rpartition(":")[2] for key in moments} - {"step"}
+            _make_state(optimizer, kinds, moments["step"])
             for parameter_name, parameter in network.named_parameters():
-                for kind in _kinds(optimizer)[0]:
+                for kind in sorted(kinds):
                     value = moments[f"{parameter_name}:{kind}"].to(self.world.device)
                     _set_moment(parameter, value, kind, self.world.rank)
 
@@ -247,7 +262,8 @@ def _make_state(optimizer: Any, names: set[str], step: Tensor) -> None:
     """The state that an inner optimizer would have after its first step, to be filled."""
     for partition in _partitions(optimizer):
         state = optimizer.optimizer.state[partition]
-        state["step"] = step.clone()
+        on_device = optimizer.optimizer.defaults.get("fused")
+        state["step"] = step.to(partition.device if on_device else "cpu", copy=True)
         for name in names - state.keys():  # at stage 3 another network may have made it
             state[name] = torch.zeros_like(partition)
     if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):

@@ -37,6 +37,8 @@ def zero(stage, *more):
 
 SUMMED = ["--schedule", "summed"]
 FLOAT64 = ["--precision", "float64"]
+# DeepSpeed keeps small parameters whole on every rank; these are all small.
+RELEASED = ["--engine.deepspeed_config", str(Path(__file__).parent / "release_all.json")]
 OFFLOADED = ["--engine.offload_optimizer", "true"]
 TWO = ["--engine.accumulate", "2"]
 CLIP = [word for n in "GFED" for word in (f"--optim.clip.{n}", "0.05")]
@@ -53,10 +55,18 @@ CASES = {
     "zero1": zero(1),
     "zero2": zero(2),
     "zero1_offloaded": zero(1, *OFFLOADED),
+    "zero1_accumulated": zero(1, *TWO),
     "zero2_accumulated": zero(2, *TWO),
+    "ddp_infinite": [],
+    "zero1_infinite": zero(1),
+    "zero2_infinite": zero(2),
     "zero2_clipped": zero(2, *CLIP),
-    "zero3_summed": zero(3, *SUMMED),
-    "zero3_offloaded": zero(3, *SUMMED, *OFFLOADED, "--engine.offload_parameters", "true"),
+    "zero3_summed": zero(3, *SUMMED, *RELEASED),
+    "zero3_offloaded": zero(
+        3, *SUMMED, *RELEASED, *OFFLOADED, "--engine.offload_parameters", "true"
+    ),
+    "zero3_accumulated": zero(3, *SUMMED, *RELEASED, *TWO),
+    "ddp_summed_accumulated": [*SUMMED, *TWO],
     "d_not_frozen": [],
     "e_stepped_by_references": [],
     "zero1_d_not_frozen": zero(1),
@@ -100,13 +110,16 @@ def begin(options, world, saved=None):
     return training, engine
 
 
-def iterate(training, engine, world, steps):
-    """Train on this rank's share of some made-up batches."""
+def iterate(training, engine, world, steps, infinite=None):
+    """Train on this rank's share of some made-up batches. In one step rank 0 may have an image
+    with a pixel that is not finite."""
     share = BATCH // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
     for step in steps:
         batch = type(whole := make_batch(step, BATCH))(*(t[mine] for t in whole))
         batch = batch.to(world.device, training.dtype)
+        if step == infinite and world.is_main:
+            batch.x[0, 0, 0, 0] = float("inf")
         training.objective.iterate(engine, batch.split(training.config.engine.accumulate), step)
         training.update_ema(engine)
 
@@ -121,7 +134,7 @@ def run(case, world):
     if world.size > 1 and case in ("ddp", "ddp_accumulated"):
         for side in engine._sides.values():
             side.register_comm_hook(exchanges, counting)
-    iterate(training, engine, world, range(ITERATIONS))
+    iterate(training, engine, world, range(ITERATIONS), 1 if "infinite" in case else None)
     snapshot = training.snapshot(engine, keep=world.is_main)
     engine.close()
     return snapshot, len(exchanges)

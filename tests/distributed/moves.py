@@ -1,10 +1,12 @@
 """Has each engine save what it has after two iterations, or go on from what others have saved.
 
 Usage: launcher … moves.py FOLDER [SOURCE …]
+In the environment: ENGINES, those to run.
 Without sources every engine writes FOLDER/ENGINE_PROCESSES. With them it restores each source,
 saves that again as step 2 of FOLDER/SOURCE-to-ENGINE_PROCESSES, and one iteration later step 3.
 """
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist.world import World
-from tests.distributed.engines import SUMMED, begin, iterate, zero
+from tests.distributed.engines import RELEASED, SUMMED, begin, iterate, zero
 
 ENGINES = {"ddp": [], "zero1": zero(1), "zero2": zero(2)}
-OF_THE_SUMMED_SCHEDULE = {"ddp-summed": SUMMED, "zero3-summed": zero(3, *SUMMED)}
+OF_THE_SUMMED_SCHEDULE = {"ddp-summed": SUMMED, "zero3-summed": zero(3, *SUMMED, *RELEASED)}
 
 
 def alike(engine, source):
@@ -36,7 +38,9 @@ def save(training, engine, world, run, step):
 def main():
     folder, *sources = sys.argv[1:]
     world = World()
-    for name, options in (ENGINES | OF_THE_SUMMED_SCHEDULE).items():
+    everything = ENGINES | OF_THE_SUMMED_SCHEDULE
+    for name in os.environ.get("ENGINES", " ".join(everything)).split():
+        options = everything[name]
         here = f"{name}_{world.size}"
         if not sources:
             training, engine = begin(options, world)

@@ -54,7 +54,9 @@ def test_zero_equals_ddp(two, case):
 
 
 def test_zero_accumulates_and_clips_as_ddp(two):
-    assert apart(two["zero2_accumulated"], two["ddp_accumulated"]) <= 1e-6
+    for case in ("zero1_accumulated", "zero2_accumulated"):
+        assert apart(two[case], two["ddp_accumulated"]) <= 1e-6
+    assert apart(two["zero3_accumulated"], two["ddp_summed_accumulated"]) <= 1e-6
     assert apart(two["zero2_clipped"], two["ddp_clipped"]) <= 1e-6
     assert apart(two["ddp_clipped"], two["ddp"]) > 1e-4
 
@@ -66,6 +68,14 @@ def test_the_summed_schedule_at_stage_3_equals_ddp(two):
         assert apart(two[case], two["ddp_summed_apart"]) <= 1e-6
     assert apart(two["ddp_summed_apart_float64"], two["ddp_summed_float64"]) <= 1e-9
     assert apart(two["ddp_summed_float64"], two["ddp_float64"]) > 1e-4  # another schedule
+
+
+def test_a_gradient_that_is_not_finite_steps_no_rank(two):
+    """Of all engines alike, and the steps after it are taken."""
+    assert all(value.isfinite().all() for value in two["ddp_infinite"].values())
+    for case in ("zero1_infinite", "zero2_infinite"):
+        assert apart(two[case], two["ddp_infinite"]) <= 1e-6
+    assert apart(two["ddp_infinite"], two["ddp"]) > 1e-4
 
 
 def test_two_processes_equal_one(two, one):

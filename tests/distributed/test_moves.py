@@ -17,24 +17,37 @@ from tests.runs import assert_same_bits, tensors
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
 
+ALL = [*ENGINES, *OF_THE_SUMMED_SCHEDULE]
 
-def start(folder, processes, *sources):
+
+def start(folder, processes, *sources, engines=ALL):
     driver = str(ROOT / "tests" / "distributed" / "moves.py")
     subprocess.run(
         [*launch(processes), driver, str(folder), *sources], cwd=ROOT, check=True, timeout=280,
-        env=os.environ | {"ACCELERATE_USE_CPU": "1"},
+        env=os.environ | {"ENGINES": " ".join(engines)},
     )  # fmt: skip
+
+
+def test_what_two_processes_saved_goes_on_in_one(tmp_path):
+    start(tmp_path, 2, engines=["zero1", "zero3-summed"])
+    start(tmp_path, 1, "zero1_2", "zero3-summed_2")
+    for engine in ENGINES:
+        check(tmp_path, "zero1_2", f"{engine}_1")
+        moved = tmp_path / f"zero1_2-to-{engine}_1"
+        assert_same_bits(moved, tmp_path / "zero1_2-to-ddp_1")
+    for engine in OF_THE_SUMMED_SCHEDULE:
+        check(tmp_path, "zero3-summed_2", f"{engine}_1")
 
 
 @pytest.mark.slow
 def test_every_engine_and_world_goes_on_from_every_other(tmp_path):
-    worlds, engines = (1, 2, 4), [*ENGINES, *OF_THE_SUMMED_SCHEDULE]
+    worlds = (1, 2, 4)
     for processes in worlds:
         start(tmp_path, processes)
-    sources = [f"{engine}_{processes}" for engine in engines for processes in worlds]
+    sources = [f"{engine}_{processes}" for engine in ALL for processes in worlds]
     for processes in worlds:
         start(tmp_path, processes, *sources)
-        for source, engine in product(sources, engines):
+        for source, engine in product(sources, ALL):
             if alike(engine, source):
                 check(tmp_path, source, f"{engine}_{processes}")
                 if engine in ENGINES:
