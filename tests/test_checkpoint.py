@@ -1,4 +1,5 @@
 import json
+import resource
 
 import pytest
 import torch
@@ -81,6 +82,18 @@ def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match="cannot save the checkpoint"):
         checkpoints.save(str(tmp_path / "run"), 5, make_state(0), FACTS)
+
+
+def test_a_full_disk_is_told(tmp_path):
+    """By a limit on the size of files, which fails a write as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot save the checkpoint"):
+            checkpoints.save(str(tmp_path / "run"), 5, make_state(0), FACTS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoints.find(str(tmp_path / "run")) is None
 
 
 @pytest.mark.parametrize(

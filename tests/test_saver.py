@@ -60,6 +60,13 @@ def test_a_write_that_fails_for_good_is_not_lost(then):
         saver.save(print) if then == "save" else getattr(saver, then)()
 
 
+def test_a_write_that_fails_while_the_run_ends_is_told(capsys):
+    saver = Saver(background=True)
+    saver.save(failing(99, []))
+    saver.close()
+    assert capsys.readouterr().err.splitlines()[-1] == "cannot save: no space left"
+
+
 def test_at_once_it_fails_at_once():
     with pytest.raises(UserError):
         Saver(background=False).save(failing(1, []))

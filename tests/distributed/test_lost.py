@@ -31,10 +31,12 @@ def test_a_killed_rank_is_named(train, tmp_path, rank):
 
 
 def test_a_stuck_rank_is_named_and_ended(train, tmp_path):
+    """It has its batch and goes no further; the other waits for it in the exchange of gradients."""
     began = time.monotonic()
     done = train(
         *(tmp_path / "run", *LONG, "--engine.timeout_seconds", "6"),
-        processes=2, driver=KILLED, KILL_RANK="1", KILL_BY="sleep", code=1, **IN_STEP_4,
+        processes=2, driver=KILLED, KILL_RANK="1", KILL_BY="sleep", code=1,
+        KILL_AT="stargan_dist.batch/Batch:to:4",
     )  # fmt: skip
     assert time.monotonic() - began < 90
     (line,) = told(done.stderr)
