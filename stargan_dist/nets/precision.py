@@ -36,8 +36,8 @@ POLICIES = {
 def computing(dtype: Dtype, device: torch.device) -> AbstractContextManager[object]:
     """Autocast to a dtype; None: whatever is the case around it.
 
-    Autocast's cache of lowered weights is off. A part uses each weight once, so there is nothing
-    to gain; and a copy made without gradients must not serve a pass that needs them.
+    Autocast's cache of lowered weights is off: a part uses each weight once, so there is nothing
+    to gain, and no copy made without gradients can meet a pass that needs them.
     """
     if dtype is None:
         return nullcontext()

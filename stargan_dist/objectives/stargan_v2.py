@@ -70,7 +70,7 @@ class DiscriminatorSide(nn.Module):
 
     def forward(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Terms]:
         x = batch.x.detach().requires_grad_()
-        logits = self.D(x, batch.y, exact=True)
+        logits = self.D(x, batch.y, exact=True)  # R1 differentiates them twice
         real = losses.logistic_real(logits)
         reg = losses.r1(logits, x)
         fool = losses.logistic_fake(self.D(fake.detach(), batch.y_trg))
