@@ -1,6 +1,6 @@
 """How long an iteration takes in mixed precision, at full width.
 
-    python benchmarks/precision.py [--size 64] [--batch 2] [--repeats 3] [--policy bfloat16]
+    python benchmarks/precision.py [--size 64] [--batch 2] [--repeats 3] [--policy bfloat16_most]
 
 Whole iterations, optimizers included, on random images: in float32, with the policy's parts added
 one by one, and with the policy. The same networks serve all, and the rows take turns, so that
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="image size, pixels")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--policy", choices=["bfloat16", "float16"], default="bfloat16")
+    parser.add_argument("--policy", choices=[*POLICIES], default="bfloat16_most")
     args = parser.parse_args()
     taken = measure(rows(args.policy), args.size, args.batch, args.repeats)
     for name, seconds in taken.items():

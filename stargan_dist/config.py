@@ -201,10 +201,10 @@ class Config:
     """Sources in each iteration, over all ranks together."""
     seed: int = 0
     """Of the initial weights, the order of the samples, augmentations and latents."""
-    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    """What the networks compute in. With bfloat16 and float16 the parts that bear it do so, and
-    the rest, the weights and the averaged networks, stay float32: see `nets/precision.py`. float64
-    is for tests of equality."""
+    precision: Literal["float32", "bfloat16", "bfloat16_most", "float16", "float64"] = "float32"
+    """What the networks compute in. bfloat16: G, all else float32; bfloat16_most and float16: the
+    trunks of E and D as well, but for D's pass with R1. Weights and averaged networks are float32.
+    float64 is for tests of equality."""
     schedule: Literal["exact", "summed"] = "exact"
     """Steps of the generator side: one for latents, then one of G for references, as published;
     or one for the sum of both losses, as ZeRO 3 needs it."""
@@ -288,7 +288,7 @@ def check(config: Config) -> None:
          "engine.offload_parameters: DeepSpeed at stage 3 alone can do it"),
         (engine.name == "deepspeed" or not engine.deepspeed_config,
          "engine.deepspeed_config: is for --engine.name deepspeed"),
-        (engine.name == "ddp" or config.precision in ("float32", "bfloat16"),
+        (engine.name == "ddp" or config.precision not in ("float16", "float64"),
          f"precision: DeepSpeed trains in float32 or bfloat16, not {config.precision}"),
         (not zero3 or config.schedule == "summed",
          "engine.zero_stage: 3 needs --schedule summed. A second step, of G alone, would apply "

@@ -18,7 +18,7 @@ class Policy(NamedTuple):
 
     weights: torch.dtype
     G: Dtype = None
-    """Both halves."""
+    """Both halves, but for the layers that make the image."""
     E: Dtype = None
     """The trunk; the heads, which make the style code, as their weights."""
     D: Dtype = None
@@ -28,7 +28,8 @@ class Policy(NamedTuple):
 POLICIES = {
     "float64": Policy(torch.float64),
     "float32": Policy(torch.float32),
-    "bfloat16": Policy(torch.float32, G=torch.bfloat16, E=torch.bfloat16, D=torch.bfloat16),
+    "bfloat16": Policy(torch.float32, G=torch.bfloat16),
+    "bfloat16_most": Policy(torch.float32, G=torch.bfloat16, E=torch.bfloat16, D=torch.bfloat16),
     "float16": Policy(torch.float32, G=torch.float16, E=torch.float16, D=torch.float16),
 }
 

@@ -116,7 +116,8 @@ class Generator(nn.Module):
                 h = block(h, s)
                 if masks is not None and h.shape[2] in encoded.kept:
                     h = h + self._outline(encoded.kept[h.shape[2]], masks)
-            return self.to_rgb(h).to(s.dtype)
+        # Outside: images in bfloat16 would be coarser than the 8 bits of real ones.
+        return self.to_rgb(h.to(s.dtype))
 
     def _outline(self, kept: Tensor, masks: tuple[Tensor, Tensor]) -> Tensor:
         assert self.high_pass is not None

@@ -103,6 +103,8 @@ def test_processes_share_a_cache_that_is_too_small(tmp_path):
     folder = str(tmp_path / "cache")
     with multiprocessing.get_context("fork").Pool(4) as pool:
         right = pool.starmap(read_some, [(folder, urls, shards, seed) for seed in range(4)])
+        pool.close()
+        pool.join()  # leaving the block alone would kill them, which a forked process may not heed
     assert right == [True] * 4
     assert held(ShardCache(folder, 350)) <= 350
 
