@@ -25,7 +25,8 @@ def test_a_killed_rank_is_named(train, tmp_path, rank):
     assert time.monotonic() - began < 60
     (line,) = told(done.stderr)
     other = 1 - int(rank)
-    when = r"last heard of at \d\d:\d\d:\d\d \(\d+ s ago\), in (the start|step \d)"  # as of a second ago
+    # As of a second ago.
+    when = r"last heard of at \d\d:\d\d:\d\d \(\d+ s ago\), in (the start|step \d)"
     assert re.fullmatch(rf"error \(rank {other}\): lost rank {rank}: {when}", line)
     assert "stargan_dist/trainer.py" not in done.stderr  # the launcher's traceback alone
 
