@@ -1,8 +1,8 @@
 """A state saved under any engine and number of processes goes on under any other.
 
 Three things together show it for the whole grid: what is restored and saved again is the same to
-the bit, moments and averages included; from one state, engines in worlds of one size go on to the
-same bits; and in float64 DDP goes on alike in worlds of other sizes (test_ddp.py).
+the bit, moments and averages included; from one state, engines in worlds of one size go on alike,
+in worlds of up to two ranks to the bit; and in float64 DDP goes on alike in worlds of other sizes (test_ddp.py).
 """
 
 import os
@@ -52,7 +52,17 @@ def test_every_engine_and_world_goes_on_from_every_other(tmp_path):
                 check(tmp_path, source, f"{engine}_{processes}")
                 if engine in ENGINES:
                     moved = tmp_path / f"{source}-to-{engine}_{processes}"
-                    assert_same_bits(moved, tmp_path / f"{source}-to-ddp_{processes}")
+                    assert_went_on_alike(moved, tmp_path / f"{source}-to-ddp_{processes}")
+
+
+def assert_went_on_alike(moved, ddp):
+    """Two ranks sum in one order. More do not, and Adam makes whole steps of the rounding noise of
+    zero gradients; so gradients are compared then, by the first moment."""
+    if not str(moved).endswith("_4"):
+        assert_same_bits(moved, ddp)
+    ours, theirs = tensors(moved), tensors(ddp)
+    for name in (name for name in ours if name.endswith(":exp_avg")):
+        assert (ours[name] - theirs[name]).abs().max() <= 1e-6, name
 
 
 def check(folder, source, target):
