@@ -2,7 +2,8 @@
 
 Three things together show it for the whole grid: what is restored and saved again is the same to
 the bit, moments and averages included; from one state, engines in worlds of one size go on alike,
-in worlds of up to two ranks to the bit; and in float64 DDP goes on alike in worlds of other sizes (test_ddp.py).
+in worlds of up to two ranks to the bit; and in float64 DDP goes on alike in worlds of other sizes
+(test_ddp.py).
 """
 
 import os
