@@ -27,10 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from precision import DOMAINS, make_batch
 
 from stargan_dist import config as configs
-from stargan_dist.engines import make_engine
 from stargan_dist.monitor import memory_bytes
 from stargan_dist.shards.index import Index
-from stargan_dist.state import Training
+from stargan_dist.trainer import begin
 from stargan_dist.world import World
 
 ZERO = ["--engine.name", "deepspeed", "--engine.zero_stage"]
@@ -65,8 +64,7 @@ def work(out: str, size: int, width: int, batch: int, iterations: int, options: 
     base += ["--model.image_size", str(size), "--model.base_width", str(width)]
     config = configs.parse([*base, *options])
     domains = [str(number) for number in range(DOMAINS)]
-    training = Training(config, Index(domains, {}, ""), world.device)
-    engine = make_engine(config, training.parts, world)
+    training, engine = begin(config, Index(domains, {}, ""), world)
     torch.manual_seed(world.rank)
     micro_batches = make_batch(size, batch, world.device).split(config.engine.accumulate)
     seconds = []
@@ -74,11 +72,11 @@ def work(out: str, size: int, width: int, batch: int, iterations: int, options: 
         world.wait_for_all()
         if iteration <= 1:  # the first one is not counted
             sent = float(sent_bytes())
-        begin = time.perf_counter()
+        began = time.perf_counter()
         terms = training.objective.iterate(engine, micro_batches, step=0)
         training.update_ema(engine)
         world.mean(terms)  # waits for the device
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.perf_counter() - began)
     world.wait_for_all()
     sent = (sent_bytes() - sent) / iterations / world.size
     memory = max(world.gather(memory_bytes(world.device)))

@@ -28,6 +28,7 @@ from stargan_dist.launched import check_launcher
 from stargan_dist.nonfinite import Guard
 from stargan_dist.reporter import Reporter
 from stargan_dist.saver import Saver
+from stargan_dist.shards.index import Index
 from stargan_dist.state import Training
 from stargan_dist.world import REMEDY, World, launched_world_size
 
@@ -152,10 +153,11 @@ def _at(step: int, every: int, steps: int) -> bool:
     return every > 0 and (step % every == 0 or step == steps)
 
 
-def _begin(config: Config, prepared: Plan, world: World) -> tuple[Training, Engine]:
-    """What is trained, as the checkpoint left it, in the hands of an engine."""
-    training = Training(config, prepared.reader.index, world.device)
-    state, prepared.resume = prepared.resume, None  # about a gigabyte at full width
+def begin(
+    config: Config, index: Index, world: World, state: State | None = None
+) -> tuple[Training, Engine]:
+    """What is trained, as a checkpoint left it, in the hands of an engine."""
+    training = Training(config, index, world.device)
     if state:
         training.restore(state)
     engine = make_engine(config, training.parts, world)
@@ -170,7 +172,9 @@ class _Fit:
     def __init__(self, config: Config, prepared: Plan, world: World, signals: Signals) -> None:
         self.config, self.world, self.signals = config, world, signals
         self.start = prepared.start
-        self.training, self.engine = _begin(config, prepared, world)
+        index, state = prepared.reader.index, prepared.resume
+        self.training, self.engine = begin(config, index, world, state)
+        state = prepared.resume = None  # about a gigabyte at full width
         if world.is_main:
             storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
         self.reporter = Reporter(

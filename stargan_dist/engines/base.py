@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from stargan_dist.config import ClipConfig
+from stargan_dist.engines import steps as ordinary
+from stargan_dist.engines.steps import Moments
 from stargan_dist.world import World
 
 Terms = dict[str, Tensor]
 Call = tuple[Any, ...]
-Moments = dict[str, Tensor]  # a network's optimizer state, by `PARAMETER:KIND`; `step` once
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ class Engine(ABC):
     def _step(self, steps: tuple[str, ...], scale: Tensor | None) -> dict[str, Tensor]:
         """Step the networks and drop all gradients. Returns the norms of the unscaled gradients."""
 
+    def _plain_step(self, name: str, scale: Tensor | None) -> Tensor:
+        """`_step` of one network whose gradients and moments are whole here; returns the norm."""
+        network, optimizer = self.parts.networks[name], self.parts.optimizers[name]
+        return ordinary.step(network, optimizer, getattr(self.clip, name), scale)
+
     def whole(self, name: str) -> AbstractContextManager[object]:
         """While it is open, this process has all weights of a network, to read. For all ranks."""
         return nullcontext()
@@ -119,6 +125,8 @@ class Engine(ABC):
 
 def mean_terms(rows: Sequence[Terms]) -> Terms:
     """The terms of one loss, averaged over its calls."""
+    if len(rows) == 1:
+        return rows[0]
     return {name: torch.stack([row[name] for row in rows]).mean(0) for name in rows[0]}
 
 

@@ -18,7 +18,7 @@ from stargan_dist.engines.base import (
     Terms,
     mean_terms,
     part_of,
-)  # fmt: skip
+)
 from stargan_dist.world import World
 
 
@@ -43,16 +43,10 @@ class DDP(Engine):
                 self.world.mark()
                 part_of(loss, len(calls), scale).backward()
             rows.append(terms)
-        return rows[0] if len(rows) == 1 else mean_terms(rows)
+        return mean_terms(rows)
 
     def _step(self, steps: tuple[str, ...], scale: Tensor | None) -> dict[str, Tensor]:
-        networks, optimizers = self.parts.networks, self.parts.optimizers
-        norms = {}
-        for name in steps:
-            bound = getattr(self.clip, name)
-            norms[name] = ordinary.step(networks[name], optimizers[name], bound, scale)
-            networks[name].zero_grad(set_to_none=True)
-        return norms
+        return {name: self._plain_step(name, scale) for name in steps}
 
     def moments(self, name: str) -> Moments | None:
         return ordinary.moments_of(self.parts.networks[name], self.parts.optimizers[name])

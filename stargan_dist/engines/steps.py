@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from stargan_dist.engines.base import Moments
+Moments = dict[str, Tensor]  # a network's optimizer state, by `PARAMETER:KIND`; `step` once
 
 
 def step(
     network: nn.Module, optimizer: torch.optim.Optimizer, bound: float, scale: Tensor | None
 ) -> Tensor:
-    """Unscale, clip to a norm (0: none), and step unless the gradient is not finite.
+    """Unscale, clip to a norm (0: none), step unless the gradient is not finite, and drop it.
 
     Returns its norm, ahead of clipping.
     """
@@ -22,6 +22,7 @@ def step(
     if bound:
         nn.utils.clip_grads_with_norm_(network.parameters(), bound, norm)
     _step_if(norm.isfinite(), optimizer)
+    network.zero_grad(set_to_none=True)
     return norm
 
 

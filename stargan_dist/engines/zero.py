@@ -41,7 +41,7 @@ from stargan_dist.engines.base import (
     Terms,
     mean_terms,
     part_of,
-)  # fmt: skip
+)
 from stargan_dist.errors import UserError
 from stargan_dist.world import World
 
@@ -152,7 +152,7 @@ class Zero(Engine):
             for engine in engines:
                 engine._backward_epilogue()
             rows.append(terms)
-        return rows[0] if len(rows) == 1 else mean_terms(rows)
+        return mean_terms(rows)
 
     def _of(self, names: tuple[str, ...]) -> list[Any]:
         """The engines of some networks, each once."""
@@ -160,17 +160,11 @@ class Zero(Engine):
 
     def _step(self, steps: tuple[str, ...], scale: Tensor | None) -> dict[str, Tensor]:
         if self.stage == 0:
-            return {name: self._plain_step(name) for name in steps}
+            return {name: self._plain_step(name, scale) for name in steps}
         for engine in self._of(steps):
             engine.step()  # nothing, where the norm is not finite
         norms = {name: self._engines[name].get_global_grad_norm() for name in steps}
         return {n: torch.as_tensor(norm, device=self.world.device) for n, norm in norms.items()}
-
-    def _plain_step(self, name: str) -> Tensor:
-        network, optimizer = self.parts.networks[name], self.parts.optimizers[name]
-        norm = ordinary.step(network, optimizer, getattr(self.clip, name), None)
-        network.zero_grad(set_to_none=True)
-        return norm
 
     def whole(self, name: str) -> AbstractContextManager[object]:
         if self.stage < 3 or name == "D":

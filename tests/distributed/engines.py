@@ -15,8 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from stargan_dist import config as configs
-from stargan_dist import state
-from stargan_dist.engines import make_engine
+from stargan_dist import state, trainer
 from stargan_dist.nets.v2 import Discriminator
 from stargan_dist.objectives import stargan_v2
 from stargan_dist.shards.index import Index
@@ -101,13 +100,7 @@ def mutated(case):
 def begin(options, world, saved=None):
     """A training and its engine, from the start or from a saved state, as the trainer does it."""
     config = configs.parse([*BASE, *options])
-    training = state.Training(config, Index(["a", "b", "c"], {}, ""), world.device)
-    if saved:
-        training.restore(saved)
-    engine = make_engine(config, training.parts, world)
-    if saved:
-        training.restore_optimizers(engine, saved)
-    return training, engine
+    return trainer.begin(config, Index(["a", "b", "c"], {}, ""), world, saved)
 
 
 def iterate(training, engine, world, steps, infinite=None):
