@@ -18,7 +18,7 @@ from stargan_dist.shards.build import build
 from stargan_dist.shards.index import Index, read_index
 from stargan_dist.shards.pack import Encoding
 from stargan_dist.shards.preview import preview, write_png
-from stargan_dist.shards.publish import Part, merge
+from stargan_dist.shards.publish import Part, merge, merge_if_last
 from stargan_dist.shards.summary import facts, table
 from stargan_dist.shards.verify import verify
 
@@ -154,6 +154,9 @@ def _add_build(commands: Any) -> None:
         "--part", type=_part, default=Part(), metavar="I/N",
         help="build only the I-th of N parts, for `merge` (default: all)",
     )  # fmt: skip
+    parser.add_argument(
+        "--merge", action="store_true", help="with --part: merge, if all the other parts are there"
+    )
     _add_processes(parser)
 
 
@@ -267,7 +270,13 @@ def _build(args: argparse.Namespace) -> None:
         processes=args.processes,
         part=args.part,
     )
-    print(table(facts(index)) if args.part == Part() else _part_line(args.part, args.dest, index))
+    if args.part != Part():
+        print(_part_line(args.part, args.dest, index))
+        merged = merge_if_last(args.dest, args.part) if args.merge else None
+        if merged is None:
+            return
+        index = merged
+    print(table(facts(index)))
 
 
 def _encoding(args: argparse.Namespace) -> Encoding | None:
@@ -280,7 +289,7 @@ def _part_line(part: Part, dest: str, index: Index) -> str:
     shards = index.shards()
     return (
         f"part {part.number} of {part.of}: {sum(s.samples for s in shards)} images in "
-        f"{len(shards)} shards. When all parts are there, join them: {PROGRAM} merge {dest}"
+        f"{len(shards)} shards; when all parts are there, join them: {PROGRAM} merge {dest}"
     )
 
 

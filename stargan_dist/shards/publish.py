@@ -98,6 +98,24 @@ def merge(dest: str, overwrite: bool = False) -> Index:
     return index
 
 
+def merge_if_last(dest: str, part: Part) -> Index | None:
+    """Join the parts of a build if none is missing, for whoever has built one; else None.
+
+    Two parts that end at once may both find all parts there. They would write the same bytes, and
+    who comes too late finds the index of the other.
+
+    Raises:
+        UserError: the parts are not of one build.
+    """
+    where = storage.join(dest, INDEX)
+    try:
+        return merge(dest) if len(_part_names(dest)) >= part.of else None
+    except (UserError, OSError):
+        if not storage.exists(where):
+            raise
+        return from_json(where, storage.read_bytes(where))
+
+
 def _check_shards(dest: str, index: Index) -> None:
     """Raises UserError if a shard is not the one that its part has packed.
 
