@@ -13,11 +13,13 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 HEAD = "head"
 NETWORK = "10.77.0"
 PROGRAMS = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2"}
+BURIAL_SECONDS = 5
 # --kill-child: with the first process goes the namespace, and with a namespace those below it.
 UNSHARE = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--kill-child"]
 
@@ -77,16 +79,20 @@ class Machine:
     def __init__(self, name: str, hosts: Path, *prefix: str) -> None:
         boot = [*prefix, *UNSHARE, *script(BOOT, name, hosts)]
         # A session of its own: Ctrl-C is for the tests, which then clean up.
-        pipes = {pipe: subprocess.PIPE for pipe in ("stdin", "stdout", "stderr")}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.process = subprocess.Popen(boot, text=True, start_new_session=True, **pipes)
         answer = self.process.stdout.readline()
         assert answer, f"{name}: {self.process.communicate()[1]}"
         self.pid = int(answer)
 
     def end(self) -> None:
-        """Kill all its processes; returns when they are gone."""
-        os.kill(self.pid, signal.SIGKILL)
-        self.process.communicate()
+        """Kill all its processes, and wait until they are gone."""
+        with suppress(ProcessLookupError):  # it went with the site
+            os.kill(self.pid, signal.SIGKILL)
+        # A namespace waits for the burial of its dead. Those of commands that were killed from
+        # here are orphans of this machine's own init, and in some containers that buries none.
+        with suppress(subprocess.TimeoutExpired):
+            self.process.communicate(timeout=BURIAL_SECONDS)
 
 
 class Machines:
@@ -117,12 +123,8 @@ class Machines:
 
     def __exit__(self, *_) -> None:
         # The site first: the machines are below it and go with it.
-        for name in sorted(self._up, key=lambda name: name != HEAD):
-            machine = self._up.pop(name)
-            if name == HEAD:
-                machine.end()
-            else:
-                machine.process.communicate()
+        while self._up:
+            self._up.pop(next(iter(self._up))).end()
         self._folder.cleanup()
 
     def _start_site(self) -> None:
