@@ -152,7 +152,7 @@ class Machines:
     def command(self, name: str, cwd: Path | str | None = None) -> list[str]:
         """The beginning of a command that runs on a machine, in this folder or in `cwd`.
 
-        Whoever kills it kills what it started: nsenter passes no signals on.
+        Whoever kills it kills what it began, by whatever signal: nsenter passes none on.
         """
         enter = ["nsenter", "--target", str(self.pid(name)), "--net", "--mount", "--uts", "--pid"]
         # Entering a mount namespace leads to its root.
