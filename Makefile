@@ -1,5 +1,6 @@
 # make demo   draw a data set, train on it, judge the result: minutes, on CPUs or GPUs
 # make test   the tests, but for those that take minutes each (make test-slow)
+#             (both install Debian's Slurm first, where they are run by root)
 # make check  lint, format and types
 # Each sets up a virtual environment in .venv first, once.
 
@@ -23,9 +24,11 @@ $(READY): setup.cfg pyproject.toml
 	@touch $@
 
 test: $(READY)
+	@tests/slurm/install.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)
+	@tests/slurm/install.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: $(READY)

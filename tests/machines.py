@@ -87,8 +87,9 @@ class Machine:
 
     def end(self) -> None:
         """Kill all its processes, and wait until they are gone."""
-        with suppress(ProcessLookupError):  # it went with the site
-            os.kill(self.pid, signal.SIGKILL)
+        if self.process.poll() is None:  # else it went with the site
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         # A namespace waits for the burial of its dead. Those of commands that were killed from
         # here are orphans of this machine's own init, and in some containers that buries none.
         with suppress(subprocess.TimeoutExpired):
@@ -152,7 +153,7 @@ class Machines:
     def command(self, name: str, cwd: Path | str | None = None) -> list[str]:
         """The beginning of a command that runs on a machine, in this folder or in `cwd`.
 
-        Whoever kills it kills what it started: nsenter passes no signals on.
+        Whoever kills it kills what it began, by whatever signal: nsenter passes none on.
         """
         enter = ["nsenter", "--target", str(self.pid(name)), "--net", "--mount", "--uts", "--pid"]
         # Entering a mount namespace leads to its root.

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests import machines as pretended
-from tests.machines import HEAD, Machines
+from tests.machines import HEAD, Machines, script
 
 PROGRAMS = {
     "sbatch": "slurm-client",
@@ -89,7 +89,11 @@ def unavailable() -> str:
 
 
 class Cluster:
-    """Slurm on the machines, up while the context lasts. Its clients run on the head."""
+    """Slurm on the machines, up while the context lasts. Its clients run on the head.
+
+    Slurm looks at time limits each 30 s alone: those of jobs, when their signals are due, and when
+    the grace of a preempted job ends.
+    """
 
     def __init__(self, machines: Machines) -> None:
         assert not unavailable(), unavailable()
@@ -109,9 +113,9 @@ class Cluster:
 
     def __exit__(self, *_) -> None:
         for name in set(self.machines.names) & set(self.machines.up):
-            self.machines.run(name, "sh", "-c", "kill -9 -1")  # jobs too
-        for daemon in ("slurmctld", "munged"):
-            self.machines.run(HEAD, "pkill", "-9", "--pidfile", self.folder / f"{daemon}.pid")
+            self.machines.run(name, *script("kill -9 -1"))  # jobs too
+        daemons = script('kill -9 $(cat "$1/slurmctld.pid" "$1/munged.pid")', self.folder)
+        self.machines.run(HEAD, *daemons, code=None)  # there may have been no start
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _configure(self) -> None:
@@ -182,7 +186,11 @@ class Cluster:
 
     @contextmanager
     def without(self, setting: str) -> Iterator[None]:
-        """For a while, the cluster lacks a line of its configuration."""
+        """For a while, the cluster lacks a line of its configuration.
+
+        To begin and to end with, all of the configuration is read anew: what `scontrol update`
+        changed is lost.
+        """
         conf = self.folder / "slurm.conf"
         before = conf.read_text()
         assert f"{setting}\n" in before, before
