@@ -34,6 +34,7 @@ test-slow: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck --external-sources slurm/*.sh launchers/*.sh tests/slurm/*.sh
 	$(BIN)/mypy
 
 # Two processes on CPUs; on GPUs as many as there are, down to a power of two.

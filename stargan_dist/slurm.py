@@ -9,42 +9,45 @@ import sys
 from collections.abc import Mapping
 
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.network import interface_to
+from stargan_dist.network import interface_towards
 
-LOOPBACK = "127.0.0.1"
 NEEDED = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS",
           "SLURM_STEP_NUM_NODES", "MASTER_PORT")  # fmt: skip
 
 
-def rank_environment(slurm: Mapping[str, str]) -> dict[str, str]:
-    """What torch's `env://` and gloo want to know, from what Slurm tells a task.
-
-    The ranks of one node keep to its loopback interface. Of several nodes, each finds the
-    interface that leads to the first, and the first that to the second: a node's own name may
-    mean 127.0.1.1, or an address of a network that the others do not share.
+def rank_environment(task: Mapping[str, str]) -> dict[str, str]:
+    """What torch's `env://` and gloo want to know, from the environment of a task.
 
     Raises:
-        UserError: this is not a task of a Slurm step, a node cannot be found.
+        UserError: this is not a task of a Slurm step, the other nodes cannot be found.
     """
-    missing = [name for name in NEEDED if name not in slurm]
+    missing = [name for name in NEEDED if name not in task]
     if missing:
-        raise UserError(f"{', '.join(missing)} not set: start it by the scripts of slurm/")
-    hosts = [LOOPBACK, LOOPBACK]
-    if int(slurm["SLURM_STEP_NUM_NODES"]) > 1:
-        hosts = slurm.get("STARGAN_HOSTS", "").split()
-        if len(hosts) != 2:
-            raise UserError(
-                f"STARGAN_HOSTS must name the first two nodes, it is {' '.join(hosts)!r}"
-            )
-    peer = hosts[int(slurm["SLURM_NODEID"]) == 0]
+        raise UserError(f"{', '.join(missing)} not set: jobs are started by the scripts of slurm/")
+    first, interface = meeting_place(task)
     return {
-        "RANK": slurm["SLURM_PROCID"],
-        "LOCAL_RANK": slurm["SLURM_LOCALID"],
-        "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"],
-        "MASTER_ADDR": hosts[0],
-        "MASTER_PORT": slurm["MASTER_PORT"],
-        "GLOO_SOCKET_IFNAME": slurm.get("GLOO_SOCKET_IFNAME") or interface_to(peer),
+        "RANK": task["SLURM_PROCID"],
+        "LOCAL_RANK": task["SLURM_LOCALID"],
+        "WORLD_SIZE": task["SLURM_STEP_NUM_TASKS"],
+        "MASTER_ADDR": first,
+        "MASTER_PORT": task["MASTER_PORT"],
+        "GLOO_SOCKET_IFNAME": task.get("GLOO_SOCKET_IFNAME") or interface,
+        # As train.py; the ranks of other commands import torch sooner.
+        "TORCH_CPP_LOG_LEVEL": task.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
+
+
+def meeting_place(task: Mapping[str, str]) -> tuple[str, str]:
+    """The address of the first node, and the interface through which this node talks to others.
+
+    The ranks of one node keep to its loopback interface. Of several nodes, each takes the interface
+    that leads to the first, and the first that to the second: a node's own name, by which gloo
+    would choose, may mean 127.0.1.1, or a network that the others do not share.
+    """
+    if int(task["SLURM_STEP_NUM_NODES"]) == 1:
+        return "127.0.0.1", "lo"
+    first, second = task["STARGAN_HOSTS"].split()
+    return first, interface_towards(second if task["SLURM_NODEID"] == "0" else first)
 
 
 def main() -> None:

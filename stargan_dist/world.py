@@ -20,7 +20,7 @@ REMEDY = (
     "start one world of N processes with "
     "`accelerate launch --multi_gpu --num_processes N -m stargan_dist.train …`, "
     "or one process with "
-    "`python -m stargan_dist.train …`"
+    "`python -m stargan_dist.train …`; on Slurm: `sbatch slurm/train_8gpu.sh …`"
 )
 
 
@@ -47,6 +47,16 @@ def launched_world_size() -> int:
     return 1
 
 
+def _check_gpu(local_rank: int, visible: int) -> None:
+    """Raises UserError if there is no GPU for this process."""
+    if local_rank >= visible:
+        raise UserError(
+            f"process {local_rank} (from 0) of this machine has no GPU: it sees {visible} of them; "
+            "start as many processes as GPUs on each machine, each of which must see all of them "
+            "(CUDA_VISIBLE_DEVICES; Slurm: --gpus-per-node, not --gpus-per-task)"
+        )
+
+
 class World:
     """All processes of a run.
 
@@ -54,12 +64,15 @@ class World:
         timeout_seconds: how long a rank is waited for before the run ends without it.
 
     Raises:
-        UserError: the processes do not form the one world that was launched.
+        UserError: the processes do not form the one world that was launched, or are more than
+            the GPUs of their machine.
     """
 
     def __init__(self, timeout_seconds: float = 600) -> None:
         launched = launched_world_size()
         on_cpu = not torch.cuda.is_available()
+        if not on_cpu:
+            _check_gpu(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
         # On GPUs the control group is to give up first: it can say whom it waited for.
         patience = timedelta(seconds=timeout_seconds if on_cpu else timeout_seconds + 60)
         self._state = PartialState(cpu=on_cpu, timeout=patience)
