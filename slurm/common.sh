@@ -28,7 +28,8 @@ set_up() {
     mistake "STARGAN_SITE is $site, which is not there"
   fi
   # shellcheck disable=SC2086  # words
-  [[ -z ${STARGAN_MODULES:-} ]] || module load $STARGAN_MODULES || mistake "no modules $STARGAN_MODULES"
+  [[ ! ${STARGAN_MODULES:-} ]] || module load $STARGAN_MODULES ||
+    mistake "cannot load the modules $STARGAN_MODULES"
   local venv=${STARGAN_VENV:-$SLURM_SUBMIT_DIR/.venv}
   [[ ! -d $venv/bin ]] || export PATH="$venv/bin:$PATH" VIRTUAL_ENV="$venv"
   read -ra SRUN <<<"${STARGAN_SRUN:-}"
@@ -38,7 +39,8 @@ set_up() {
   # A rank is given a core or a few; libraries would start a thread for each core of the node.
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1
   [[ ${STARGAN_SRUN:-}${STARGAN_COMMAND:-} ]] || command -v python >/dev/null ||
-    mistake "no python on $SLURMD_NODENAME: set STARGAN_VENV, STARGAN_MODULES or a container (slurm/site.example.sh)"
+    mistake "no python on $SLURMD_NODENAME: set STARGAN_VENV, STARGAN_MODULES or a container" \
+      "(slurm/site.example.sh)"
 }
 
 # Where the processes of the nodes find each other. Addresses are those by which Slurm reaches the
@@ -56,44 +58,50 @@ meet() {
 }
 
 # One process, outside of the ranks.
-one() { srun "${SRUN[@]}" --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 "${COMMAND[@]}" python -m "$@"; }
+one() {
+  srun "${SRUN[@]}" --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 \
+    bash -c "${IGNORE:-:};"' exec "$@"' one "${COMMAND[@]}" python -m "$@"
+}
 
-# What each task of a step does. Signals reach all its processes: those that do not handle them are
-# not to die of them. And Slurm would take a rank that was stopped for a failure.
+# What each task of a step does. Slurm would take a rank that was stopped for one that failed.
 # shellcheck disable=SC2016  # for the shell of the task
-RANK='trap "" USR1 TERM; "$@" && exit; code=$?; ((code == '$STOPPED')) || exit "$code"
-  touch "$STARGAN_START/stopped"'
+RANK='"$@" && exit; code=$?; ((code == '$STOPPED')) || exit "$code"; touch "$STARGAN_START/stopped"'
 
-# Run a module as every rank, and wait for the end whatever signals come. Sets CODE, the exit code
-# of the rank that failed first, or STOPPED.
+# Run a module as every rank, and wait for the end whatever signals come. IGNORE is done ahead of
+# it. Sets CODE, the exit code of the rank that failed first, or STOPPED.
 run_ranks() {
-  local step shown
-  export STARGAN_START=${STARGAN_LOGS:-$SLURM_SUBMIT_DIR}/slurm-$SLURM_JOB_ID/start_${SLURM_RESTART_COUNT:-0}
-  { mkdir -p "$STARGAN_START" && touch "$STARGAN_START/srun.log" "$STARGAN_START/rank_0.log"; } ||
-    mistake "cannot write the logs to $STARGAN_START (STARGAN_LOGS)"
+  open_logs
   meet
-  say "$SLURM_JOB_NODELIST: $SLURM_NTASKS processes, logs in $STARGAN_START"
-  srun "${SRUN[@]}" --kill-on-bad-exit=1 --output="$STARGAN_START/rank_%t.log" bash -c "$RANK" rank \
+  say "$SLURM_JOB_NODELIST: $SLURM_NTASKS process(es), logs in $STARGAN_START"
+  srun "${SRUN[@]}" --kill-on-bad-exit=1 --output="$STARGAN_START/rank_%t.log" \
+    bash -c "${IGNORE:-:}; $RANK" rank \
     "${COMMAND[@]}" python -m stargan_dist.slurm "$@" 2>"$STARGAN_START/srun.log" &
-  step=$!
-  tail -q -n +1 -f --pid="$step" "$STARGAN_START/rank_0.log" "$STARGAN_START/srun.log" &
-  shown=$!
-  follow "$step"
-  wait "$step"
-  CODE=$?
-  wait "$shown"
+  follow $!
   [[ ! -e $STARGAN_START/stopped ]] || CODE=$STOPPED
   ((CODE == 0 || CODE == STOPPED)) || name_first
 }
 
-# Until a step ends. Where an end was asked for by USR1, its ranks are told again and again: one
-# that is just starting does not hear it yet.
+open_logs() {
+  local job=${STARGAN_LOGS:-$SLURM_SUBMIT_DIR}/slurm-$SLURM_JOB_ID
+  export STARGAN_START=$job/start_${SLURM_RESTART_COUNT:-0}
+  { mkdir -p "$STARGAN_START" && touch "$STARGAN_START"/{rank_0,srun}.log; } ||
+    mistake "cannot write the logs to $STARGAN_START (STARGAN_LOGS)"
+}
+
+# Show what a step tells until it ends. Where an end was asked for by USR1, its ranks are told again
+# and again: one that is just starting does not hear it yet.
 follow() {
-  while kill -0 "$1" 2>/dev/null; do
+  local step=$1 shown
+  (trap "" TERM && exec tail -q -n +1 -f --pid="$step" "$STARGAN_START"/{rank_0,srun}.log) &
+  shown=$!
+  while kill -0 "$step" 2>/dev/null; do
     [[ ! ${REQUESTED:-} ]] || scancel --quiet --signal=USR1 "$SLURM_JOB_ID"
     sleep "$RESEND_SECONDS" &
-    wait -n "$!" "$1"
+    wait -n "$!" "$step"
   done
+  wait "$step"
+  CODE=$?
+  wait "$shown"
 }
 
 # srun tells of tasks in the order in which they end.
@@ -130,12 +138,14 @@ saved() { one stargan_dist.status "$@"; }
 
 train() {
   local before after
+  trap 'REQUESTED=yes' USR1
+  trap : TERM # the ranks have it, too
+  # Signals reach every process of a step: those that do not handle them are not to die of them.
+  IGNORE='trap "" USR1 TERM'
   set_up
   check_time_limit
   before=$(saved "$@") || exit
   say "$before"
-  trap 'REQUESTED=yes' USR1
-  trap : TERM # the ranks have it, too
   run_ranks stargan_dist.train "$@"
   case $CODE in
     0 | "$MISTAKE") exit "$CODE" ;;
@@ -154,8 +164,9 @@ go_on() {
     exit "$CODE"
   fi
   say "$1; requeueing the job"
-  scontrol requeue "$SLURM_JOB_ID" || mistake "it may not be; the same sbatch goes on with the run"
-  exit 0
+  scontrol requeue "$SLURM_JOB_ID" && exit 0
+  say "it may not be requeued; the same sbatch goes on with the run"
+  exit "$CODE"
 }
 
 # After a failure: again, if something was gained or a node is at fault, but not for ever.
@@ -175,7 +186,8 @@ failed() {
 }
 
 nodes_answer() {
-  timeout 60 srun --overlap --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 true 2>/dev/null
+  timeout 60 srun --overlap --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" \
+    --ntasks-per-node=1 true 2>/dev/null
 }
 
 evaluate() {

@@ -210,7 +210,7 @@ def test_preempted_it_saves_and_goes_on(slurm, whole, tmp_path, told):
 def test_told_to_end_before_it_listens(slurm, whole, tmp_path):
     run = tmp_path / "run"
     job = slurm.train(run)
-    slurm.see(job, "2 processes, logs in")
+    slurm.see(job, r"2 process\(es\), logs in")
     slurm.cluster.client("scancel", "--batch", "--signal=USR1", job)
     assert slurm.wait(job)["Restarts"] == "1"
     assert_equal(run, whole)
