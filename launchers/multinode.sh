@@ -8,8 +8,9 @@
 #   node0            # a process for each of its GPUs, or one if it has none
 #   me@node1 slots=4 # four processes
 #
-# What follows HOSTFILE is given to torchrun. It runs on each machine in the folder where you are
-# now, which must be there with the same code; run and shards must be where all machines reach them.
+# What follows, "-m MODULE …" or "SCRIPT …", is run by torchrun on each machine, in the folder where
+# you are now. It must be there with the same code; run and shards must be where all machines reach
+# them.
 #
 # Machines are reached by ssh without a password. The names must have addresses on all of them.
 # Ranks talk through any ports, so machines must let each other in.
@@ -35,9 +36,9 @@
 set -euo pipefail
 
 HANDED_ON='^(AWS|CUDA|GLOO|HF|MKL|NCCL|OMP|STARGAN|TORCH)_'
-# BatchMode: nobody is there to be asked. ServerAlive: a machine that is off is noticed after 15
+# BatchMode: nobody is there to be asked. The others: a machine that is off is noticed after 15
 # seconds, ahead of the other ranks, and so is the one that is named.
-SSH="ssh -o BatchMode=yes -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+SSH="ssh -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=5 -o ServerAliveCountMax=2"
 STOPPED=75
 UNREACHED=255 # ssh's own, for a connection that broke or never was
 GRACE=20     # seconds for the other machines, when one has failed

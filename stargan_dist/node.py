@@ -72,13 +72,17 @@ def obey(orders: Iterable[bytes]) -> None:
 
 
 def signal_ranks(number: signal.Signals) -> None:
-    """Signal the processes that torchrun started; without any, this process.
+    """Signal the processes that torchrun started; without any, end this process.
 
-    torchrun itself would pass a signal on and kill the ranks 30 seconds later, saving or not.
+    torchrun itself would pass a signal on and kill the ranks 30 seconds later, saving or not; and
+    as long as it waits for other machines, it answers none.
     """
-    ranks = psutil.Process().children() or [psutil.Process()]
+    ranks = psutil.Process().children()
+    if not ranks:
+        os._exit(128 + number)
     for rank in ranks:
-        rank.send_signal(number)
+        with suppress(psutil.NoSuchProcess):
+            rank.send_signal(number)
 
 
 def refuse_taken(port: int) -> None:

@@ -40,6 +40,14 @@ def test_signals_are_for_the_ranks():
     assert rank.wait(10) == -signal.SIGUSR1
 
 
+def test_without_ranks_a_signal_ends_all():
+    """Even in a wait for other machines, where Python answers no signal."""
+    command = "import time; from stargan_dist import node; import threading as t; "
+    command += "t.Thread(target=node.obey, args=([b'USR1'],)).start(); time.sleep(60)"
+    done = subprocess.run([sys.executable, "-c", command], check=False, timeout=20)
+    assert done.returncode == 128 + signal.SIGUSR1
+
+
 def test_a_taken_port_is_told():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
