@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "stargan_dist"
-COMMANDS = {"train", "evaluate", "sample", "memory", "shards.__main__", "data.demo"}
+COMMANDS = {"train", "evaluate", "sample", "memory", "node", "shards.__main__", "data.demo"}
 METRICS = {
     "metrics.protocol", "metrics.resize", "metrics.fid", "metrics.kid", "metrics.lpips",
     "metrics.weights", "metrics.networks", "metrics.demo", "metrics.measure", "metrics.statistics",
@@ -16,7 +16,7 @@ METRICS = {
 LEVELS = [
     {"errors", "losses", "batch", "progress", "nets.blocks",
      "nets.precision", "nets.v2"},
-    {"access", "pulse"},
+    {"access", "network", "pulse"},
     {"storage", "world", "data.order", "data.transforms", "data.skipped"},
     {"config", "scores"},
     {"shards.index", "shards.sources", "shards.pack", "shards.build", "shards.verify",

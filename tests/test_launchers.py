@@ -84,7 +84,7 @@ def test_the_deepspeed_settings_leave_the_training_its_own():
 
 def test_commands_name_files_that_exist():
     documents = [*LAUNCHERS.rglob("*.yaml"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
-    file = re.compile(r"\b(?:launchers|configs)/[\w/]+\.(?:yaml|json)")
+    file = re.compile(r"\b(?:launchers|configs)/[\w/]+\.(?:yaml|json|sh)")
     named = {(doc.name, path) for doc in documents for path in file.findall(doc.read_text())}
     assert named
     assert {(d, path) for d, path in named if not (ROOT / path).is_file()} == set()
@@ -118,6 +118,18 @@ def test_accelerate_without_any_configuration_trains(shards, tmp_path):
     """On a machine without GPUs: by one process."""
     done = launch(shards, tmp_path / "run", tmp_path, "--steps", "2")
     assert "1 process(es) on cpu" in done.stdout
+    assert checkpoints.find(str(tmp_path / "run")).step == 2
+
+
+def test_torchrun_trains_with_two_processes(shards, tmp_path):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
+    training = ("-m", "--", "stargan_dist.train", "--config", str(SMOKE), "--data.shards", shards)
+    done = subprocess.run(
+        [*torchrun, *training, "--run", str(tmp_path / "run"), "--steps", "2"],
+        cwd=ROOT, text=True, capture_output=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 process(es) on cpu" in done.stdout
     assert checkpoints.find(str(tmp_path / "run")).step == 2
 
 
