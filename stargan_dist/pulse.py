@@ -118,7 +118,9 @@ class Pulse:
     def _diagnosis(self) -> str:
         try:
             before = self.signs()
-            time.sleep(PATIENCE_SECONDS)
+            for _ in range(round(PATIENCE_SECONDS / INTERVAL_SECONDS)):
+                time.sleep(INTERVAL_SECONDS)
+                self._say()  # the thread that says so otherwise may be this one
             after = self.signs()
             self._store.set(ENDED, "")
         except dist.DistError:

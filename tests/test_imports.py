@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "stargan_dist"
-COMMANDS = {"train", "evaluate", "sample", "memory", "node", "shards.__main__", "data.demo"}
+COMMANDS = {
+    "train", "evaluate", "sample", "memory", "status", "node", "slurm", "shards.__main__",
+    "data.demo",
+}  # fmt: skip
 METRICS = {
     "metrics.protocol", "metrics.resize", "metrics.fid", "metrics.kid", "metrics.lpips",
     "metrics.weights", "metrics.networks", "metrics.demo", "metrics.measure", "metrics.statistics",

@@ -2,11 +2,14 @@
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import torch.distributed as dist
 
-from stargan_dist.pulse import Changes, Sign, verdict
+from stargan_dist import pulse
+from stargan_dist.pulse import Changes, Pulse, Sign, verdict
 
 NOW = time.time()
 THERE = [Sign(beats=10, marks=7, doing="step 4", seconds=NOW, left=False) for _ in range(3)]
@@ -73,3 +76,17 @@ def test_silence_and_lateness_are_measured_by_this_machines_clock():
     assert seen.since(later, now=940.0) == (30.0, 30.0)
     caught_up = [replace(s, beats=s.beats + 5, marks=8) for s in later]
     assert seen.since(caught_up, now=950.0) == (0, 0)
+
+
+def test_those_who_find_out_do_not_count_as_lost(monkeypatch):
+    """The thread that finds out is the one that says that its rank lives."""
+    monkeypatch.setattr(pulse, "INTERVAL_SECONDS", 0.1)
+    monkeypatch.setattr(pulse, "PATIENCE_SECONDS", 0.3)
+    store = dist.HashStore()
+    pulses = [Pulse(store, rank, 3, timeout_seconds=60) for rank in range(3)]
+    for each in pulses:
+        each.close()
+    with ThreadPoolExecutor() as pool:
+        told = list(pool.map(Pulse._diagnosis, pulses[:2]))
+    assert re.fullmatch(r"lost rank 2: last heard of at [^;]*", told[0])
+    assert told[1] == ""
