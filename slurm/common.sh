@@ -6,17 +6,37 @@
 MISTAKE=2  # a person has to mend something
 STOPPED=75 # saved because a signal came; the same command goes on
 
+# What a rank that was stopped writes last. Slurm would take its exit code for a failure's.
+MARK="exit code $STOPPED"
 RESEND_SECONDS=5
+RETRY_SECONDS=10
+CONTROLLER_TRIES=12
+BESIDE_SECONDS=120
 
-say() { echo "[$(date +%H:%M:%S) job $SLURM_JOB_ID] $*"; }
+# Of an array, Slurm takes the bare number of one member for all of them.
+JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+JOB=${JOB:-$SLURM_JOB_ID}
+
+REQUESTED= # whether Slurm or a person asked for an end that saves, by USR1
+IGNORE=:   # what tasks do ahead of all
+trap "" USR1
+
+say() { echo "[$(date +%H:%M:%S) job $JOB] $*"; }
 
 mistake() {
   say "error: $*" >&2
   exit "$MISTAKE"
 }
 
-# A field of what Slurm knows of this job, such as JobState.
-job() { scontrol show job -o "$SLURM_JOB_ID" | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1; }
+# A field of what Slurm knows of this job, such as JobState. The controller may be busy or restart.
+job() {
+  local told try
+  for ((try = 0; try < CONTROLLER_TRIES; try++)); do
+    told=$(scontrol show job -o "$JOB") && break
+    sleep "$RETRY_SECONDS"
+  done
+  tr ' ' '\n' <<<"$told" | sed -n "s/^$1=//p" | head -n 1
+}
 
 # The surroundings, by slurm/site.example.sh.
 set_up() {
@@ -27,13 +47,14 @@ set_up() {
   elif [[ ${STARGAN_SITE:-} ]]; then
     mistake "STARGAN_SITE is $site, which is not there"
   fi
-  # shellcheck disable=SC2086  # words
-  [[ ! ${STARGAN_MODULES:-} ]] || module load $STARGAN_MODULES ||
-    mistake "cannot load the modules $STARGAN_MODULES"
+  load_modules
+  set +e # a site file may say otherwise, and an interrupted `wait` is no failure
   local venv=${STARGAN_VENV:-$SLURM_SUBMIT_DIR/.venv}
   [[ ! -d $venv/bin ]] || export PATH="$venv/bin:$PATH" VIRTUAL_ENV="$venv"
   read -ra SRUN <<<"${STARGAN_SRUN:-}"
   read -ra COMMAND <<<"${STARGAN_COMMAND:-}"
+  # Else srun takes over what `sbatch --export` said, and nothing of what is set here.
+  export SLURM_EXPORT_ENV=ALL
   # srun does not take it from the job by itself since Slurm 22.05.
   export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
   # A rank is given a core or a few; libraries would start a thread for each core of the node.
@@ -43,59 +64,71 @@ set_up() {
       "(slurm/site.example.sh)"
 }
 
+load_modules() {
+  [[ ${STARGAN_MODULES:-} ]] || return 0
+  # Jobs of users with another login shell do not have the function.
+  type module >/dev/null 2>&1 || source /etc/profile
+  # shellcheck disable=SC2086  # words
+  module load $STARGAN_MODULES || mistake "cannot load the modules $STARGAN_MODULES"
+}
+
 # Where the processes of the nodes find each other. Addresses are those by which Slurm reaches the
 # nodes: a node's own name may mean 127.0.1.1 there. Job numbers keep the ports of two jobs apart.
 meet() {
-  local nodes name
+  local nodes name address
   mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   STARGAN_HOSTS=
   for name in "${nodes[@]:0:2}"; do
-    STARGAN_HOSTS+="$(scontrol show node -o "$name" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p') "
+    address=$(scontrol show node -o "$name" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+    STARGAN_HOSTS+="${address:-$name} "
   done
   MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
   while (: <"/dev/tcp/127.0.0.1/$MASTER_PORT") 2>/dev/null; do ((MASTER_PORT++)); done
   export STARGAN_HOSTS MASTER_PORT
 }
 
-# One process, outside of the ranks.
-one() {
-  srun "${SRUN[@]}" --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 \
-    bash -c "${IGNORE:-:};"' exec "$@"' one "${COMMAND[@]}" python -m "$@"
+# One process on each of so many nodes, beside the ranks and without GPUs, for a short while.
+beside() {
+  local count=$1
+  shift
+  env -u SLURM_GPUS -u SLURM_GPUS_PER_NODE -u SLURM_GPUS_PER_TASK timeout "$BESIDE_SECONDS" \
+    srun "${SRUN[@]}" --overlap --nodes="$count" --ntasks="$count" --ntasks-per-node=1 \
+    bash -c "$IGNORE"'; exec "$@"' beside "$@"
 }
 
-# What each task of a step does. Slurm would take a rank that was stopped for one that failed.
-# shellcheck disable=SC2016  # for the shell of the task
-RANK='"$@" && exit; code=$?; ((code == '$STOPPED')) || exit "$code"; touch "$STARGAN_START/stopped"'
-
-# Run a module as every rank, and wait for the end whatever signals come. IGNORE is done ahead of
-# it. Sets CODE, the exit code of the rank that failed first, or STOPPED.
+# Run a module as every rank, and wait for the end whatever signals come. Sets CODE, the exit code
+# of the rank that failed first, or STOPPED.
 run_ranks() {
-  open_logs
+  # shellcheck disable=SC2016  # for the shell of the task
+  local rank='"$@" && exit; code=$?; ((code == '$STOPPED')) || exit "$code"'
   meet
-  say "$SLURM_JOB_NODELIST: $SLURM_NTASKS process(es), logs in $STARGAN_START"
-  srun "${SRUN[@]}" --kill-on-bad-exit=1 --output="$STARGAN_START/rank_%t.log" \
-    bash -c "${IGNORE:-:}; $RANK" rank \
-    "${COMMAND[@]}" python -m stargan_dist.slurm "$@" 2>"$STARGAN_START/srun.log" &
+  say "$SLURM_JOB_NODELIST: $SLURM_NTASKS process(es), logs in $START"
+  srun "${SRUN[@]}" --kill-on-bad-exit=1 --output="$START/rank_%t.log" \
+    bash -c "$IGNORE; $rank; echo '$MARK'" rank \
+    "${COMMAND[@]}" python -m stargan_dist.slurm "$@" 2>"$START/srun.log" &
   follow $!
-  [[ ! -e $STARGAN_START/stopped ]] || CODE=$STOPPED
+  ! grep -qx "$MARK" "$START/rank_0.log" || CODE=$STOPPED
   ((CODE == 0 || CODE == STOPPED)) || name_first
 }
 
+# A folder for the logs of this start of the job, and its FAILURES, a line each.
 open_logs() {
-  local job=${STARGAN_LOGS:-$SLURM_SUBMIT_DIR}/slurm-$SLURM_JOB_ID
-  export STARGAN_START=$job/start_${SLURM_RESTART_COUNT:-0}
-  { mkdir -p "$STARGAN_START" && touch "$STARGAN_START"/{rank_0,srun}.log; } ||
-    mistake "cannot write the logs to $STARGAN_START (STARGAN_LOGS)"
+  local logs=${STARGAN_LOGS:-$SLURM_SUBMIT_DIR}/slurm-$SLURM_JOB_ID
+  START=$logs/start_${SLURM_RESTART_COUNT:-0}
+  FAILURES=$logs/failures
+  { mkdir -p "$START" && : >"$START/rank_0.log" && : >"$START/srun.log"; } ||
+    mistake "cannot write the logs to $START (STARGAN_LOGS)"
+  [[ ${SLURM_RESTART_COUNT:-} ]] || : >"$FAILURES" # job numbers may have begun anew
 }
 
-# Show what a step tells until it ends. Where an end was asked for by USR1, its ranks are told again
-# and again: one that is just starting does not hear it yet.
+# Show what a step tells until it ends. Where an end was asked for, its ranks are told again and
+# again: one that is just starting does not hear it yet.
 follow() {
   local step=$1 shown
-  (trap "" TERM && exec tail -q -n +1 -f --pid="$step" "$STARGAN_START"/{rank_0,srun}.log) &
+  (trap "" TERM && exec tail -q -n +1 -f --pid="$step" "$START"/{rank_0,srun}.log) &
   shown=$!
   while kill -0 "$step" 2>/dev/null; do
-    [[ ! ${REQUESTED:-} ]] || scancel --quiet --signal=USR1 "$SLURM_JOB_ID"
+    [[ ! $REQUESTED ]] || scancel --quiet --signal=USR1 "$JOB"
     sleep "$RESEND_SECONDS" &
     wait -n "$!" "$step"
   done
@@ -107,13 +140,13 @@ follow() {
 # srun tells of tasks in the order in which they end.
 name_first() {
   local told rank
-  told=$(grep -m 1 -E 'error: .*: tasks? [0-9].*:' "$STARGAN_START/srun.log") || return
+  told=$(grep -m 1 -E 'error: .*: tasks? [0-9].*:' "$START/srun.log") || return
   [[ $told =~ error:\ (.*):\ tasks?\ ([0-9]+)[^:]*:\ (.*) ]] || return
   rank=${BASH_REMATCH[2]} told="${BASH_REMATCH[1]}: ${BASH_REMATCH[3]}"
   [[ ! $told =~ exit\ code\ ([0-9]+) ]] || CODE=${BASH_REMATCH[1]}
-  ((CODE <= 128)) || told+=" (signal $(kill -l "$CODE"))"
+  ((CODE <= 128 || CODE > 192)) || told+=" (signal $(kill -l "$CODE"))"
   say "first to fail: rank $rank on $told"
-  ((rank == 0)) || tail -v -n 20 "$STARGAN_START/rank_$rank.log"
+  ((rank == 0)) || tail -v -n 20 "$START/rank_$rank.log"
 }
 
 # Scheduler units to seconds: [D-]HH:MM:SS.
@@ -125,16 +158,22 @@ seconds_of() {
 }
 
 check_time_limit() {
-  local limit signal=${SBATCH_SIGNAL:-@300}
+  local limit signal=${SBATCH_SIGNAL:-B:USR1@300}
+  [[ $signal =~ ^B:(SIG)?USR1@([0-9]+)$ ]] || mistake "SBATCH_SIGNAL is $signal, not B:USR1@SECONDS"
+  local saving=${BASH_REMATCH[2]}
   limit=$(job TimeLimit)
   [[ $limit == *:*:* ]] || return 0 # UNLIMITED
-  (($(seconds_of "$limit") >= 2 * ${signal##*@})) ||
+  (($(seconds_of "$limit") >= 2 * saving)) ||
     mistake "the time limit, $limit, leaves less time for training than for saving (the last" \
-      "${signal##*@} s, SBATCH_SIGNAL): ask for more by sbatch --time or SBATCH_TIMELIMIT"
+      "$saving s, SBATCH_SIGNAL): ask for more by sbatch --time or SBATCH_TIMELIMIT"
 }
 
 # The step of the newest checkpoint. Also finds mistakes in the command before all ranks start.
-saved() { one stargan_dist.status "$@"; }
+saved() {
+  local told
+  told=$(beside 1 "${COMMAND[@]}" python -m stargan_dist.status "$@") || return
+  sed -n 's/^\([0-9]*\) of [0-9]* steps saved .*/\1/p' <<<"$told"
+}
 
 train() {
   local before after
@@ -144,40 +183,46 @@ train() {
   IGNORE='trap "" USR1 TERM'
   set_up
   check_time_limit
-  before=$(saved "$@") || exit
-  say "$before"
+  open_logs
+  before=$(saved "$@")
+  CODE=$?
+  ((CODE == 0)) || failed 0 0
+  say "$before steps are saved"
   run_ranks stargan_dist.train "$@"
-  case $CODE in
-    0 | "$MISTAKE") exit "$CODE" ;;
-    "$STOPPED") go_on "stopped and saved" ;;
-  esac
+  ((CODE)) || exit 0
   after=$(saved "$@") || after=$before
-  failed "${before%% *}" "${after%% *}"
+  ((CODE != STOPPED || after <= before)) || go_on "stopped and saved at step $after"
+  failed "$before" "$after"
 }
 
 # Requeue this job, unless Slurm has decided about it: it was cancelled, or is requeued already.
 go_on() {
-  local state
-  state=$(job JobState)
-  if [[ $state != RUNNING ]]; then
-    say "$1; not requeued by this script: Slurm calls the job $state"
-    exit "$CODE"
-  fi
-  say "$1; requeueing the job"
-  scontrol requeue "$SLURM_JOB_ID" && exit 0
+  local state try
+  for ((try = 0; try < CONTROLLER_TRIES; try++)); do
+    state=$(job JobState)
+    if [[ $state != RUNNING ]]; then
+      ((try)) || say "$1; not requeued by this script: Slurm calls the job ${state:-nothing}"
+      exit "$CODE"
+    fi
+    say "$1; requeueing the job"
+    (trap "" TERM && exec scontrol requeue "$JOB") && exit 0 # it ends all that it finds here
+    sleep "$RETRY_SECONDS"
+  done
   say "it may not be requeued; the same sbatch goes on with the run"
   exit "$CODE"
 }
 
-# After a failure: again, if something was gained or a node is at fault, but not for ever.
+# After an end without gain, or a failure: again, if that may help, but not for ever.
 failed() {
-  local before=$1 after=$2 failures=$STARGAN_START/../failures
-  echo "$STARGAN_START exit code $CODE, step $before to $after" >>"$failures"
-  if (($(wc -l <"$failures") > ${STARGAN_MAX_FAILURES:-3})); then
-    say "failed too often: $(cat "$failures")"
+  local before=$1 after=$2
+  echo "$START: exit code $CODE, from step $before to $after" >>"$FAILURES"
+  if (($(wc -l <"$FAILURES") > ${STARGAN_MAX_FAILURES:-3})); then
+    say "failed too often: $(cat "$FAILURES")"
   elif ((after > before)); then
     go_on "failed, but the run had got from step $before to $after"
-  elif ! nodes_answer; then
+  elif ((CODE == STOPPED)); then
+    go_on "stopped before another step was done"
+  elif ((CODE != MISTAKE)) && ! nodes_answer; then
     go_on "failed, and a node of $SLURM_JOB_NODELIST does not answer"
   else
     say "failed, and no checkpoint was saved since this start (step $before): not requeued"
@@ -185,20 +230,20 @@ failed() {
   exit "$CODE"
 }
 
-nodes_answer() {
-  timeout 60 srun --overlap --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" \
-    --ntasks-per-node=1 true 2>/dev/null
-}
+nodes_answer() { beside "$SLURM_NNODES" true; }
 
 evaluate() {
   set_up
+  open_logs
   run_ranks stargan_dist.evaluate "$@"
   exit "$CODE"
 }
 
 build_shards() {
-  set_up
   local parts=${STARGAN_PARTS:-$SLURM_ARRAY_TASK_MAX}
+  set_up
+  [[ ${STARGAN_PARTS:-} || $SLURM_ARRAY_TASK_MIN-$parts == "1-$SLURM_ARRAY_TASK_COUNT" ]] ||
+    mistake "a part of an array: say how many parts there are in all, STARGAN_PARTS=…"
   exec srun "${SRUN[@]}" "${COMMAND[@]}" python -m stargan_dist.shards build \
     --part "$SLURM_ARRAY_TASK_ID/$parts" --merge --processes "$SRUN_CPUS_PER_TASK" "$@"
 }

@@ -73,20 +73,31 @@ def files(tmp_path_factory):
     return ["--inception-weights", inception, "--alexnet-weights", alexnet]
 
 
-def test_one_two_and_three_processes_measure_the_same(uneven, files, tmp_path):
-    """The networks of the paper's protocol, in float32; each process number from an empty cache.
-    Three processes for two sources: one rank has no share."""
-    results = []
-    for processes in (1, 2, 3):
-        run = shutil.copytree(uneven / "run", tmp_path / f"run{processes}")
-        options = [*files, "--cache", tmp_path / f"cache{processes}"]
-        evaluate(run, *options, processes=processes)
-        results.append(read(run, "paper-", 2))
-    one, *others = results
-    assert one["metrics"][0].startswith("fid_")  # not "fid": these are not the published weights
-    assert one["score"] > 1
-    for other in others:
-        assert_equal(one, other)
+@pytest.fixture(scope="module")
+def measured(uneven, files):
+    """Measures a run with the networks of the paper's protocol, in float32, by so many processes,
+    each time from an empty cache."""
+
+    def measure(folder, processes):
+        run = shutil.copytree(uneven / "run", folder / "run")
+        evaluate(run, *files, "--cache", folder / "cache", processes=processes)
+        return read(run, "paper-", 2)
+
+    return measure
+
+
+@pytest.fixture(scope="module")
+def measured_by_one(measured, tmp_path_factory):
+    result = measured(tmp_path_factory.mktemp("one"), 1)
+    assert result["metrics"][0].startswith("fid_")  # not "fid": these are not the published weights
+    assert result["score"] > 1
+    return result
+
+
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_several_processes_measure_what_one_does(measured, measured_by_one, tmp_path, processes):
+    """Three processes for two sources: one rank has no share."""
+    assert_equal(measured_by_one, measured(tmp_path, processes))
 
 
 def test_an_evaluation_in_training_equals_the_command_and_leaves_no_trace(train, cache, tmp_path):
@@ -149,7 +160,7 @@ def test_missing_weights_are_told_before_training(train, tmp_path):
 KILLED = str(ROOT / "tests" / "distributed" / "killed.py")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_in_an_evaluation_and_resumed(train, cache, finished_run, tmp_path, processes):
     """The same command measures what is left of it, and goes on to the bits of an unbroken run."""
     run = tmp_path / "run"
@@ -168,7 +179,7 @@ def test_killed_in_an_evaluation_and_resumed(train, cache, finished_run, tmp_pat
         assert_same_bits(run, finished_run)
 
 
-@pytest.mark.parametrize(("every", "step"), [(3, 3), (6, 6)])
+@pytest.mark.parametrize(("every", "step"), [pytest.param(3, 3, marks=pytest.mark.slow), (6, 6)])
 def test_stopped_in_an_evaluation(train, cache, finished_run, tmp_path, every, step):
     """By a signal, in mid-training and at the very end: the state is saved, the exit code says
     that there is more to do, and the same command first measures what is left."""

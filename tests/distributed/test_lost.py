@@ -35,11 +35,12 @@ def test_a_stuck_rank_is_named_and_ended(train, tmp_path):
     """It has its batch and goes no further; the other waits for it in the exchange of gradients."""
     began = time.monotonic()
     done = train(
-        *(tmp_path / "run", *LONG, "--engine.timeout_seconds", "6"),
+        *(tmp_path / "run", *LONG, "--engine.timeout_seconds", "10"),
         processes=2, driver=KILLED, KILL_RANK="1", KILL_BY="sleep", code=1,
         KILL_AT="stargan_dist.batch/Batch:to:4",
     )  # fmt: skip
     assert time.monotonic() - began < 90
+    assert len(told(done.stderr)) == 1, done.stderr
     (line,) = told(done.stderr)
     assert line.startswith("error (rank 0): rank 1 is stuck: it lives, but has not come to where")
     assert line.endswith("step 4")

@@ -25,7 +25,13 @@ MOMENTS = {
 KEEP_ONE = ("--checkpoint.keep_last", "1")
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+OFTEN = {"in a step", "writing a checkpoint", "before it is the latest"}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [m if m in OFTEN else pytest.param(m, marks=pytest.mark.slow) for m in MOMENTS],
+)
 def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, finished_run, moment):
     run = tmp_path / "run"
     train(run, *KEEP_ONE, driver=KILLED, KILL_AT=MOMENTS[moment], code=-signal.SIGKILL)
@@ -71,7 +77,14 @@ def wait_for_line(process, text):
 LONG = ("--steps", "100000", "--monitor.sample_every", "0", "--checkpoint.every", "100000")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        signal.SIGUSR1,
+    ],
+)
 def test_a_signal_saves_and_leaves(train, tmp_path, number):
     run, whole = tmp_path / "run", tmp_path / "whole"
     process = train.start(run, *LONG, "--data.workers", "1")

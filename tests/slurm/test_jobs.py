@@ -1,11 +1,13 @@
 """The scripts of slurm/, unchanged, on a real Slurm: the smoke configuration on CPUs.
 
-All jobs train the same 24 steps by two processes, so whatever befell one, it has to end with the
+All jobs train the same 40 steps by two processes, so whatever befell one, it has to end with the
 bits of `whole`, which nothing befell.
 """
 
 import json
 import re
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from tests.slurm.cluster import Cluster
 
 TRAIN, NODES = "slurm/train_8gpu.sh", "slurm/train_multinode.sh"
 TWO = "--ntasks-per-node=2"
-STEPS = 24
+STEPS = 40
 OPTIONS = ("--steps", str(STEPS), "--checkpoint.every", "4", "--monitor.sample_every", "8")
 SECONDS = 60
 
@@ -102,7 +104,7 @@ def test_asked_to_end_it_saves_and_goes_on_by_itself(slurm, whole, tmp_path):
     step = int(slurm.see(job, r"^stopped by SIGUSR1 at step (\d+), saved")[1])
     assert 6 <= step < STEPS
     log = slurm.log(job)
-    assert "stopped and saved; requeueing the job" in log
+    assert f"stopped and saved at step {step}; requeueing the job" in log
     assert f"steps {step} to {STEPS}, 2 process(es)" in log
     assert "error" not in log.replace("slurmstepd", "").replace(f"error: *** JOB {job}", "")
     assert_equal(run, whole)
@@ -127,7 +129,7 @@ def test_a_mistake_is_told_before_ranks_start(slurm, tmp_path):
     job = slurm.train(tmp_path / "run", "--optim.lr", "quick")
     assert slurm.wait(job, "FAILED")["ExitCode"] == "2:0"
     assert 'error: Parser key "optim.lr"' in slurm.log(job)
-    assert not list(tmp_path.glob("slurm-*"))
+    assert "process(es)" not in slurm.log(job)
 
 
 def test_a_mistake_of_the_ranks_is_not_repeated(slurm, tmp_path):
@@ -158,6 +160,7 @@ def files(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_an_evaluation(slurm, whole):
     job = slurm.submit(TWO, "slurm/evaluate.sh", "--run", whole, "--protocol", "demo")
     slurm.wait(job)
@@ -261,12 +264,35 @@ def test_a_failure_that_gained_nothing_is_not_repeated(slurm, tmp_path):
 
 @pytest.mark.slow
 def test_two_jobs_on_one_node(slurm, whole, tmp_path):
-    where = (TWO, "--gpus-per-node=2", "--nodelist=node1")
+    """And the port that the first one would take is taken, by somebody who does not answer."""
+    where = (TWO, "--gpus-per-node=2", "--nodelist=node1", "--hold")
     runs = [tmp_path / "one", tmp_path / "other"]
     jobs = [slurm.train(run, sbatch=where) for run in runs]
-    for job, run in zip(jobs, runs, strict=True):
-        assert slurm.wait(job, seconds=120)["NodeList"] == "node1"
-        assert_equal(run, whole)
+    listen = f"import socket, time; s = socket.create_server(('', {10000 + int(jobs[0])}))"
+    command = [*slurm.cluster.machines.command("node1"), sys.executable, "-c"]
+    with subprocess.Popen([*command, f"{listen}; time.sleep(300)"]) as listener:
+        slurm.cluster.client("scontrol", "release", *jobs)
+        for job, run in zip(jobs, runs, strict=True):
+            assert slurm.wait(job, seconds=120)["NodeList"] == "node1"
+            assert_equal(run, whole)
+        listener.kill()
+
+
+@pytest.mark.slow
+def test_an_array_of_trainings(slurm, whole, tmp_path):
+    """The member whose number is that of the array is asked to end: it speaks for itself alone."""
+    options = (f"--config {SMOKE} --data.shards {slurm.shards} --run {tmp_path}/$ID", *OPTIONS)
+    wrap = f"source slurm/common.sh; ID=$SLURM_ARRAY_TASK_ID; train {' '.join(options)}"
+    array = slurm.submit(TWO, "--array=1-2", "--export=STARGAN_LOGS", "--wrap", wrap)
+    members = [f"{array}_{number}" for number in (1, 2)]
+    for member in members:
+        slurm.see(member, "^step 6/", seconds=120)
+    (asked,) = [each for each in members if slurm.cluster.job(each)["JobId"] == array]
+    slurm.cluster.client("scancel", "--batch", "--signal=USR1", asked)
+    for number, member in enumerate(members, start=1):
+        restarts = slurm.wait(member, seconds=120)["Restarts"]
+        assert restarts == ("1" if member == asked else "0")
+        assert_equal(tmp_path / str(number), whole)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def test_slurm_would_take_it(cluster, name):
 @pytest.mark.parametrize("name", TRAINING)
 def test_the_time_kept_for_saving_is_the_one_that_is_checked(name):
     kept = re.search(r"^#SBATCH --signal=B:USR1@(\d+)$", text(name), re.M)[1]
-    assert f"${{SBATCH_SIGNAL:-@{kept}}}" in text("common.sh")
+    assert f"${{SBATCH_SIGNAL:-B:USR1@{kept}}}" in text("common.sh")
 
 
 def test_several_nodes_are_one_node_but_for_their_number():

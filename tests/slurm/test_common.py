@@ -1,0 +1,141 @@
+"""Decisions of a job's batch shell, by slurm/common.sh with a Slurm that says what a test wants."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.conftest import ROOT
+
+# The first FAILING calls fail. JobState is RUNNING until a requeue is answered, or heard at least.
+SCONTROL = """#!/usr/bin/env bash
+echo "$*" >>calls
+(($(wc -l <calls) > ${FAILING:-0})) || exit 1
+if [[ $1 == requeue ]]; then
+  touch requeued
+  exit ${REQUEUE_CODE:-0}
+fi
+[[ -e requeued ]] && state=PENDING
+echo "JobId=7 JobName=a b JobState=${state:-${STATE:-RUNNING}} TimeLimit=${LIMIT:-1-00:00:00} X=y"
+"""
+PREAMBLE = f"source {ROOT}/slurm/common.sh; RETRY_SECONDS=0; FAILURES=failures; START=start;"
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Runs lines in a batch shell."""
+    (tmp_path / "scontrol").write_text(SCONTROL)
+    (tmp_path / "scontrol").chmod(0o755)
+    (tmp_path / "calls").touch()
+
+    def run(lines, **env):
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", **env}
+        command = ["bash", "-c", PREAMBLE + lines]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, text=True, capture_output=True, check=False, timeout=30
+        )
+        assert "line " not in done.stderr  # a complaint of the shell's own
+        done.requeues = (tmp_path / "calls").read_text().splitlines().count("requeue 7")
+        return done
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("clock", "seconds"),
+    [("00:00:59", 59), ("00:09:08", 548), ("24:00:00", 86400), ("2-01:00:00", 176400)],
+)
+def test_clocks(shell, clock, seconds):
+    assert shell(f"seconds_of {clock}").stdout == f"{seconds}\n"
+
+
+@pytest.mark.parametrize(
+    ("limit", "signal", "told"),
+    [
+        ("00:10:00", "", ""),
+        ("UNLIMITED", "", ""),
+        ("00:09:00", "", "leaves less time for training than for saving (the last 300 s"),
+        ("00:09:00", "B:USR1@60", ""),
+        ("1-00:00:00", "USR2@60", "SBATCH_SIGNAL is USR2@60, not B:USR1@SECONDS"),
+        ("1-00:00:00", "B:USR1", "SBATCH_SIGNAL is B:USR1, not"),
+    ],
+)
+def test_time_limits(shell, limit, signal, told):
+    done = shell("check_time_limit", LIMIT=limit, SBATCH_SIGNAL=signal)
+    assert done.returncode == (2 if told else 0)
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "before", "after", "answers", "requeued", "told"),
+    [
+        (1, 0, 4, True, True, "failed, but the run had got from step 0 to 4; requeueing"),
+        (137, 4, 4, True, False, "no checkpoint was saved since this start (step 4)"),
+        (137, 4, 4, False, True, "failed, and a node of node[1-2] does not answer; requeueing"),
+        (2, 0, 0, False, False, "no checkpoint was saved"),  # a mistake: nodes are not asked
+        (2, 0, 4, True, True, "had got from step 0 to 4"),  # such as a store that was down
+        (75, 4, 4, True, True, "stopped before another step was done; requeueing"),
+    ],
+)
+def test_after_a_failure(shell, code, before, after, answers, requeued, told):
+    node = "true" if answers else "false"
+    lines = f"CODE={code}; nodes_answer() {{ {node}; }}; failed {before} {after}"
+    done = shell(lines, SLURM_JOB_NODELIST="node[1-2]")
+    assert done.returncode == (0 if requeued else code)
+    assert done.requeues == requeued
+    assert told in done.stdout
+
+
+def test_failures_are_counted(shell, tmp_path):
+    for start in range(4):
+        (tmp_path / "requeued").unlink(missing_ok=True)
+        done = shell(f"CODE=1; failed {start} {start + 1}")
+        assert done.returncode == (0 if start < 3 else 1)
+    assert done.stdout.count("exit code 1, from step") == 4
+    assert done.requeues == 3
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "PREEMPTED", "NODE_FAIL"])
+def test_slurm_has_decided(shell, state):
+    done = shell("CODE=75; go_on stopped", STATE=state)
+    assert (done.returncode, done.requeues) == (75, 0)
+    assert f"not requeued by this script: Slurm calls the job {state}" in done.stdout
+
+
+def test_a_busy_controller_is_waited_for(shell):
+    done = shell("CODE=75; go_on stopped", FAILING="3")
+    assert (done.returncode, done.requeues) == (0, 1)
+
+
+def test_one_that_never_answers_is_not_waited_for_for_ever(shell):
+    done = shell("CODE=75; CONTROLLER_TRIES=3; go_on stopped", FAILING="100")
+    assert (done.returncode, done.requeues) == (75, 0)
+
+
+def test_an_answer_that_got_lost(shell):
+    """The controller requeued the job, but scontrol did not hear it."""
+    done = shell("CODE=75; go_on stopped", REQUEUE_CODE="1")
+    assert (done.returncode, done.requeues) == (75, 1)
+    assert "may not be requeued" not in done.stdout
+
+
+def test_a_member_of_an_array_is_not_the_array(shell):
+    member = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    assert shell("echo $JOB", **member).stdout == "7_2\n"
+
+
+@pytest.mark.parametrize(("first", "last", "count"), [(3, 3, 1), (2, 8, 7), (1, 8, 7)])
+def test_a_part_of_an_array_wants_the_number_of_parts(shell, first, last, count):
+    array = {"MIN": first, "MAX": last, "COUNT": count, "ID": first}
+    env = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()}
+    lines = "set_up() { :; }; build_shards images shards"
+    done = shell(lines, **env)
+    assert done.returncode == 2
+    assert "STARGAN_PARTS" in done.stderr
+
+
+def test_a_site_file_may_be_strict(shell, tmp_path):
+    (tmp_path / "site.sh").write_text("set -e\nexport SITE=read\n")
+    env = {"STARGAN_SITE": str(tmp_path / "site.sh"), "SLURM_SUBMIT_DIR": str(tmp_path)}
+    done = shell("set_up; false; echo $SITE $SLURM_EXPORT_ENV", STARGAN_COMMAND="x", **env)
+    assert done.stdout == "read ALL\n"
