@@ -83,7 +83,9 @@ meet() {
     STARGAN_HOSTS+="${address:-$name} "
   done
   MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
-  while (: <"/dev/tcp/127.0.0.1/$MASTER_PORT") 2>/dev/null; do ((MASTER_PORT++)); done
+  while (: <"/dev/tcp/127.0.0.1/$MASTER_PORT") 2>/dev/null; do
+    MASTER_PORT=$((10000 + RANDOM % 20000)) # the number after it may be that of another job
+  done
   export STARGAN_HOSTS MASTER_PORT
 }
 
