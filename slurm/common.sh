@@ -192,23 +192,30 @@ train() {
   say "$before steps are saved"
   run_ranks stargan_dist.train "$@"
   ((CODE)) || exit 0
+  leave_to_slurm
   after=$(saved "$@") || after=$before
   ((CODE != STOPPED || after <= before)) || go_on "stopped and saved at step $after"
   failed "$before" "$after"
 }
 
-# Requeue this job, unless Slurm has decided about it: it was cancelled, or is requeued already.
+# End here if Slurm has decided about this job: it was cancelled, or is requeued already.
+leave_to_slurm() {
+  local state what="failed with exit code $CODE"
+  state=$(job JobState)
+  [[ $state && $state != RUNNING ]] || return 0
+  ((CODE != STOPPED)) || what="stopped and saved"
+  say "$what; not requeued by this script: Slurm calls the job $state"
+  exit "$CODE"
+}
+
+# Requeue this job, and end.
 go_on() {
-  local state try
+  local try
+  say "$1; requeueing the job"
   for ((try = 0; try < CONTROLLER_TRIES; try++)); do
-    state=$(job JobState)
-    if [[ $state != RUNNING ]]; then
-      ((try)) || say "$1; not requeued by this script: Slurm calls the job ${state:-nothing}"
-      exit "$CODE"
-    fi
-    say "$1; requeueing the job"
     (trap "" TERM && exec scontrol requeue "$JOB") && exit 0 # it ends all that it finds here
     sleep "$RETRY_SECONDS"
+    leave_to_slurm >/dev/null # it was requeued, and the answer got lost
   done
   say "it may not be requeued; the same sbatch goes on with the run"
   exit "$CODE"

@@ -97,19 +97,22 @@ def test_failures_are_counted(shell, tmp_path):
 
 @pytest.mark.parametrize("state", ["COMPLETING", "PREEMPTED", "NODE_FAIL"])
 def test_slurm_has_decided(shell, state):
-    done = shell("CODE=75; go_on stopped", STATE=state)
+    done = shell("CODE=75; leave_to_slurm; go_on stopped", STATE=state)
     assert (done.returncode, done.requeues) == (75, 0)
-    assert f"not requeued by this script: Slurm calls the job {state}" in done.stdout
+    told = f"stopped and saved; not requeued by this script: Slurm calls the job {state}"
+    assert told in done.stdout
 
 
 def test_a_busy_controller_is_waited_for(shell):
-    done = shell("CODE=75; go_on stopped", FAILING="3")
+    done = shell("CODE=75; leave_to_slurm; go_on stopped", FAILING="3")
     assert (done.returncode, done.requeues) == (0, 1)
 
 
 def test_one_that_never_answers_is_not_waited_for_for_ever(shell):
-    done = shell("CODE=75; CONTROLLER_TRIES=3; go_on stopped", FAILING="100")
-    assert (done.returncode, done.requeues) == (75, 0)
+    lines = "CODE=75; CONTROLLER_TRIES=3; leave_to_slurm; go_on stopped"
+    done = shell(lines, FAILING="100")
+    assert done.returncode == 75
+    assert "it may not be requeued; the same sbatch goes on" in done.stdout
 
 
 def test_an_answer_that_got_lost(shell):
