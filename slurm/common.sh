@@ -210,9 +210,10 @@ leave_to_slurm() {
 
 # Requeue this job, and end.
 go_on() {
-  local try
+  local try tries=$CONTROLLER_TRIES
+  [[ $(job Requeue) != 0 ]] || tries=0
   say "$1; requeueing the job"
-  for ((try = 0; try < CONTROLLER_TRIES; try++)); do
+  for ((try = 0; try < tries; try++)); do
     (trap "" TERM && exec scontrol requeue "$JOB") && exit 0 # it ends all that it finds here
     sleep "$RETRY_SECONDS"
     leave_to_slurm >/dev/null # it was requeued, and the answer got lost

@@ -20,7 +20,7 @@
 
 # A container, in which `python` finds stargan_dist. Words are split at blanks.
 # export STARGAN_COMMAND="apptainer exec --nv --bind /data $HOME/stargan_dist.sif"   # Apptainer
-# export STARGAN_SRUN="--container-image=$HOME/stargan_dist.sqsh --container-mounts=/data:/data --container-workdir=$PWD"   # Pyxis
+# export STARGAN_SRUN="--container-image=$HOME/stargan_dist.sqsh --container-mounts=/data:/data,$PWD:$PWD --container-workdir=$PWD"   # Pyxis
 # STARGAN_SRUN holds any options of srun, such as --cpu-bind=cores.
 
 # Where the logs of all ranks go, a folder a job. Unless set: slurm-JOB beside slurm-JOB.out.

@@ -9,7 +9,8 @@
 # Fewer GPUs: sbatch --gpus-per-node=4 --ntasks-per-node=4 slurm/train_8gpu.sh …; one task is one
 # process on one GPU, and batch_size must be a multiple of their number. All other options of
 # sbatch work, too (--time, --cpus-per-task, --mem-per-cpu, --constraint …), and win over those
-# below. Account, partition, modules, virtual environment and container: slurm/site.example.sh.
+# below; give SBATCH_SIGNAL in the environment instead of --signal. Account, partition, modules,
+# virtual environment and container: slurm/site.example.sh.
 #
 # Before the time limit, or when the job is preempted, all processes save at one step and the job
 # requeues itself: same job id, same folder. `scancel JOB` saves, too, and ends the job. A failure

@@ -16,7 +16,8 @@ if [[ $1 == requeue ]]; then
   exit ${REQUEUE_CODE:-0}
 fi
 [[ -e requeued ]] && state=PENDING
-echo "JobId=7 JobName=a b JobState=${state:-${STATE:-RUNNING}} TimeLimit=${LIMIT:-1-00:00:00} X=y"
+echo "JobId=7 JobName=a b JobState=${state:-${STATE:-RUNNING}} Requeue=${MAY:-1}" \\
+  "TimeLimit=${LIMIT:-1-00:00:00}"
 """
 PREAMBLE = f"source {ROOT}/slurm/common.sh; RETRY_SECONDS=0; FAILURES=failures; START=start;"
 
@@ -112,6 +113,12 @@ def test_one_that_never_answers_is_not_waited_for_for_ever(shell):
     lines = "CODE=75; CONTROLLER_TRIES=3; leave_to_slurm; go_on stopped"
     done = shell(lines, FAILING="100")
     assert done.returncode == 75
+    assert "it may not be requeued; the same sbatch goes on" in done.stdout
+
+
+def test_a_job_that_may_not_be_requeued(shell):
+    done = shell("CODE=75; go_on stopped", MAY="0")
+    assert (done.returncode, done.requeues) == (75, 0)
     assert "it may not be requeued; the same sbatch goes on" in done.stdout
 
 
