@@ -18,10 +18,11 @@ from PIL import Image
 from stargan_dist import access, storage
 from stargan_dist.errors import UserError
 from stargan_dist.shards import pack as packing
+from stargan_dist.shards import publish
 from stargan_dist.shards.build import build
 from stargan_dist.shards.index import read_index, read_samples
 from stargan_dist.shards.pack import Encoding
-from stargan_dist.shards.publish import Part, merge
+from stargan_dist.shards.publish import Part, merge, merge_if_last
 from stargan_dist.shards.verify import verify
 
 
@@ -100,6 +101,27 @@ def test_parts_join_to_what_one_build_writes(animals, shards, tmp_path):
         assert not (tmp_path / "parts" / "index.json").exists()
     merge(url)
     assert digest(url) == digest(shards)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_of_two_last_parts_one_may_come_too_late(animals, shards, tmp_path, monkeypatch, published):
+    """Both found all parts there; now the other one has removed them, and published or failed."""
+    url = str(tmp_path / "parts")
+    for number in (1, 2):
+        build(str(animals), url, val_fraction=0.25, shard_images=4, part=Part(number, 2))
+
+    def too_late(dest):
+        if published:
+            merge(dest)
+        shutil.rmtree(tmp_path / "parts" / "parts", ignore_errors=True)
+        return merge(dest)
+
+    monkeypatch.setattr(publish, "merge", too_late)
+    if published:
+        assert merge_if_last(url, Part(2, 2)) == read_index(shards)
+    else:
+        with pytest.raises(UserError, match="holds no parts"):
+            merge_if_last(url, Part(2, 2))
 
 
 def test_missing_and_strange_parts_are_refused(folder, dest):

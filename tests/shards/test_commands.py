@@ -140,6 +140,18 @@ def test_parts_are_merged_to_what_one_build_makes(call, folder, tmp_path):
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
 
 
+def test_the_last_part_merges_if_it_is_asked_to(call, folder, tmp_path):
+    options = ["--shard-images", 1, *ONE]
+    call("build", folder, tmp_path / "whole", *options)
+    for number in (2, 1):
+        assert not (tmp_path / "parts" / "index.json").exists()
+        part = ["--part", f"{number}/2", "--merge"]
+        out, _ = call("build", folder, tmp_path / "parts", *options, *part)
+        assert out.startswith(f"part {number} of 2")
+    assert out.splitlines()[-3].split()[:3] == ["total", "6", "6"]
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
 def test_verify(call, shards, tmp_path, folder):
     out, err = call("verify", shards, *ONE)
     assert out == f"36 images in {len(read_index(shards).shards())} shards: no faults\n"
