@@ -12,7 +12,7 @@ from stargan_dist.errors import UserError, run_command
 from stargan_dist.network import interface_towards
 
 NEEDED = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS",
-          "SLURM_STEP_NUM_NODES", "MASTER_PORT")  # fmt: skip
+          "SLURM_STEP_NUM_NODES", "STARGAN_HOSTS", "MASTER_PORT")  # fmt: skip
 
 
 def rank_environment(task: Mapping[str, str]) -> dict[str, str]:

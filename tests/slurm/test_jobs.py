@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -36,11 +36,10 @@ class Submitter:
     cluster: Cluster
     folder: Path
     shards: str
-    env: dict = field(default_factory=dict)
 
     def submit(self, *words, **env: str) -> str:
         words = (f"--output={self.folder}/%A_%a.out", *words)
-        env = {"STARGAN_LOGS": str(self.folder), **self.env, **env}
+        env = {"STARGAN_LOGS": str(self.folder), **env}
         return self.cluster.sbatch(*words, cwd=ROOT, env=env)
 
     def train(self, run, *options, batch=TRAIN, sbatch=(TWO,), **env) -> str:
@@ -94,9 +93,10 @@ def assert_equal(run, whole):
 
 
 def test_asked_to_end_it_saves_and_goes_on_by_itself(slurm, whole, tmp_path):
-    """`scancel --batch --signal=USR1` is what Slurm sends ahead of a time limit."""
+    """`scancel --batch --signal=USR1` is what Slurm sends ahead of a time limit. The ranks' loader
+    processes get their signals, too."""
     run = tmp_path / "run"
-    job = slurm.train(run)
+    job = slurm.train(run, "--data.workers", "1")
     slurm.see(job, "^step 6/")
     slurm.cluster.client("scancel", "--batch", "--signal=USR1", job)
     record = slurm.wait(job)
@@ -301,10 +301,24 @@ def test_an_array_of_trainings(slurm, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_nodes_of_two(slurm, tmp_path):
-    job = slurm.train(tmp_path / "run", batch=NODES, sbatch=(TWO,))
+@pytest.mark.parametrize(("batch", "per_node", "ranks"), [(TRAIN, 1, 1), (NODES, 2, 4)])
+def test_other_shapes(slurm, tmp_path, batch, per_node, ranks):
+    job = slurm.train(tmp_path / "run", batch=batch, sbatch=(f"--ntasks-per-node={per_node}",))
     slurm.wait(job, seconds=120)
-    assert "4 process(es) on cpu" in slurm.log(job)
+    assert f"{ranks} process(es) on cpu" in slurm.log(job)
+
+
+@pytest.mark.slow
+def test_a_finished_run_does_not_start_again(slurm, whole):
+    def checkpoints():
+        return {f: f.stat().st_mtime_ns for f in (whole / "checkpoints").rglob("*")}
+
+    before = checkpoints()
+    job = slurm.train(whole)
+    slurm.wait(job)
+    assert f"finished at step {STEPS}" in slurm.log(job)
+    assert "\nstep " not in slurm.log(job)
+    assert checkpoints() == before
 
 
 # $1 its address.
