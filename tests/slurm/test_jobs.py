@@ -92,12 +92,20 @@ def assert_equal(run, whole):
     assert pictures(run) == pictures(whole)
 
 
+SITE = """
+set -e
+export STARGAN_COMMAND="nice -n 3" STARGAN_SRUN="--cpu-bind=none"
+"""
+
+
 def test_asked_to_end_it_saves_and_goes_on_by_itself(slurm, whole, tmp_path):
     """`scancel --batch --signal=USR1` is what Slurm sends ahead of a time limit. The ranks' loader
-    processes get their signals, too."""
+    processes get their signals, too. The site has habits of its own."""
     run = tmp_path / "run"
-    job = slurm.train(run, "--data.workers", "1")
+    (tmp_path / "site.sh").write_text(SITE)
+    job = slurm.train(run, "--data.workers", "1", STARGAN_SITE=str(tmp_path / "site.sh"))
     slurm.see(job, "^step 6/")
+    assert {rank.nice() for rank in slurm.ranks(run).values()} == {3}
     slurm.cluster.client("scancel", "--batch", "--signal=USR1", job)
     record = slurm.wait(job)
     assert record["Restarts"] == "1"
