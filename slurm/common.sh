@@ -174,7 +174,8 @@ check_time_limit() {
 saved() {
   local told
   told=$(beside 1 "${COMMAND[@]}" python -m stargan_dist.status "$@") || return
-  sed -n 's/^\([0-9]*\) of [0-9]* steps saved .*/\1/p' <<<"$told"
+  # A container may have something to say, too.
+  [[ $told =~ (^|$'\n')([0-9]+)\ of\ [0-9]+\ steps\ saved ]] && echo "${BASH_REMATCH[2]}"
 }
 
 train() {
@@ -202,7 +203,7 @@ train() {
 leave_to_slurm() {
   local state what="failed with exit code $CODE"
   state=$(job JobState)
-  [[ $state && $state != RUNNING ]] || return 0
+  [[ ! $state =~ ^(RUNNING|SIGNALING|RESIZING)?$ ]] || return 0
   ((CODE != STOPPED)) || what="stopped and saved"
   say "$what; not requeued by this script: Slurm calls the job $state"
   exit "$CODE"

@@ -104,6 +104,23 @@ def test_slurm_has_decided(shell, state):
     assert told in done.stdout
 
 
+def test_a_job_that_is_being_signalled_runs(shell):
+    assert shell("CODE=75; leave_to_slurm; go_on stopped", STATE="SIGNALING").requeues == 1
+
+
+@pytest.mark.parametrize(
+    ("printed", "step"),
+    [("8 of 40 steps saved in r", "8"), ("= A 1 of 2 =\n120 of 200 steps saved in 7 of 8", "120")],
+)
+def test_the_step_is_read_whatever_stands_beside_it(shell, printed, step):
+    lines = 'beside() { echo "$PRINTED"; }; saved && echo found'
+    assert shell(lines, PRINTED=printed).stdout == f"{step}\nfound\n"
+
+
+def test_without_a_step_nothing_is_believed(shell):
+    assert shell("beside() { echo hello; }; saved || echo none").stdout == "none\n"
+
+
 def test_a_busy_controller_is_waited_for(shell):
     done = shell("CODE=75; leave_to_slurm; go_on stopped", FAILING="3")
     assert (done.returncode, done.requeues) == (0, 1)
