@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+# Exit codes of the commands.
 USER_ERROR = 2
+STOPPED = 75  # EX_TEMPFAIL: a signal came, the state is saved, the same command goes on
 
 
 class UserError(ValueError):

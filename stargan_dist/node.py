@@ -25,13 +25,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import psutil
 
-from stargan_dist.errors import UserError, run_command
+from stargan_dist.errors import STOPPED, UserError, run_command
 from stargan_dist.network import interface_towards
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-STOPPED = 75  # trainer.py's: the state is saved
 GRACE_SECONDS = 5.0
 
 

@@ -23,7 +23,7 @@ from stargan_dist.data.skipped import Rows, Skipped
 from stargan_dist.data.stream import Loaded, Slots, batches, samples_of, training_loader
 from stargan_dist.engines import check_engine, make_engine
 from stargan_dist.engines.base import Engine
-from stargan_dist.errors import UserError
+from stargan_dist.errors import STOPPED, UserError
 from stargan_dist.launched import check_launcher
 from stargan_dist.nonfinite import Guard
 from stargan_dist.reporter import Reporter
@@ -33,7 +33,6 @@ from stargan_dist.state import Training
 from stargan_dist.world import REMEDY, World, launched_world_size
 
 FINISHED = 0
-STOPPED = 75  # EX_TEMPFAIL: a signal came, the state is saved, the same command goes on
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Fixtures: a small data set, and real training processes on it."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -26,6 +27,12 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 os.environ |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": "us-east-1"}
 torch.set_num_threads(1)
+
+
+def digest(folder) -> dict[str, str]:
+    """What lies in a folder: path -> hash of the contents."""
+    files = (f for f in Path(folder).rglob("*") if f.is_file())
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 @pytest.fixture(scope="session")

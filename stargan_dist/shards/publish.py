@@ -9,7 +9,7 @@ from typing import Any
 
 from stargan_dist import storage
 from stargan_dist.errors import UserError
-from stargan_dist.shards.index import INDEX, Index, Shard, from_json, to_json
+from stargan_dist.shards.index import INDEX, Index, Shard, from_json, read_index, to_json
 from stargan_dist.shards.pack import PROGRESS, read_record
 
 PARTS = "parts"
@@ -107,13 +107,12 @@ def merge_if_last(dest: str, part: Part) -> Index | None:
     Raises:
         UserError: the parts are not of one build.
     """
-    where = storage.join(dest, INDEX)
     try:
         return merge(dest) if len(_part_names(dest)) >= part.of else None
     except (UserError, OSError):
-        if not storage.exists(where):
+        if not storage.exists(storage.join(dest, INDEX)):
             raise
-        return from_json(where, storage.read_bytes(where))
+        return read_index(dest)
 
 
 def _check_shards(dest: str, index: Index) -> None:

@@ -24,13 +24,7 @@ from stargan_dist.shards.index import read_index, read_samples
 from stargan_dist.shards.pack import Encoding
 from stargan_dist.shards.publish import Part, merge, merge_if_last
 from stargan_dist.shards.verify import verify
-
-
-def digest(folder):
-    return {
-        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
-        for f in sorted(Path(folder).rglob("*")) if f.is_file()
-    }  # fmt: skip
+from tests.conftest import digest
 
 
 def samples(url, split="train"):

@@ -1,11 +1,9 @@
 """The command line of shards: `main` in this process, and once as a user starts it."""
 
-import hashlib
 import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -15,6 +13,7 @@ from PIL import Image
 from stargan_dist.errors import run_command
 from stargan_dist.shards.__main__ import facts, main, table
 from stargan_dist.shards.index import read_index
+from tests.conftest import digest
 
 
 @pytest.fixture
@@ -43,11 +42,6 @@ def folder(tmp_path):
             pixels = np.random.default_rng(i).integers(0, 255, shape, np.uint8)
             Image.fromarray(pixels).save(source / domain / f"{i}.png")
     return source
-
-
-def digest(folder):
-    files = (f for f in Path(folder).rglob("*") if f.is_file())
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 ONE = ("--processes", 1)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from tests import machines as pretended
 from tests.machines import HEAD, Machines, script
@@ -24,6 +25,7 @@ PROGRAMS = {
     "slurmd": "slurmd",
     "munged": "munge",
 }
+T = TypeVar("T")
 DAEMONS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
 GPUS = 8
 UP_SECONDS = 60
@@ -88,6 +90,15 @@ def unavailable() -> str:
     return pretended.unavailable()
 
 
+def until(there: Callable[[], T], seconds: float, tell: Callable[[], str]) -> T:
+    """Wait until something is there and return it, or fail with what is told."""
+    end = time.monotonic() + seconds
+    while not (found := there()):
+        assert time.monotonic() < end, f"waited {seconds} s\n{tell()}"
+        time.sleep(POLL_SECONDS)
+    return found
+
+
 class Cluster:
     """Slurm on the machines, up while the context lasts. Its clients run on the head.
 
@@ -139,7 +150,7 @@ class Cluster:
         self._run(HEAD, "slurmctld")
         for name in self.machines.names:
             self._run(name, "slurmd")
-        self._until(self._idle, UP_SECONDS, lambda: self.client("sinfo").stdout)
+        until(self._idle, UP_SECONDS, lambda: self.client("sinfo").stdout)
 
     def _idle(self) -> bool:
         """Whether all nodes are up and free."""
@@ -181,7 +192,7 @@ class Cluster:
             assert state in wanted or state not in OVER, self._told(job)
             return state in wanted
 
-        self._until(there, seconds, lambda: self._told(job))
+        until(there, seconds, lambda: self._told(job))
         return self.job(job)
 
     @contextmanager
@@ -213,10 +224,3 @@ class Cluster:
     def _told(self, job: str) -> str:
         record = "\n".join(f"{key}={value}" for key, value in self.job(job).items())
         return f"{record}\n{self.log(job)[-LOG_CHARACTERS:]}"
-
-    @staticmethod
-    def _until(there: Callable[[], bool], seconds: float, tell: Callable[[], str]) -> None:
-        end = time.monotonic() + seconds
-        while not there():
-            assert time.monotonic() < end, f"waited {seconds} s\n{tell()}"
-            time.sleep(POLL_SECONDS)

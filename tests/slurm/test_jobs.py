@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from stargan_dist.shards.build import build
-from tests.conftest import ROOT, SMOKE
+from tests.conftest import ROOT, SMOKE, digest
 from tests.machines import Machines, script
 from tests.runs import assert_same_bits, pictures, scalars
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, until
 
 TRAIN, NODES = "slurm/train_8gpu.sh", "slurm/train_multinode.sh"
 TWO = "--ntasks-per-node=2"
@@ -54,11 +54,11 @@ class Submitter:
 
     def see(self, job, pattern, seconds=SECONDS) -> re.Match:
         """Wait for a line in a job's log."""
-        end = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.log(job), re.M)):
-            assert time.monotonic() < end, f"no {pattern}:\n{self.log(job)}"
-            time.sleep(0.1)
-        return found
+
+        def found() -> re.Match | None:
+            return re.search(pattern, self.log(job), re.M)
+
+        return until(found, seconds, lambda: f"no {pattern}:\n{self.log(job)}")
 
     def ranks(self, run) -> dict[str, psutil.Process]:
         """The training processes of a run, by rank."""
@@ -161,11 +161,7 @@ def test_an_array_builds_the_shards_and_the_last_part_merges(slurm, animals, tmp
     for part in (1, 2, 3):
         slurm.wait(f"{array}_{part}")
     build(str(animals), str(tmp_path / "one"), val_fraction=0.25, shard_images=4)
-    assert files(tmp_path / "parts") == files(tmp_path / "one")
-
-
-def files(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert digest(tmp_path / "parts") == digest(tmp_path / "one")
 
 
 @pytest.mark.slow
