@@ -16,6 +16,7 @@ from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.metrics.collect import Stopped
 from stargan_dist.scores import Result
+from stargan_dist.shards.index import Index
 from stargan_dist.state import Training
 from stargan_dist.translate import Translator
 from stargan_dist.world import World
@@ -38,6 +39,7 @@ class Reporter:
         self,
         config: Config,
         training: Training,
+        index: Index,
         world: World,
         start: int,
         stopped: Callable[[], bool],
@@ -45,6 +47,7 @@ class Reporter:
         self.stopped = stopped
         self.evaluator = self._evaluator(config, world, stopped)
         self.config, self.training, self.world = config, training, world
+        self.index = index
         self.shown = world.is_main
         self.stopwatch = monitor.Stopwatch()
         self.told: Rows = {}
@@ -53,11 +56,11 @@ class Reporter:
             facts = monitor.environment(world.size, world.device)
             self._write("environment.json", json.dumps(facts, indent=1).encode())
             self._write_status("running", start)
-            images = sum(sum(counts) for counts in training.index.counts("train"))
+            images = sum(sum(counts) for counts in index.counts("train"))
             print(
                 f"{config.run}: steps {start} to {config.steps}, {world.size} process(es) "
                 f"on {world.device.type}, {configs.described(config)}, "
-                f"{len(training.index.domains)} domains, {images} images"
+                f"{len(index.domains)} domains, {images} images"
                 f"{', fast decoding' * config.data.fast_decoding}",
                 flush=True,
             )
@@ -85,7 +88,7 @@ class Reporter:
 
     def _fixed_images(self) -> list[LoadedSplit]:
         """Sources and references of every grid: validation images if each domain has some."""
-        index, config = self.training.index, self.config
+        index, config = self.index, self.config
         count = config.monitor.sources
         reader = open_reader(
             config.data, "val" if all(sum(c) for c in index.counts("val")) else "train"
@@ -113,7 +116,7 @@ class Reporter:
             self.monitor.log(
                 step,
                 losses,
-                lambda_ds=self.training.objective.lambda_ds(step - 1),
+                weights=self.training.objective.falling_weights(step - 1),
                 seconds=seconds,
                 data_wait_share=wait_share,
                 memory=monitor.memory_bytes(self.world.device),
@@ -167,7 +170,7 @@ class Reporter:
             monitor.show_result(self.config.run, result, results.label(result))
 
     def _translator(self, step: int) -> Translator:
-        return Translator(self.training.ema, self.config, self.training.index.domains, step)
+        return Translator(self.training.ema, self.config, self.training.labels, step)
 
     def end(self, step: int, finished: bool, received: int) -> None:
         """Say how the run ended, to a person and (status.json) to a script."""

@@ -24,11 +24,12 @@ from stargan_dist.data.stream import Loaded, Slots, batches, samples_of, trainin
 from stargan_dist.engines import check_engine, make_engine
 from stargan_dist.engines.base import Engine
 from stargan_dist.errors import STOPPED, UserError
+from stargan_dist.labels import Labels, of_domains
 from stargan_dist.launched import check_launcher
 from stargan_dist.nonfinite import Guard
+from stargan_dist.objectives import recipes
 from stargan_dist.reporter import Reporter
 from stargan_dist.saver import Saver
-from stargan_dist.shards.index import Index
 from stargan_dist.state import Training
 from stargan_dist.world import REMEDY, World, launched_world_size
 
@@ -105,6 +106,7 @@ def train(config: Config) -> int:
         UserError: for anything a person has to mend.
     """
     access.use(config.storage)
+    config = recipes.resolved(config)
     prepared = plan(config)
     with _alone(config.run):
         world = World(config.engine.timeout_seconds)
@@ -153,10 +155,10 @@ def _at(step: int, every: int, steps: int) -> bool:
 
 
 def begin(
-    config: Config, index: Index, world: World, state: State | None = None
+    config: Config, labels: Labels, world: World, state: State | None = None
 ) -> tuple[Training, Engine]:
     """What is trained, as a checkpoint left it, in the hands of an engine."""
-    training = Training(config, index, world.device)
+    training = Training(config, labels, world.device)
     if state:
         training.restore(state)
     engine = make_engine(config, training.parts, world)
@@ -172,12 +174,13 @@ class _Fit:
         self.config, self.world, self.signals = config, world, signals
         self.start = prepared.start
         index, state = prepared.reader.index, prepared.resume
-        self.training, self.engine = begin(config, index, world, state)
+        self.index = index
+        self.training, self.engine = begin(config, of_domains(index.domains), world, state)
         state = prepared.resume = None  # about a gigabyte at full width
         if world.is_main:
             storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
         self.reporter = Reporter(
-            config, self.training, world, self.start, lambda: bool(signals.received)
+            config, self.training, index, world, self.start, lambda: bool(signals.received)
         )
         slots = _slots(config, prepared.reader)
         self.loader = _loader(config, slots, self.start, world)
@@ -223,9 +226,7 @@ class _Fit:
         batch = next(timed).to(self.world.device, self.training.dtype)
         self.world.mark()  # the others may wait for one that waits for data
         micro_batches = batch.split(self.config.engine.accumulate)
-        terms = self.training.objective.iterate(self.engine, micro_batches, step)
-        self.training.update_ema(self.engine)
-        return terms
+        return self.training.iterate(self.engine, micro_batches, step)
 
     def _record(self, step: int, terms: dict[str, Tensor], *, saved: bool) -> None:
         """Log, show and save what is due after a step."""
@@ -241,8 +242,18 @@ class _Fit:
         if _at(step, config.monitor.sample_every, config.steps):
             self.reporter.sample(step)
         if saved:
-            self._save(step, self.training.facts(everywhere, self.guard.iterations))
+            self._save(step, self._facts(everywhere))
         self.saver.check()
+
+    def _facts(self, skipped: Skipped) -> dict[str, Any]:
+        """What a checkpoint's manifest says of the run."""
+        return {
+            "config": configs.to_dict(self.config),
+            "domains": self.index.domains,
+            "data": self.index.fingerprint,
+            "skipped": skipped.rows,
+            "nonfinite": self.guard.iterations,
+        }
 
     def _save(self, step: int, facts: dict[str, Any]) -> None:
         state = self.training.snapshot(self.engine, keep=self.world.is_main)

@@ -101,7 +101,8 @@ class Slots(Dataset[Loaded]):
         x_ref, ref = self._readable(ref, "reference", slot, {ref2}, faults)
         x_ref2, _ = self._readable(ref2, "reference2", slot, {ref}, faults)
         y, y_trg = torch.tensor(source.domain), torch.tensor(ref.domain)
-        return Loaded(Batch(x, y, x_ref, x_ref2, y_trg, z, z2), faults)
+        mix = torch.tensor(generator(self.seed, "mix", slot).random(), dtype=torch.float32)
+        return Loaded(Batch(x, y, x_ref, x_ref2, y_trg, z, z2, mix), faults)
 
 
 def samples_of(slots: Slots, batch_size: int, step: int) -> list[dict[str, Any]]:
