@@ -4,6 +4,7 @@ import pytest
 
 from stargan_dist import config as configs
 from stargan_dist.errors import UserError
+from stargan_dist.objectives.recipes import resolved
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NAMED = ["--run", "r", "--data.shards", "s"]
@@ -19,7 +20,7 @@ def test_presets_are_valid_and_name_run_and_shards(preset):
 
 
 def test_defaults_are_the_papers():
-    c = configs.parse(NAMED)
+    c = resolved(configs.parse(NAMED))
     assert (c.batch_size, c.steps, c.model.image_size) == (8, 100_000, 256)
     assert (c.optim.lr, c.optim.lr_mapping, c.optim.betas) == (1e-4, 1e-6, (0.0, 0.99))
     assert (c.optim.weight_decay, c.optim.ema) == (1e-4, 0.999)
@@ -109,13 +110,13 @@ def test_plain_values_come_back(tmp_path):
 
 
 def test_resuming_with_another_configuration_names_what_differs():
-    saved = configs.to_dict(configs.parse(NAMED))
+    saved = configs.to_dict(resolved(configs.parse(NAMED)))
     same = configs.parse([*NAMED, "--steps", "7", "--data.workers", "0", "--monitor.latents", "9"])
-    configs.check_resumable(saved, same, "r")
-    configs.check_resumable(saved, configs.parse([*NAMED, *ZERO, "2"]), "r")
+    configs.check_resumable(saved, resolved(same), "r")
+    configs.check_resumable(saved, resolved(configs.parse([*NAMED, *ZERO, "2"])), "r")
     with pytest.raises(UserError, match="schedule was exact, is summed"):
-        configs.check_resumable(saved, configs.parse([*NAMED, *SUMMED]), "r")
-    other = configs.parse([*NAMED, "--optim.lr", "2e-4", "--seed", "1"])
+        configs.check_resumable(saved, resolved(configs.parse([*NAMED, *SUMMED])), "r")
+    other = resolved(configs.parse([*NAMED, "--optim.lr", "2e-4", "--seed", "1"]))
     with pytest.raises(UserError, match=r"optim.lr was 0.0001, is 0.0002; seed was 0, is 1"):
         configs.check_resumable(saved, other, "r")
 

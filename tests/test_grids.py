@@ -4,7 +4,8 @@ import torch
 from stargan_dist import config as configs
 from stargan_dist import grids
 from stargan_dist.data.reader import LoadedSplit
-from stargan_dist.nets.v2 import build_networks
+from stargan_dist.labels import of_domains
+from stargan_dist.objectives import recipes
 from stargan_dist.translate import Translator
 
 DOMAINS = ["cat", "dog", "rabbit"]
@@ -16,8 +17,9 @@ def translator():
     options = [f"--model.{name}={value}" for name, value in sizes.items()]
     config = configs.parse(["--run", "r", "--data.shards", "s", *options])
     torch.manual_seed(0)
-    networks = build_networks(3, **configs.to_dict(config)["model"])._asdict()
-    return Translator(networks, config, DOMAINS, step=0)
+    labels = of_domains(DOMAINS)
+    networks = recipes.build_networks(recipes.row_of(config), labels, config.model)
+    return Translator(networks, config, labels, step=0)
 
 
 def images(count, seed=0):
