@@ -19,7 +19,7 @@ METRICS = {
 LEVELS = [
     {"errors", "losses", "batch", "progress", "nets.blocks",
      "nets.precision", "nets.v2"},
-    {"access", "network", "pulse"},
+    {"access", "network", "pulse", "labels"},
     {"storage", "world", "data.order", "data.transforms", "data.skipped"},
     {"config", "scores"},
     {"shards.index", "shards.sources", "shards.pack", "shards.build", "shards.verify",
