@@ -173,7 +173,7 @@ def blank_batch(config: Config, size: int, dtype: torch.dtype) -> Batch:
     x, x_ref, x_ref2 = (torch.zeros(image, dtype=dtype) for _ in range(3))
     y, y_trg = (torch.zeros(size, dtype=torch.int64) for _ in range(2))
     z, z2 = (torch.zeros(size, config.model.latent_dim, dtype=dtype) for _ in range(2))
-    return Batch(x, y, x_ref, x_ref2, y_trg, z, z2)
+    return Batch(x, y, x_ref, x_ref2, y_trg, z, z2, torch.zeros(size, dtype=dtype))
 
 
 def measure(

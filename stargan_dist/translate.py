@@ -11,6 +11,7 @@ from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist.checkpoint import EMA, load_networks
 from stargan_dist.config import Config
+from stargan_dist.labels import of_domains
 from stargan_dist.nets.precision import POLICIES
 from stargan_dist.nets.v2 import Generator, build_networks
 
@@ -41,6 +42,8 @@ class Translator:
         self.networks = {letter: networks[letter] for letter in AVERAGED}
         self.config, self.domains, self.step = config, domains, step
         self.bfloat16 = bfloat16
+        # TODO-LEAD: of the recipe and the labels
+        self.labels, self.diverse, self.guided_by_references = of_domains(domains), True, True
 
     @classmethod
     def load(

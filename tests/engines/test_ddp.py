@@ -29,7 +29,7 @@ def make(world, device, *options):
     training = Training(config, Index(["a", "b"], {}, ""), torch.device(device))
     images = torch.randint(256, (3, 4, 3, 32, 32), dtype=torch.uint8)
     labels, latents = torch.randint(2, (2, 4)), torch.randn(2, 4, 16)
-    batch = Batch(images[0], labels[0], images[1], images[2], labels[1], *latents)
+    batch = Batch(images[0], labels[0], images[1], images[2], labels[1], *latents, torch.rand(4))
     engine = make_engine(config, training.parts, world)
     return training, engine, batch.to(torch.device(device), training.dtype)
 

@@ -67,7 +67,8 @@ def make_batch(seed, size=4):
 
     y, y_trg = torch.randint(3, (2, size), generator=g)
     z, z2 = torch.randn(2, size, 5, generator=g, dtype=torch.float64)
-    return Batch(images(), y, images(), images(), y_trg, z, z2)
+    mix = torch.zeros(size, dtype=torch.float64)
+    return Batch(images(), y, images(), images(), y_trg, z, z2, mix)
 
 
 def differences(ours, literal):
