@@ -86,9 +86,10 @@ class ModelConfig:
     image_size: int = 256
     """Pixels a side: a power of two from 32 to 1024."""
     base_width: int = 0
-    """Channels at full size; 0: the paper's, 2**14 / image_size."""
-    max_width: int = 512
-    """Channels are doubled with each halving of the size, up to this."""
+    """Channels at full size; 0: the paper's, 2**14 / image_size (StarGAN's: 64)."""
+    max_width: int = 0
+    """Channels are doubled with each halving of the size, up to this; 0: the paper's, 512
+    (StarGAN's: 2048)."""
     latent_dim: int = 16
     """Length of a latent z."""
     style_dim: int = 64
@@ -103,15 +104,17 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses."""
+    """Weights of the losses; null: the recipe's own."""
 
-    reg: float = 1.0
-    """R1 regularisation of D."""
-    sty: float = 1.0
-    """Style reconstruction."""
-    cyc: float = 1.0
+    reg: float | None = None
+    """Of D: R1, or the gradient penalty."""
+    cls: float | None = None
+    """Classification by an ACGAN's D."""
+    sty: float | None = None
+    """Style (or latent) reconstruction."""
+    cyc: float | None = None
     """Cycle consistency."""
-    ds: float = 1.0
+    ds: float | None = None
     """Diversity, at the first step."""
     ds_iter: int = 100_000
     """The step at which the diversity weight, falling linearly, reaches 0."""
@@ -129,18 +132,22 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam, one for each network, and the averages of their weights."""
+    """Adam, one for each network, and the averages of their weights; null: the recipe's own."""
 
-    lr: float = 1e-4
+    lr: float | None = None
     """Learning rate of G, E and D."""
-    lr_mapping: float = 1e-6
+    lr_mapping: float | None = None
     """Learning rate of F."""
-    betas: tuple[float, float] = (0.0, 0.99)
+    betas: tuple[float, float] | None = None
     """Adam's decay rates."""
-    weight_decay: float = 1e-4
+    weight_decay: float | None = None
     """L2, not decoupled."""
-    ema: float = 0.999
-    """Decay of the averaged weights of G, F and E, per step."""
+    ema: float | None = None
+    """Decay of the averaged weights of G, F and E, for each of G's steps; 0: no averaging."""
+    decay_begin: int | None = None
+    """The step from which all rates fall linearly …"""
+    decay_end: int | None = None
+    """… to 0 at this step; 0: they do not fall."""
     lr_scaling: Literal["off", "linear", "sqrt"] = "off"
     """How both rates grow with the batch: not at all, or by batch_size / 8 (8 is the paper's
     batch), or by its square root, as theory has it for Adam (arXiv 2205.10287)."""
@@ -232,6 +239,9 @@ class Config:
 
     run: str = ""
     """Folder or URL of the run. The same command again resumes it."""
+    recipe: str = "f"
+    """What is trained, a row of the table in objectives/recipes.py: a to f, the rows of the paper's
+    ablation (f: StarGAN v2); stargan; f_mode_seeking."""
     steps: int = 100_000
     """Iterations in all."""
     batch_size: int = 8
@@ -273,7 +283,8 @@ def parse(argv: Sequence[str] | None = None, prog: str = "stargan_dist.train") -
     """
     parser = ArgumentParser(
         prog=f"python -m {prog}",
-        description="Train StarGAN v2. The same command again resumes the run.",
+        description="Train StarGAN v2, or another row of its table (--recipe). "
+        "The same command again resumes the run.",
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file; may be given several times.")
@@ -299,11 +310,15 @@ def check(config: Config) -> None:
         (32 <= size <= 1024 and size & (size - 1) == 0,
          f"model.image_size: {size} is not a power of two from 32 to 1024"),
         (model.w_hpf == 0, "model.w_hpf: training has no landmark masks yet, leave it at 0"),
-        (model.base_width >= 0, "model.base_width: must not be negative"),
+        (min(model.base_width, model.max_width) >= 0,
+         "model.base_width, model.max_width: must not be negative"),
         (loss.ds_iter >= 1, "loss.ds_iter: must be at least 1"),
-        (optim.lr > 0 and optim.lr_mapping > 0, "optim.lr, optim.lr_mapping: must be positive"),
-        (0 <= optim.ema < 1, "optim.ema: must be in [0, 1)"),
-        (all(0 <= beta < 1 for beta in optim.betas), "optim.betas: each must be in [0, 1)"),
+        (all(rate is None or rate > 0 for rate in (optim.lr, optim.lr_mapping)),
+         "optim.lr, optim.lr_mapping: must be positive"),
+        (optim.ema is None or 0 <= optim.ema < 1, "optim.ema: must be in [0, 1)"),
+        (all(0 <= beta < 1 for beta in optim.betas or ()), "optim.betas: each must be in [0, 1)"),
+        (not optim.decay_end or 0 <= (optim.decay_begin or 0) < optim.decay_end,
+         "optim.decay_begin: must not be negative, and below optim.decay_end"),
         (config.data.workers >= 0, "data.workers: must not be negative"),
         (config.data.max_skipped >= 0, "data.max_skipped: must not be negative"),
         (config.data.cache_gib > 0, "data.cache_gib: must be positive"),
@@ -341,7 +356,7 @@ def check(config: Config) -> None:
     positive = {
         "steps": config.steps, "batch_size": config.batch_size,
         "storage.tries": config.storage.tries, "engine.accumulate": engine.accumulate,
-        "model.max_width": model.max_width, "model.latent_dim": model.latent_dim,
+        "model.latent_dim": model.latent_dim,
         "model.style_dim": model.style_dim, "model.mapping_dim": model.mapping_dim,
         "checkpoint.every": config.checkpoint.every, "monitor.log_every": config.monitor.log_every,
         "monitor.sources": config.monitor.sources, "monitor.latents": config.monitor.latents,
@@ -421,7 +436,7 @@ def described(config: Config) -> str:
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain values only, as YAML and JSON have them."""
     row = dataclasses.asdict(config)
-    row["optim"]["betas"] = list(config.optim.betas)
+    row["optim"]["betas"] = config.optim.betas and list(config.optim.betas)
     return row
 
 

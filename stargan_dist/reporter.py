@@ -125,7 +125,7 @@ class Reporter:
             self.monitor.log(
                 step,
                 losses,
-                lambda_ds=self.training.objective.lambda_ds(step - 1),
+                weights=self.training.objective.falling_weights(step - 1),
                 seconds=seconds,
                 data_wait_share=wait_share,
                 memory=monitor.memory_bytes(self.world.device),
@@ -177,8 +177,7 @@ class Reporter:
             monitor.show_result(self.config.run, result, results.label(result))
 
     def _translator(self, step: int) -> Translator:
-        # TODO-LEAD: sets.labels
-        return Translator(self.training.ema, self.config, self.sets.domains, step)
+        return Translator(self.training.ema, self.config, self.training.labels, step)
 
     def end(self, step: int, finished: bool, received: int) -> None:
         """Say how the run ended, to a person and (status.json) to a script."""

@@ -24,25 +24,16 @@ from stargan_dist.data.stream import Loaded, Slots, batches, samples_of, trainin
 from stargan_dist.engines import check_engine, make_engine
 from stargan_dist.engines.base import Engine
 from stargan_dist.errors import STOPPED, UserError
+from stargan_dist.labels import Labels
 from stargan_dist.launched import check_launcher
 from stargan_dist.nonfinite import Guard
+from stargan_dist.objectives import recipes
 from stargan_dist.reporter import Reporter
 from stargan_dist.saver import Saver
-from stargan_dist.shards.index import Index
 from stargan_dist.state import Training
 from stargan_dist.world import REMEDY, World, launched_world_size
 
 FINISHED = 0
-
-
-@dataclass
-class _Row:  # TODO-LEAD: recipes.row_of
-    references: bool = True
-    permuted: bool = False
-
-
-def row_of(config: Config) -> _Row:
-    return _Row() if config.data.by_domain else _Row(references=False, permuted=True)
 
 
 @dataclass
@@ -69,7 +60,7 @@ def plan(config: Config) -> Plan:
     check_launcher(os.environ, config)
     check_engine(config)
     sets = open_sets(config.data, "train")
-    sets.check(references=row_of(config).references)
+    sets.check(references=recipes.row_of(config).references)
     if config.data.on_bad_shard == "stop":
         sets.check_labels()
     storage.check_writable(config.run)
@@ -115,6 +106,7 @@ def train(config: Config) -> int:
         UserError: for anything a person has to mend.
     """
     access.use(config.storage)
+    config = recipes.resolved(config)
     prepared = plan(config)
     with _alone(config.run):
         world = World(config.engine.timeout_seconds)
@@ -133,7 +125,7 @@ def _alone(run: str) -> Iterator[None]:
 
 
 def _slots(config: Config, sets: Sets) -> Slots:
-    row = row_of(config)
+    row = recipes.row_of(config)
     return Slots(
         sets,
         config.seed,
@@ -166,10 +158,10 @@ def _at(step: int, every: int, steps: int) -> bool:
 
 
 def begin(
-    config: Config, index: Index, world: World, state: State | None = None
+    config: Config, labels: Labels, world: World, state: State | None = None
 ) -> tuple[Training, Engine]:
     """What is trained, as a checkpoint left it, in the hands of an engine."""
-    training = Training(config, index, world.device)
+    training = Training(config, labels, world.device)
     if state:
         training.restore(state)
     engine = make_engine(config, training.parts, world)
@@ -185,8 +177,8 @@ class _Fit:
         self.config, self.world, self.signals = config, world, signals
         self.start = prepared.start
         sets, state = prepared.sets, prepared.resume
-        # TODO-LEAD: sets.labels, and in facts sets.domains, sets.fingerprint
-        self.training, self.engine = begin(config, sets.readers[0].index, world, state)
+        self.sets = sets
+        self.training, self.engine = begin(config, sets.labels, world, state)
         state = prepared.resume = None  # about a gigabyte at full width
         if world.is_main:
             storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
@@ -237,9 +229,7 @@ class _Fit:
         batch = next(timed).to(self.world.device, self.training.dtype)
         self.world.mark()  # the others may wait for one that waits for data
         micro_batches = batch.split(self.config.engine.accumulate)
-        terms = self.training.objective.iterate(self.engine, micro_batches, step)
-        self.training.update_ema(self.engine)
-        return terms
+        return self.training.iterate(self.engine, micro_batches, step)
 
     def _record(self, step: int, terms: dict[str, Tensor], *, saved: bool) -> None:
         """Log, show and save what is due after a step."""
@@ -255,8 +245,19 @@ class _Fit:
         if _at(step, config.monitor.sample_every, config.steps):
             self.reporter.sample(step)
         if saved:
-            self._save(step, self.training.facts(everywhere, self.guard.iterations))
+            self._save(step, self._facts(everywhere))
         self.saver.check()
+
+    def _facts(self, skipped: Skipped) -> dict[str, Any]:
+        """What a checkpoint's manifest says of the run."""
+        return {
+            "config": configs.to_dict(self.config),
+            "domains": self.sets.domains,
+            "labels": self.sets.labels.to_dict(),
+            "data": self.sets.fingerprint,
+            "skipped": skipped.rows,
+            "nonfinite": self.guard.iterations,
+        }
 
     def _save(self, step: int, facts: dict[str, Any]) -> None:
         state = self.training.snapshot(self.engine, keep=self.world.is_main)
