@@ -77,7 +77,7 @@ def make_batch(size: int, domains: int, batch: int) -> Batch:
 
     y, y_trg = torch.randint(domains, (2, batch))
     z, z2 = torch.empty(2, batch, 16).normal_()
-    return Batch(images(), y, images(), images(), y_trg, z, z2, torch.empty(batch).uniform_())
+    return Batch(images(), y, images(), images(), y_trg, z, z2, torch.rand(batch))
 
 
 def count_gflop(networks: Networks, batch: Batch, *, literal: bool) -> float:

@@ -48,8 +48,7 @@ def make_batch(size: int, count: int, device: torch.device) -> Batch:
     x, x_ref, x_ref2 = torch.empty(3, count, 3, size, size).uniform_(-1, 1)
     y, y_trg = torch.randint(DOMAINS, (2, count))
     z, z2 = torch.randn(2, count, 16)
-    mix = torch.rand(count)
-    return Batch(x, y, x_ref, x_ref2, y_trg, z, z2, mix).to(device, torch.float32)
+    return Batch(x, y, x_ref, x_ref2, y_trg, z, z2, torch.rand(count)).to(device, torch.float32)
 
 
 def measure(

@@ -58,6 +58,21 @@ class Space:
             raise UserError(f"{where} is {category!r}, not one of {', '.join(self.columns)}")
         return np.array([category == name for name in self.columns], np.float32)
 
+    def given(self, values: Mapping[str, Any]) -> np.ndarray:
+        """As `own`, of an image of which some attributes are known: the others do not hold. Of a
+        set of categories all are zero, which is of no influence on targets.
+
+        Raises:
+            UserError: an attribute is not of this set, or has another value than is known.
+        """
+        unknown = [name for name in values if not self.binary or name not in self.columns]
+        if unknown:
+            held = f"the attributes {', '.join(self.columns)}" if self.binary else "categories"
+            raise UserError(f"{unknown[0]} is no attribute of {self.name}, which has {held}")
+        if not self.binary:
+            return np.zeros(len(self.columns), np.float32)
+        return self.own(dict.fromkeys(self.columns, 0) | dict(values), "")
+
 
 def _attribute(attributes: Mapping[str, Any], name: str) -> Any:
     if attributes.get(name) is None:

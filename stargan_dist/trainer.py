@@ -18,13 +18,13 @@ from stargan_dist import config as configs
 from stargan_dist.batch import Batch
 from stargan_dist.checkpoint import State
 from stargan_dist.config import Config
-from stargan_dist.data.reader import ShardReader, check_split, open_reader
+from stargan_dist.data.sets import Sets, open_sets
 from stargan_dist.data.skipped import Rows, Skipped
 from stargan_dist.data.stream import Loaded, Slots, batches, samples_of, training_loader
 from stargan_dist.engines import check_engine, make_engine
 from stargan_dist.engines.base import Engine
 from stargan_dist.errors import STOPPED, UserError
-from stargan_dist.labels import Labels, of_domains
+from stargan_dist.labels import Labels
 from stargan_dist.launched import check_launcher
 from stargan_dist.nonfinite import Guard
 from stargan_dist.objectives import recipes
@@ -40,7 +40,7 @@ FINISHED = 0
 class Plan:
     """What a run starts from: its data, and the steps done and state of what it resumes."""
 
-    reader: ShardReader
+    sets: Sets
     start: int
     resume: State | None
     skipped: Rows
@@ -59,23 +59,23 @@ def plan(config: Config) -> Plan:
     configs.check_world(config, launched_world_size())
     check_launcher(os.environ, config)
     check_engine(config)
-    reader = open_reader(config.data, "train")
-    index = reader.index
-    if len(index.domains) < 2:
-        raise UserError(f"{config.data.shards} has one domain: there is nothing to translate to")
-    check_split(index, "train", 2, config.data.shards)
+    sets = open_sets(config.data, "train")
+    sets.check(references=recipes.row_of(config).references)
+    if config.data.on_bad_shard == "stop":
+        sets.check_labels()
     storage.check_writable(config.run)
     resume = checkpoints.find(config.run)
     if resume is not None:
         configs.check_resumable(resume.config, config, config.run)
-        if resume.data != index.fingerprint:
+        if resume.data != sets.fingerprint:
+            held = ", ".join(source.shards for source in config.data.sets.values())
             raise UserError(
-                f"{config.run} was trained on other shards than {config.data.shards} "
+                f"{config.run} was trained on other shards than {held} "
                 "(their index differs): give the old ones to resume it, or another --run"
             )
     if resume is None:
-        return Plan(reader, 0, None, {}, 0)
-    return Plan(reader, resume.step, resume.state(), resume.skipped, resume.nonfinite)
+        return Plan(sets, 0, None, {}, 0)
+    return Plan(sets, resume.step, resume.state(), resume.skipped, resume.nonfinite)
 
 
 class Signals:
@@ -124,12 +124,16 @@ def _alone(run: str) -> Iterator[None]:
         yield
 
 
-def _slots(config: Config, reader: ShardReader) -> Slots:
+def _slots(config: Config, sets: Sets) -> Slots:
+    row = recipes.row_of(config)
     return Slots(
-        reader,
+        sets,
         config.seed,
         config.model.image_size,
         config.model.latent_dim,
+        config.batch_size,
+        references=row.references,
+        permuted=row.permuted,
         fast=config.data.fast_decoding,
         skip=config.data.on_bad_shard == "skip",
     )
@@ -140,7 +144,6 @@ def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoade
     return training_loader(
         slots,
         range(start, config.steps),
-        config.batch_size,
         rank=world.rank,
         world_size=world.size,
         workers=config.data.workers,
@@ -173,18 +176,18 @@ class _Fit:
     def __init__(self, config: Config, prepared: Plan, world: World, signals: Signals) -> None:
         self.config, self.world, self.signals = config, world, signals
         self.start = prepared.start
-        index, state = prepared.reader.index, prepared.resume
-        self.index = index
-        self.training, self.engine = begin(config, of_domains(index.domains), world, state)
+        sets, state = prepared.sets, prepared.resume
+        self.sets = sets
+        self.training, self.engine = begin(config, sets.labels, world, state)
         state = prepared.resume = None  # about a gigabyte at full width
         if world.is_main:
             storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
         self.reporter = Reporter(
-            config, self.training, index, world, self.start, lambda: bool(signals.received)
+            config, self.training, sets, world, self.start, lambda: bool(signals.received)
         )
-        slots = _slots(config, prepared.reader)
+        slots = _slots(config, sets)
         self.loader = _loader(config, slots, self.start, world)
-        samples = partial(samples_of, slots, config.batch_size)
+        samples = partial(samples_of, slots)
         self.guard = Guard(config, world, samples, self.engine.scales, prepared.nonfinite)
         self.saver = Saver(background=config.checkpoint.background)
         self.skipped = Skipped(prepared.skipped if world.is_main else {})
@@ -249,8 +252,9 @@ class _Fit:
         """What a checkpoint's manifest says of the run."""
         return {
             "config": configs.to_dict(self.config),
-            "domains": self.index.domains,
-            "data": self.index.fingerprint,
+            "domains": self.sets.domains,
+            "labels": self.sets.labels.to_dict(),
+            "data": self.sets.fingerprint,
             "skipped": skipped.rows,
             "nonfinite": self.guard.iterations,
         }

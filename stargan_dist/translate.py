@@ -11,7 +11,7 @@ from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist.checkpoint import EMA, load_networks
 from stargan_dist.config import Config
-from stargan_dist.labels import Labels, of_domains
+from stargan_dist.labels import Labels
 from stargan_dist.nets.precision import POLICIES
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.codes import Codes
@@ -63,7 +63,7 @@ class Translator:
             UserError: the run has none, or not this one.
         """
         found = checkpoints.find_existing(run, checkpoint)
-        config, labels = configs.from_dict(found.config), of_domains(found.domains)
+        config, labels = configs.from_dict(found.config), found.labels
         built = recipes.build_networks(recipes.row_of(config), labels, config.model)
         networks = {
             letter: network.to(device, POLICIES[config.precision].weights).eval()

@@ -74,7 +74,7 @@ class Collector:
         self.config, self.world, self.stopped = config, world, stopped
         self.size = config.model.image_size
         self.readers = {split: open_reader(config.data, split) for split in ("train", "val")}
-        beside = storage.join(config.data.shards, "statistics")
+        beside = storage.join(self.readers["train"].url, "statistics")
         self.store = Store(config.evaluation.cache or beside)
         self.measure = load_measure(config.evaluation, world, self.readers["train"], self.store)
 
