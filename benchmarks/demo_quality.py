@@ -187,24 +187,38 @@ def spread(factors: Tensor) -> Tensor:
 def judge_pair(
     translator: Translator, probes: Probes, val: Truth, source: int, target: int
 ) -> dict[str, float]:
-    """Translate from one domain to another, ``OUTPUTS`` times in both ways, and measure."""
+    """Translate from one domain to another, ``OUTPUTS`` times in each way there is, and measure."""
     sources, targets = val.of_domain(source), val.of_domain(target)
     sources = sources[torch.randperm(len(sources))[:SOURCES]]
     references = targets[torch.randint(len(targets), (OUTPUTS, len(sources)))]
     latents = torch.randn(OUTPUTS, len(sources), translator.config.model.latent_dim)
     x, y = val.images[sources], torch.full_like(sources, target)
-    free = torch.stack([translator.from_latents(x, y, z) for z in latents])
-    guided = torch.stack([translator.from_references(x, y, val.images[r]) for r in references])
-    labels, factors = probes.read(torch.stack([free, guided]))  # (2, OUTPUTS, sources, ...)
+    ways = [torch.stack([translator.from_latents(x, y, z) for z in latents])]
+    if translator.guided_by_references:
+        outputs = [translator.from_references(x, y, val.images[r]) for r in references]
+        ways.append(torch.stack(outputs))
+    labels, factors = probes.read(torch.stack(ways))  # (1 or 2, OUTPUTS, sources, ...)
+    moved = distance(factors, val.factors[sources], CENTRE)
     measures = {
         "domain_accuracy_latent": (labels[0] == target).float(),
-        "domain_accuracy_reference": (labels[1] == target).float(),
-        "pose_error_px": distance(factors, val.factors[sources], CENTRE),
+        "pose_error_px": moved,
+        "pose_error_latent_px": moved[0],
         "style_spread_ratio": spread(factors[0]) / spread(val.factors[targets]),
-        "reference_colour_error": distance(factors[1], val.factors[references], FUR),
-        "chance_colour_error": distance(factors[1], val.factors[shuffle(references)], FUR),
     }
+    if translator.guided_by_references:
+        measures |= {
+            "domain_accuracy_reference": (labels[1] == target).float(),
+            "reference_colour_error": distance(factors[1], val.factors[references], FUR),
+            "chance_colour_error": distance(factors[1], val.factors[shuffle(references)], FUR),
+        }
     return {name: values.mean().item() for name, values in measures.items()}
+
+
+def judge(translator: Translator, probes: Probes, val: Truth) -> dict[str, float]:
+    """Judge every ordered pair of domains, and take the means."""
+    pairs = itertools.permutations(range(len(val.domains)), 2)
+    results = [judge_pair(translator, probes, val, source, target) for source, target in pairs]
+    return {name: sum(r[name] for r in results) / len(results) for name in results[0]}
 
 
 def shuffle(table: Tensor) -> Tensor:
@@ -213,15 +227,32 @@ def shuffle(table: Tensor) -> Tensor:
 
 
 def report(measures: dict[str, float]) -> None:
-    """Print a table for people, then one line of JSON for programs."""
-    for name in MEASURES:
-        verdict = f"(shuffled references: {measures['chance_colour_error']:.3f})"
+    """Print a table for people, then one line of JSON for programs.
+
+    A translator that no reference guides has no measures of that.
+    """
+    known = [name for name in MEASURES if name in measures]
+    for name in known:
         if name in WANTED:
             low, high = WANTED[name]
             met = "met" if low <= measures[name] <= high else "NOT MET"
             verdict = f"wanted {low:g} to {high:g}: {met}"
+        else:
+            verdict = f"(shuffled references: {measures['chance_colour_error']:.3f})"
         print(f"{name:<26} {measures[name]:.3f}  {verdict}")
-    print(json.dumps({name: measures[name] for name in MEASURES}))
+    print(json.dumps({name: measures[name] for name in known}))
+
+
+def prepare(shards: str, size: int, images: Path | None = None) -> tuple[Probes, Truth]:
+    """Train the probes on a set, prove them, and load the validation images to be translated.
+
+    Exits if they are too weak. ``images`` is the folder of factors.jsonl, if it lies elsewhere.
+    """
+    folder = images or Path(read_index(shards).source).parent
+    train, val = (read_truth(shards, split, size, folder) for split in ("train", "val"))
+    probes = train_probes(train)
+    check_probes(probes, val)
+    return probes, val
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -240,13 +271,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     translator = Translator.load(options.run, options.checkpoint)
     shards, size = translator.config.data.shards, translator.config.model.image_size
-    folder = options.images or Path(read_index(shards).source).parent
-    train, val = (read_truth(shards, split, size, folder) for split in ("train", "val"))
-    probes = train_probes(train)
-    check_probes(probes, val)
-    pairs = itertools.permutations(range(len(val.domains)), 2)
-    results = [judge_pair(translator, probes, val, source, target) for source, target in pairs]
-    report({name: sum(r[name] for r in results) / len(results) for name in results[0]})
+    probes, val = prepare(shards, size, options.images)
+    report(judge(translator, probes, val))
 
 
 if __name__ == "__main__":
