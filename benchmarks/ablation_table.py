@@ -28,9 +28,9 @@ class Row(NamedTuple):
 ROWS = {
     "a": Row("StarGAN", 98.4),
     "b": Row("A with a multi-task discriminator", 91.4),
-    "c": Row("B with R1, AdaIN and other tuning", 80.5),
-    "d": Row("C with a latent code", 32.3, 0.312),
-    "e": Row("D with a style code instead", 17.1, 0.405),
+    "c": Row("B with R1, the logistic loss and AdaIN", 80.5),
+    "d": Row("C with a latent code given to G", 32.3, 0.312),
+    "e": Row("style codes of domains in place of label and latent", 17.1, 0.405),
     "f": Row("E with diversity regularisation: StarGAN v2", 13.7, 0.452),
 }
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,22 +106,24 @@ def shrink(images: Tensor) -> Tensor:
 def read_truth(shards: str, split: str, size: int, folder: Path) -> Truth:
     """Load a split, with the factors of its images."""
     loaded = load_split(ShardReader(shards, read_index(shards), split), size)
-    factors = read_factors(folder / "factors.jsonl")
-    if not factors.keys() >= set(loaded.paths):
+    rows = read_rows(folder / "factors.jsonl")
+    if not rows.keys() >= set(loaded.paths):
         raise UserError(f"{folder / 'factors.jsonl'} does not belong to the images in {shards}")
-    table = torch.tensor([factors[path] for path in loaded.paths])
+    table = torch.tensor([factors_of(rows[path]) for path in loaded.paths])
     return Truth(loaded.images.float() / 127.5 - 1, loaded.labels, table, loaded.domains)
 
 
-def read_factors(path: Path) -> dict[str, list[float]]:
-    """Read the five factors of each image, by its file name."""
+def read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """Read all that is known of each image, by its file name."""
     if not path.is_file():
         raise UserError(f"no {path}: give the folder of the demo data set with --images")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {
-        row["file"]: [row["x"] * SIDE, row["y"] * SIDE, *(value / 255 for value in row["fur"])]
-        for row in rows
-    }
+    return {row["file"]: row for row in rows}
+
+
+def factors_of(row: dict[str, Any]) -> list[float]:
+    """Take the five factors that the probes learn."""
+    return [row["x"] * SIDE, row["y"] * SIDE, *(value / 255 for value in row["fur"])]
 
 
 def augment(images: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
