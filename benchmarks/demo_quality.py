@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,22 +106,24 @@ def shrink(images: Tensor) -> Tensor:
 def read_truth(shards: str, split: str, size: int, folder: Path) -> Truth:
     """Load a split, with the factors of its images."""
     loaded = load_split(ShardReader(shards, read_index(shards), split), size)
-    factors = read_factors(folder / "factors.jsonl")
-    if not factors.keys() >= set(loaded.paths):
+    rows = read_rows(folder / "factors.jsonl")
+    if not rows.keys() >= set(loaded.paths):
         raise UserError(f"{folder / 'factors.jsonl'} does not belong to the images in {shards}")
-    table = torch.tensor([factors[path] for path in loaded.paths])
+    table = torch.tensor([factors_of(rows[path]) for path in loaded.paths])
     return Truth(loaded.images.float() / 127.5 - 1, loaded.labels, table, loaded.domains)
 
 
-def read_factors(path: Path) -> dict[str, list[float]]:
-    """Read the five factors of each image, by its file name."""
+def read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """Read all that is known of each image, by its file name."""
     if not path.is_file():
         raise UserError(f"no {path}: give the folder of the demo data set with --images")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {
-        row["file"]: [row["x"] * SIDE, row["y"] * SIDE, *(value / 255 for value in row["fur"])]
-        for row in rows
-    }
+    return {row["file"]: row for row in rows}
+
+
+def factors_of(row: dict[str, Any]) -> list[float]:
+    """Take the five factors that the probes learn."""
+    return [row["x"] * SIDE, row["y"] * SIDE, *(value / 255 for value in row["fur"])]
 
 
 def augment(images: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,24 +190,38 @@ def spread(factors: Tensor) -> Tensor:
 def judge_pair(
     translator: Translator, probes: Probes, val: Truth, source: int, target: int
 ) -> dict[str, float]:
-    """Translate from one domain to another, ``OUTPUTS`` times in both ways, and measure."""
+    """Translate from one domain to another, ``OUTPUTS`` times in each way there is, and measure."""
     sources, targets = val.of_domain(source), val.of_domain(target)
     sources = sources[torch.randperm(len(sources))[:SOURCES]]
     references = targets[torch.randint(len(targets), (OUTPUTS, len(sources)))]
     latents = torch.randn(OUTPUTS, len(sources), translator.config.model.latent_dim)
     x, y = val.images[sources], torch.full_like(sources, target)
-    free = torch.stack([translator.from_latents(x, y, z) for z in latents])
-    guided = torch.stack([translator.from_references(x, y, val.images[r]) for r in references])
-    labels, factors = probes.read(torch.stack([free, guided]))  # (2, OUTPUTS, sources, ...)
+    ways = [torch.stack([translator.from_latents(x, y, z) for z in latents])]
+    if translator.guided_by_references:
+        outputs = [translator.from_references(x, y, val.images[r]) for r in references]
+        ways.append(torch.stack(outputs))
+    labels, factors = probes.read(torch.stack(ways))  # (1 or 2, OUTPUTS, sources, ...)
+    moved = distance(factors, val.factors[sources], CENTRE)
     measures = {
         "domain_accuracy_latent": (labels[0] == target).float(),
-        "domain_accuracy_reference": (labels[1] == target).float(),
-        "pose_error_px": distance(factors, val.factors[sources], CENTRE),
+        "pose_error_px": moved,
+        "pose_error_latent_px": moved[0],
         "style_spread_ratio": spread(factors[0]) / spread(val.factors[targets]),
-        "reference_colour_error": distance(factors[1], val.factors[references], FUR),
-        "chance_colour_error": distance(factors[1], val.factors[shuffle(references)], FUR),
     }
+    if translator.guided_by_references:
+        measures |= {
+            "domain_accuracy_reference": (labels[1] == target).float(),
+            "reference_colour_error": distance(factors[1], val.factors[references], FUR),
+            "chance_colour_error": distance(factors[1], val.factors[shuffle(references)], FUR),
+        }
     return {name: values.mean().item() for name, values in measures.items()}
+
+
+def judge(translator: Translator, probes: Probes, val: Truth) -> dict[str, float]:
+    """Judge every ordered pair of domains, and take the means."""
+    pairs = itertools.permutations(range(len(val.domains)), 2)
+    results = [judge_pair(translator, probes, val, source, target) for source, target in pairs]
+    return {name: sum(r[name] for r in results) / len(results) for name in results[0]}
 
 
 def shuffle(table: Tensor) -> Tensor:
@@ -213,15 +230,32 @@ def shuffle(table: Tensor) -> Tensor:
 
 
 def report(measures: dict[str, float]) -> None:
-    """Print a table for people, then one line of JSON for programs."""
-    for name in MEASURES:
-        verdict = f"(shuffled references: {measures['chance_colour_error']:.3f})"
+    """Print a table for people, then one line of JSON for programs.
+
+    A translator that no reference guides has no measures of that.
+    """
+    known = [name for name in MEASURES if name in measures]
+    for name in known:
         if name in WANTED:
             low, high = WANTED[name]
             met = "met" if low <= measures[name] <= high else "NOT MET"
             verdict = f"wanted {low:g} to {high:g}: {met}"
+        else:
+            verdict = f"(shuffled references: {measures['chance_colour_error']:.3f})"
         print(f"{name:<26} {measures[name]:.3f}  {verdict}")
-    print(json.dumps({name: measures[name] for name in MEASURES}))
+    print(json.dumps({name: measures[name] for name in known}))
+
+
+def prepare(shards: str, size: int, images: Path | None = None) -> tuple[Probes, Truth]:
+    """Train the probes on a set, prove them, and load the validation images to be translated.
+
+    Exits if they are too weak. ``images`` is the folder of factors.jsonl, if it lies elsewhere.
+    """
+    folder = images or Path(read_index(shards).source).parent
+    train, val = (read_truth(shards, split, size, folder) for split in ("train", "val"))
+    probes = train_probes(train)
+    check_probes(probes, val)
+    return probes, val
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -240,13 +274,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     translator = Translator.load(options.run, options.checkpoint)
     shards, size = translator.config.data.shards, translator.config.model.image_size
-    folder = options.images or Path(read_index(shards).source).parent
-    train, val = (read_truth(shards, split, size, folder) for split in ("train", "val"))
-    probes = train_probes(train)
-    check_probes(probes, val)
-    pairs = itertools.permutations(range(len(val.domains)), 2)
-    results = [judge_pair(translator, probes, val, source, target) for source, target in pairs]
-    report({name: sum(r[name] for r in results) / len(results) for name in results[0]})
+    probes, val = prepare(shards, size, options.images)
+    report(judge(translator, probes, val))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """A small data set of drawn animals: three species, told apart by shape and not by colour.
 
-    python -m stargan_dist.data.demo DEST
+    python -m stargan_dist.data.demo DEST [--expressions]
 
 writes ``DEST/images/<species>/000000.png`` and so on, and ``DEST/factors.jsonl``, which holds the
 factors that each image was drawn from, so that a translation can be measured against the truth.
+All these animals are awake. With ``--expressions`` the folders are expressions instead, which the
+eyes alone show, and each holds animals of all species: a set that knows something else of them.
 """
 
 import argparse
@@ -34,7 +36,7 @@ PINK: Colour = (244, 158, 170)
 
 @dataclass(frozen=True)
 class Factors:
-    """What one image is drawn from: a species, a pose and two colours (RGB, 0 to 255).
+    """What one image is drawn from: species, pose, two colours (RGB, 0 to 255), expression.
 
     ``x`` and ``y`` place the centre of the head, as fractions of the width and of the height;
     ``radius`` is the head's, as a fraction of the width; ``tilt`` is clockwise, in radians.
@@ -47,6 +49,7 @@ class Factors:
     tilt: float
     fur: Colour
     background: Colour
+    expression: str = "awake"
 
 
 class Pen:
@@ -55,6 +58,7 @@ class Pen:
     def __init__(self, factors: Factors, side: int) -> None:
         self.image = Image.new("RGB", (side, side), factors.background)
         self.fur = factors.fur
+        self.expression = factors.expression
         self.outline = _mix(factors.fur, INK, 0.7)
         self._canvas = ImageDraw.Draw(self.image)
         self._centre = np.array([factors.x, factors.y]) * side
@@ -101,13 +105,38 @@ def _both_sides(points: Points) -> tuple[Points, Points]:
     return points, points * np.array([-1.0, 1.0])
 
 
-def _face(pen: Pen) -> None:
-    """What all species share: the head, the eyes and the cheeks."""
-    pen.shape(_oval(0, 0, 1.0, 0.92), pen.fur, outline=0.1)
+def _awake(pen: Pen) -> None:
+    """Dark eyes with a glint."""
     for eye in _both_sides(_oval(0.42, -0.16, 0.18, 0.23)):
         pen.shape(eye, INK)
     for x in (-0.36, 0.48):
         pen.shape(_oval(x, -0.25, 0.06, 0.07), WHITE)
+
+
+def _asleep(pen: Pen) -> None:
+    """Closed lids: arcs that hang down."""
+    for lid in _both_sides(_oval(0.42, -0.2, 0.26, 0.22)[: OVAL_CORNERS // 2 + 1]):
+        pen.line(lid, INK, 0.15)
+
+
+def _surprised(pen: Pen) -> None:
+    """Wide eyes, white around small pupils."""
+    for white in _both_sides(_oval(0.42, -0.24, 0.34, 0.36)):
+        pen.shape(white, WHITE, outline=0.08)
+    for pupil in _both_sides(_oval(0.42, -0.24, 0.13, 0.15)):
+        pen.shape(pupil, INK)
+
+
+_EYES: dict[str, Callable[[Pen], None]] = {
+    "asleep": _asleep, "awake": _awake, "surprised": _surprised,
+}  # fmt: skip
+EXPRESSIONS: tuple[str, ...] = tuple(_EYES)
+
+
+def _face(pen: Pen) -> None:
+    """What all species share: the head, the eyes and the cheeks."""
+    pen.shape(_oval(0, 0, 1.0, 0.92), pen.fur, outline=0.1)
+    _EYES[pen.expression](pen)
     for cheek in _both_sides(_oval(0.66, 0.25, 0.17, 0.12)):
         pen.shape(cheek, _mix(pen.fur, PINK, 0.5))
 
@@ -157,14 +186,24 @@ SPECIES: tuple[str, ...] = tuple(_DRAWINGS)
 
 def sample_factors(seed: int, species: str, i: int) -> Factors:
     """The factors of image ``i`` of a species; they depend on no other image."""
-    rng = np.random.default_rng([seed, SPECIES.index(species), i])
+    return _look(np.random.default_rng([seed, SPECIES.index(species), i]), species, "awake")
+
+
+def sample_expression(seed: int, expression: str, i: int) -> Factors:
+    """The factors of image ``i`` with an expression, of any species: none is one of the above."""
+    rng = np.random.default_rng([seed, len(SPECIES) + EXPRESSIONS.index(expression), i])
+    return _look(rng, SPECIES[rng.integers(len(SPECIES))], expression)
+
+
+def _look(rng: np.random.Generator, species: str, expression: str) -> Factors:
+    """Draw a pose and colours."""
     x, y = rng.uniform(0.32, 0.68), rng.uniform(0.5, 0.74)
     radius, tilt = rng.uniform(0.2, 0.245), rng.uniform(-0.2, 0.2)
     hue = rng.uniform()
     fur = _rgb(hue, rng.uniform(0.45, 0.85), rng.uniform(0.7, 0.95))
     # A hue well away from that of the fur, and pale, so that the outline stands out.
     background = _rgb(hue + rng.uniform(0.25, 0.75), rng.uniform(0.1, 0.35), rng.uniform(0.85, 1))
-    return Factors(species, x, y, radius, tilt, fur, background)
+    return Factors(species, x, y, radius, tilt, fur, background, expression)
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Colour:
@@ -180,22 +219,28 @@ def draw(factors: Factors, size: int) -> Image.Image:
     return pen.image.reduce(OVERSAMPLING)
 
 
-def write_dataset(dest: Path, count: int, size: int, seed: int) -> None:
-    """Write ``count`` images of each species, and their factors, to the new folder ``dest``."""
+def write_dataset(
+    dest: Path, count: int, size: int, seed: int, *, expressions: bool = False
+) -> None:
+    """Write ``count`` images of each domain, and their factors, to the new folder ``dest``.
+
+    The domains are the species, or the expressions.
+    """
     if count < 1 or size < 1:
         raise UserError(f"count and size must be at least 1, not {count} and {size}")
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise UserError(f"{dest} exists already and is not an empty folder")
+    domains, sample = (EXPRESSIONS, sample_expression) if expressions else (SPECIES, sample_factors)
     partial = dest.with_name(dest.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for species in SPECIES:
-        (partial / "images" / species).mkdir(parents=True)
-    progress = Progress(count * len(SPECIES), "images", what="drawing")
+    for domain in domains:
+        (partial / "images" / domain).mkdir(parents=True)
+    progress = Progress(count * len(domains), "images", what="drawing")
     with (partial / "factors.jsonl").open("w", encoding="utf-8") as lines:
-        for species in SPECIES:
+        for domain in domains:
             for i in range(count):
-                factors = sample_factors(seed, species, i)
-                file = f"{species}/{i:06d}.png"
+                factors = sample(seed, domain, i)
+                file = f"{domain}/{i:06d}.png"
                 draw(factors, size).save(partial / "images" / file)
                 lines.write(json.dumps({"file": file, **asdict(factors)}) + "\n")
                 progress.advance(1)
@@ -204,14 +249,19 @@ def write_dataset(dest: Path, count: int, size: int, seed: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line: where to write, and how many images of which size."""
+    """The command line: where to write, what, and how many images of which size."""
     parser = argparse.ArgumentParser(description="Draw a data set of cats, dogs and rabbits.")
     parser.add_argument("dest", type=Path, help="a folder that is new or empty")
-    parser.add_argument("--count", type=int, default=1200, help="images of each species")
+    parser.add_argument("--count", type=int, default=1200, help="images of each domain")
     parser.add_argument("--size", type=int, default=64, help="width and height in pixels")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--expressions", action="store_true", help="a folder for each expression, not each species"
+    )
     options = parser.parse_args(argv)
-    write_dataset(options.dest, options.count, options.size, options.seed)
+    write_dataset(
+        options.dest, options.count, options.size, options.seed, expressions=options.expressions
+    )
 
 
 if __name__ == "__main__":
