@@ -321,6 +321,7 @@ def sources_of(**sources):
 
 def config_of(run, sources, *arguments):
     named = ["--run", str(run), "--data.shards", "", "--data.sources", sources]
+    named += ["--recipe", "stargan"]
     return configs.parse(["--config", str(SMOKE), *named, *arguments])
 
 
@@ -339,6 +340,12 @@ def test_a_plan_refuses_labels_that_cannot_be_read_unless_they_are_skipped(tmp_p
     with pytest.raises(UserError, match="no attribute old"):
         plan_of(tmp_path / "run", sources)
     assert plan_of(tmp_path / "run", sources, "--data.on_bad_shard", "skip").start == 0
+
+
+@pytest.mark.parametrize("recipe", ["b", "c", "d", "e", "f"])
+def test_a_plan_refuses_labels_that_the_recipe_has_no_use_for(tmp_path, faces, recipe):
+    with pytest.raises(UserError, match=f"recipe: {recipe} .* or take --recipe stargan"):
+        plan_of(tmp_path / "run", sources_of(faces=faces), "--recipe", recipe)
 
 
 def test_a_run_is_resumed_on_the_same_sets_alone(tmp_path, faces, kinds, urls):
