@@ -52,15 +52,21 @@ def plan(config: Config) -> Plan:
 
     Raises:
         UserError: world and batch do not fit, the launcher asks for something else than the
-            configuration, the engine cannot be had, shards are missing or too few, the run folder
-            cannot be written or belongs to another configuration or data set, the checkpoint is
-            damaged.
+            configuration, the engine cannot be had, the recipe is for other labels, shards are
+            missing or too few, the run folder cannot be written or belongs to another configuration
+            or data set, the checkpoint is damaged.
     """
     configs.check_world(config, launched_world_size())
     check_launcher(os.environ, config)
     check_engine(config)
+    row = recipes.row_of(config)
+    if (row.by_domain or not row.permuted) and not config.data.by_domain:
+        raise UserError(
+            f"recipe: {config.recipe} translates into the domains of a single set, and "
+            "data.sources has other labels: name shards as data.shards, or take --recipe stargan"
+        )
     sets = open_sets(config.data, "train")
-    sets.check(references=recipes.row_of(config).references)
+    sets.check(references=row.references)
     if config.data.on_bad_shard == "stop":
         sets.check_labels()
     storage.check_writable(config.run)

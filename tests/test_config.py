@@ -19,7 +19,7 @@ SUMMED = ["--schedule", "summed"]
 def test_presets_are_valid_and_name_run_and_shards(preset):
     config = configs.parse(["--config", str(preset)])
     assert config.run
-    assert config.data.shards
+    assert all(source.shards for source in config.data.sets.values())
 
 
 def test_defaults_are_the_papers():

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
-from stargan_dist import trainer
+from stargan_dist import sample, trainer
 from stargan_dist.checkpoint import State
 from stargan_dist.config import DataConfig, SourceConfig
 from stargan_dist.data import transforms
@@ -21,10 +22,12 @@ from stargan_dist.data.sets import load_labelled, of_reader, open_sets
 from stargan_dist.data.stream import Slots, samples_of
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation import Evaluator
+from stargan_dist.grids import HEADER_PIXELS
 from stargan_dist.labels import Labels, Space
 from stargan_dist.shards.build import build
 from tests.conftest import SMOKE
 from tests.data.test_stream import BATCH_SIZE, STEPS, assert_same, load, load_world
+from tests.runs import assert_same_bits
 
 SPECIES = ("cat", "dog", "rabbit")
 
@@ -318,6 +321,7 @@ def sources_of(**sources):
 
 def config_of(run, sources, *arguments):
     named = ["--run", str(run), "--data.shards", "", "--data.sources", sources]
+    named += ["--recipe", "stargan"]
     return configs.parse(["--config", str(SMOKE), *named, *arguments])
 
 
@@ -336,6 +340,12 @@ def test_a_plan_refuses_labels_that_cannot_be_read_unless_they_are_skipped(tmp_p
     with pytest.raises(UserError, match="no attribute old"):
         plan_of(tmp_path / "run", sources)
     assert plan_of(tmp_path / "run", sources, "--data.on_bad_shard", "skip").start == 0
+
+
+@pytest.mark.parametrize("recipe", ["b", "c", "d", "e", "f"])
+def test_a_plan_refuses_labels_that_the_recipe_has_no_use_for(tmp_path, faces, recipe):
+    with pytest.raises(UserError, match=f"recipe: {recipe} .* or take --recipe stargan"):
+        plan_of(tmp_path / "run", sources_of(faces=faces), "--recipe", recipe)
 
 
 def test_a_run_is_resumed_on_the_same_sets_alone(tmp_path, faces, kinds, urls):
@@ -359,3 +369,65 @@ def test_evaluation_needs_domains(faces):
     config = configs.parse(["--run", "r", "--data.sources", sources_of(faces=faces)])
     with pytest.raises(WorldError, match=r"this run has other labels .* look at its grids"):
         Evaluator(config, None)
+
+
+# A run, from the first step to translations of own images.
+
+
+@pytest.fixture(scope="module")
+def finished(faces, kinds, tmp_path_factory):
+    """A run on both sets, in which G has stepped once on each."""
+    run = tmp_path_factory.mktemp("run") / "joint"
+    assert trainer.train(joint_run(run, faces, kinds, steps=11)) == trainer.FINISHED
+    return run
+
+
+def joint_run(run, faces, kinds, steps, **options):
+    options = {"recipe": "stargan", "steps": steps, "monitor.sample_every": 11} | options
+    given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return config_of(run, sources_of(faces=faces, kinds=kinds), *given)
+
+
+@pytest.mark.parametrize("stop", [3, 9])
+def test_a_resumed_run_on_two_sets_equals_an_unbroken_one(tmp_path, faces, kinds, finished, stop):
+    """Also where it stops between the steps of G on the one set and on the other."""
+    trainer.train(joint_run(tmp_path / "run", faces, kinds, steps=stop))
+    resumed = joint_run(tmp_path / "run", faces, kinds, steps=11, **{"data.workers": 1})
+    assert trainer.train(resumed) == trainer.FINISHED
+    assert_same_bits(tmp_path / "run", finished)
+
+
+def test_a_run_on_two_sets_leaves_a_grid_and_what_its_labels_are(finished, joint):
+    found = checkpoints.find(str(finished))
+    assert (found.labels, found.domains) == (joint.labels, joint.domains)
+    names = {path.name for path in (finished / "samples").iterdir()}
+    assert names == {"latent_00000000.png", "latent_00000011.png"}  # none of references
+
+
+def test_samples_of_own_images_of_one_of_two_sets(finished, animals, tmp_path, monkeypatch):
+    files = [str(path) for path in sorted(animals.glob("cat/*"))[:2]]
+    options = [
+        "--set",
+        "faces",
+        "--attributes",
+        "male=1",
+        "--targets",
+        "male",
+        "dog",
+        "--latents=3",
+    ]
+    given = [
+        "sample",
+        "--run",
+        str(finished),
+        "--out",
+        str(tmp_path),
+        "--sources",
+        *files,
+        *options,
+    ]
+    monkeypatch.setattr("sys.argv", given)
+    sample.main()
+    with Image.open(tmp_path / "latent_step_00000011.png") as picture:
+        # Without a latent there is one translation to each target.
+        assert picture.size == (3 * 66 + 2, 2 * 66 + 2 + HEADER_PIXELS)
