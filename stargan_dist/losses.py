@@ -63,8 +63,14 @@ def gradient_penalty(
 
 def mode_seeking(fake: Tensor, fake2: Tensor, style: Tensor, style2: Tensor) -> Tensor:
     """How much two guides differ for each difference of their images, to be minimised: the
-    diversity term of MSGAN (arXiv 1903.05628, Eq. (4)) as its authors' code inverts it."""
-    return 1 / (l1(fake, fake2) / l1(style, style2) + 1e-5)
+    diversity term of MSGAN (arXiv 1903.05628, Eq. (4)) as its authors' code inverts it.
+
+    For each image, then averaged: a ratio of averages over a rank's share of the batch would
+    depend on the number of ranks.
+    """
+    images = (fake - fake2).abs().flatten(1).mean(1)
+    styles = (style - style2).abs().mean(1)
+    return (1 / (images / styles + 1e-5)).mean()
 
 
 def falling(step: int, begin: int, end: int) -> float:

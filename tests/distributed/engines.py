@@ -28,7 +28,9 @@ TINY = {"base_width": 4, "max_width": 8, "style_dim": 6, "latent_dim": 5, "mappi
 BASE = [
     *("--run", "r", "--data.shards", "s", "--batch_size", str(BATCH), "--model.image_size", "32"),
     *(word for name, value in TINY.items() for word in (f"--model.{name}", str(value))),
+    *("--optim.lr", "0.01", "--optim.lr_mapping", "0.01"),
 ]
+ROWS = [name for name in recipes.TABLE if name != "f"]
 
 
 def zero(stage, *more):
@@ -71,12 +73,16 @@ CASES = {
     "e_stepped_by_references": [],
     "zero1_d_not_frozen": zero(1),
     "no_exchange": [],
+    **{f"row_{name}": ["--recipe", name, *FLOAT64] for name in ROWS},
+    **{f"row_{name}_float32": ["--recipe", name] for name in ("stargan", "b", "d")},
+    **{f"row_{name}_zero2": zero(2, "--recipe", name) for name in ("stargan", "b", "d")},
+    "row_stargan_zero3": zero(3, *SUMMED, *RELEASED, "--recipe", "stargan"),
 }
 
 
 def plain_optimizers(networks, config, batch_size):
     """SGD: where Adam would divide rounding noise by itself, its step is in proportion."""
-    return {n: torch.optim.SGD(net.parameters(), lr=0.01) for n, net in networks.items()}
+    return {n: torch.optim.SGD(net.parameters(), lr=config.lr) for n, net in networks.items()}
 
 
 @contextmanager
@@ -125,7 +131,9 @@ def run(case, world):
     if world.size > 1 and case in ("ddp", "ddp_accumulated"):
         for side in engine._sides.values():
             side.register_comm_hook(exchanges, counting)
-    iterate(training, engine, world, range(ITERATIONS), 1 if "infinite" in case else None)
+    begun = 3 if case.startswith("row_") else 0  # some rows step G in every fifth iteration only
+    steps = range(begun, begun + ITERATIONS)
+    iterate(training, engine, world, steps, 1 if "infinite" in case else None)
     snapshot = training.snapshot(engine, keep=world.is_main)
     engine.close()
     return snapshot, len(exchanges)

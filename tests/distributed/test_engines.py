@@ -15,10 +15,13 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT, launch
-from tests.distributed.engines import CASES, ITERATIONS
+from tests.distributed.engines import CASES, ITERATIONS, ROWS
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
-ONE = ("ddp", "ddp_float64", "ddp_float64_accumulated", "ddp_summed_float64", "zero2")
+ONE = (
+    "ddp", "ddp_float64", "ddp_float64_accumulated", "ddp_summed_float64", "zero2",
+    *(f"row_{name}" for name in ROWS),
+)  # fmt: skip
 
 
 def results(processes, cases, out):
@@ -83,6 +86,19 @@ def test_two_processes_equal_one(two, one):
         assert apart(two[case], one[case]) <= 1e-9
     assert apart(two["zero2"], one["zero2"]) <= 1e-6
     assert apart(two["no_exchange"], one["ddp"]) > 1e-4
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_two_processes_equal_one_for_each_row(two, one, name):
+    """In three iterations of which one at least is the generator side's (test_recipes.py)."""
+    assert apart(two[f"row_{name}"], one[f"row_{name}"]) <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["stargan", "b", "d"])
+def test_zero_equals_ddp_for_rows_with_other_penalties_and_networks(two, name):
+    assert apart(two[f"row_{name}_zero2"], two[f"row_{name}_float32"]) <= 1e-6
+    if name == "stargan":
+        assert apart(two["row_stargan_zero3"], two["row_stargan_float32"]) <= 1e-6
 
 
 def test_micro_batches_equal_one_batch(two, one):

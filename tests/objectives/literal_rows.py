@@ -108,8 +108,11 @@ def _generator(name, nets, optimizers, batch, guide, step, ds_iter):
             terms["ds"] = apart
             loss = loss - (1 - step / ds_iter) * apart
         else:
-            ratio = apart / torch.mean(torch.abs(style.detach() - style2))
-            terms["ms"] = 1 / (ratio + 1e-5)
+            pairs = zip(fake, fake2, style.detach(), style2, strict=True)
+            rows = [
+                1 / ((a - b).abs().mean() / (s - t).abs().mean() + 1e-5) for a, b, s, t in pairs
+            ]
+            terms["ms"] = sum(rows) / len(rows)
             loss = loss + terms["ms"]
     terms["cyc"] = torch.mean(torch.abs(G(fake, _code(name, own_style, batch.y)) - batch.x))
     loss = loss + (10.0 if wasserstein else 1.0) * terms["cyc"]

@@ -70,8 +70,9 @@ def make_batch(seed, size=4):
 
     y, y_trg = torch.randint(3, (2, size), generator=g)
     z, z2 = torch.randn(2, size, 5, generator=g, dtype=torch.float64)
+    x, x_ref, x_ref2 = images(), images(), images()
     mix = torch.rand(size, generator=g, dtype=torch.float64)
-    return Batch(images(), y, images(), images(), y_trg, z, z2, mix)
+    return Batch(x, y, x_ref, x_ref2, y_trg, z, z2, mix)
 
 
 def objective_of(nets, weights=None, recipe="f"):
