@@ -19,7 +19,7 @@ from stargan_dist.checkpoint import step_name
 from stargan_dist.config import Config
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.metrics.collect import Collector, Fakes, Stopped
-from stargan_dist.metrics.protocol import OUTPUTS, REAL, REFERENCE, Task, tasks
+from stargan_dist.metrics.protocol import GUIDES, OUTPUTS, REAL, REFERENCE, Task, tasks
 from stargan_dist.metrics.statistics import Statistics, distances
 from stargan_dist.progress import Progress
 from stargan_dist.results import Result, Row
@@ -124,6 +124,7 @@ class Evaluator:
             "step": translator.step,
             "checkpoint": step_name(translator.step),
             "seed": seed,
+            "guides": [g for g in GUIDES if g != REFERENCE or translator.guided_by_references],
             "outputs_per_source": OUTPUTS,
             "image_size": self.config.model.image_size,
             "precision": self.config.evaluation.precision,
@@ -167,7 +168,8 @@ class Evaluation:
         self.result = self.world.from_main(lambda: evaluator.begun(translator, seed))
         self.where = results.place(evaluator.config.run, self.result)
         done = results.finished_tasks(self.result)
-        self.left = [t for t in tasks(len(self.domains)) if self._named(t) not in done]
+        every = tasks(len(self.domains), self.result["guides"])
+        self.left = [t for t in every if self._named(t) not in done]
         self.pool = ThreadPoolExecutor(1)
         self.owed: list[Future[None]] = []
 

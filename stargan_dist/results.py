@@ -76,18 +76,18 @@ def summarised(result: Result) -> Result:
     A mean is None until all of its tasks are measured.
     """
     frechet, kernel, diversity = result["metrics"]
-    counts = Counter(task.guide for task in tasks(len(result["domains"])))
+    counts = Counter(task.guide for task in tasks(len(result["domains"]), result["guides"]))
 
     def mean(metric: str, guide: str) -> float | None:
         values = [row[metric] for row in result["rows"] if row["guide"] == guide and metric in row]
-        return sum(values) / len(values) if len(values) == counts[guide] else None
+        return sum(values) / len(values) if values and len(values) == counts[guide] else None
 
     means = {f"{m}_{g}": mean(m, g) for m in (frechet, kernel) for g in GUIDES}
     means |= {f"{diversity}_{g}": mean(diversity, g) for g in (LATENT, REFERENCE)}
-    guided = [means[f"{frechet}_{guide}"] for guide in (LATENT, REFERENCE)]
+    guided = [means[f"{frechet}_{guide}"] for guide in result["guides"] if guide != REAL]
     whole = len(finished_tasks(result)) == counts.total()
     known = [value for value in guided if whole and value is not None]
-    score = sum(known) / 2 if len(known) == 2 else None
+    score = sum(known) / len(known) if known and len(known) == len(guided) else None
     return {**result, "means": means, "score": score}
 
 
@@ -143,7 +143,7 @@ def table(result: Result) -> str:
         task = target if guide == REAL else f"{source} → {target}"
         told = [number(row.get(metric)) for metric in metrics]
         lines.append([guide, task, str(row.get("images", "–")), *told])
-    for guide in GUIDES:
+    for guide in result["guides"]:
         means = [number(result["means"].get(f"{metric}_{guide}")) for metric in metrics]
         lines.append([guide, "mean", "", *means])
     notes = [f"not measured: {error}" for error in errors(result)]
@@ -170,7 +170,7 @@ def repeated(results: Sequence[Result]) -> str:
     """Means and sample deviations over the seeds of several results, for people."""
     metrics = results[0]["metrics"]
     lines = [["guide", "seeds", *metrics]]
-    for guide in GUIDES:
+    for guide in results[0]["guides"]:
         means = [spread(results, f"{metric}_{guide}") for metric in metrics]
         lines.append([guide, str(len(results)), *(told(mean, len(results)) for mean in means)])
     return columns(lines, left=1)

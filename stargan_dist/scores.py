@@ -35,7 +35,10 @@ def read(where: str) -> Result | None:
         return None
     except OSError as error:
         raise UserError(f"cannot read {where}: {error}") from error
-    whole = isinstance(result, dict) and {"score", "step", "seed", *COMPARABLE} <= result.keys()
+    whole = (
+        isinstance(result, dict)
+        and {"score", "step", "seed", "guides", *COMPARABLE} <= result.keys()
+    )
     return result if whole else None
 
 

@@ -5,6 +5,7 @@ translated `OUTPUTS` times. The latent or reference of an output is drawn from (
 source, output), so neither the number of processes nor the batch size nor the order matter.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,13 +28,14 @@ class Task(NamedTuple):
     target: int
 
 
-def tasks(num_domains: int) -> list[Task]:
+def tasks(num_domains: int, guides: Sequence[str] = GUIDES) -> list[Task]:
     """All tasks, those of one target together: its real images are looked at once."""
     labels = range(num_domains)
     return [
         Task(guide, source, target)
         for target in labels
         for guide in (REAL, LATENT, REFERENCE)
+        if guide in guides
         for source in labels
         if (source == target) == (guide == REAL)
     ]
