@@ -110,8 +110,8 @@ def announce(number: int, runs: Sequence[Run], run: Run, steps: int) -> None:
 
 
 def options_of(run: Run, steps: int, shards: str) -> list[str]:
-    """The training's command line: sizes of the demo, the row's recipe, steps of the ablation."""
-    files = [CONFIGS / "demo.yaml", row_file(run.row), CONFIGS / "ablation" / "demo.yaml"]
+    """The training's command line: the row's own file, then what all have in common."""
+    files = [row_file(run.row), CONFIGS / "ablation" / "demo.yaml"]
     own = {
         "run": run.folder, "seed": run.seed, "steps": steps, "loss.ds_iter": steps,
         "data.shards": shards, "evaluation.every": steps, "evaluation.protocol": PROTOCOL,

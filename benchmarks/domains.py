@@ -29,10 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from iteration_flops import make_batch
 from literal_heads import make_literal
 
-from stargan_dist.config import LossConfig, OptimConfig
+from stargan_dist.labels import of_domains
 from stargan_dist.nets.blocks import StackedLinear
 from stargan_dist.nets.v2 import MappingNetwork, Networks, build_networks
-from stargan_dist.objectives.stargan_v2 import StarGANv2, Terms
+from stargan_dist.objectives.objective import Objective
+from stargan_dist.objectives.parts import Terms
+from stargan_dist.objectives.recipes import ADAM_V2, TABLE
 from stargan_dist.state import build_optimizers
 
 Case = tuple[str, int]  # form of F or "literal", domains
@@ -54,9 +56,9 @@ class Timed:
 
     keeps_graphs = True
 
-    def __init__(self, objective: StarGANv2, networks: Networks) -> None:
+    def __init__(self, objective: Objective, networks: Networks) -> None:
         self.sides = objective.sides
-        self.optimizers = build_optimizers(networks._asdict(), OptimConfig())
+        self.optimizers = build_optimizers(networks._asdict(), ADAM_V2)
         for network, optimizer in zip(networks, self.optimizers.values(), strict=True):
             begin_moments(network)
             optimizer.step()
@@ -106,7 +108,7 @@ def make_networks(form: str, domains: int, size: int) -> Networks:
 def time_iteration(form: str, domains: int, size: int, batch_size: int) -> list[float]:
     """Seconds of the parts of one iteration: four of networks and losses, then four of Adam."""
     networks = make_networks(form, domains, size)
-    objective = StarGANv2(networks, LossConfig())
+    objective = Objective(TABLE["f"], networks._asdict(), of_domains([""] * domains))
     batch = make_batch(size, domains, batch_size)
     engine = Timed(objective, networks)
     objective.iterate(engine, [batch], step=0)
@@ -148,7 +150,7 @@ def time_mapping(domains: int) -> float:
 
 def time_adam(module: nn.Module) -> float:
     """Seconds of one step of a module's dense Adam."""
-    optimizer = build_optimizers({"F": module}, OptimConfig())["F"]
+    optimizer = build_optimizers({"F": module}, ADAM_V2)["F"]
     begin_moments(module)
     optimizer.step()
     return min(seconds(optimizer.step) for _ in range(2))

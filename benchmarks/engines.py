@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from precision import DOMAINS, make_batch
 
 from stargan_dist import config as configs
+from stargan_dist.labels import of_domains
 from stargan_dist.monitor import memory_bytes
-from stargan_dist.shards.index import Index
 from stargan_dist.trainer import begin
 from stargan_dist.world import World
 
@@ -64,7 +64,7 @@ def work(out: str, size: int, width: int, batch: int, iterations: int, options: 
     base += ["--model.image_size", str(size), "--model.base_width", str(width)]
     config = configs.parse([*base, *options])
     domains = [str(number) for number in range(DOMAINS)]
-    training, engine = begin(config, Index(domains, {}, ""), world)
+    training, engine = begin(config, of_domains(domains), world)
     torch.manual_seed(world.rank)
     micro_batches = make_batch(size, batch, world.device).split(config.engine.accumulate)
     seconds = []
@@ -73,8 +73,7 @@ def work(out: str, size: int, width: int, batch: int, iterations: int, options: 
         if iteration <= 1:  # the first one is not counted
             sent = float(sent_bytes())
         began = time.perf_counter()
-        terms = training.objective.iterate(engine, micro_batches, step=0)
-        training.update_ema(engine)
+        terms = training.iterate(engine, micro_batches, step=0)
         world.mean(terms)  # waits for the device
         seconds.append(time.perf_counter() - began)
     world.wait_for_all()

@@ -44,12 +44,12 @@ from torchvision import transforms
 from torchvision.utils import save_image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from stargan_dist import config as configs
 from stargan_dist import evaluation
 from stargan_dist.batch import to_unit
 from stargan_dist.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from stargan_dist.data import demo
 from stargan_dist.data.reader import LoadedSplit, load_split, open_reader
+from stargan_dist.labels import of_domains
 from stargan_dist.metrics.measure import Measure
 from stargan_dist.metrics.protocol import (
     LATENT,
@@ -61,7 +61,7 @@ from stargan_dist.metrics.protocol import (
     tasks,
 )
 from stargan_dist.metrics.statistics import Statistics, distances
-from stargan_dist.nets.v2 import build_networks
+from stargan_dist.objectives import recipes
 from stargan_dist.results import Result
 from stargan_dist.shards.build import build
 from stargan_dist.translate import Translator
@@ -119,10 +119,11 @@ def make_config(folder: Path, size: int) -> Config:
 
 def make_translator(config: Config) -> Translator:
     torch.manual_seed(SEED)
-    networks = build_networks(3, **configs.to_dict(config)["model"])._asdict()
+    labels = of_domains(["cat", "dog", "rabbit"])
+    networks = recipes.build_networks(recipes.row_of(config), labels, config.model)
     for network in networks.values():
         network.eval().requires_grad_(False)
-    return Translator(networks, config, ["cat", "dog", "rabbit"], step=0)
+    return Translator(networks, config, labels, step=0)
 
 
 # The literal way.
@@ -194,10 +195,10 @@ def literal_output(
     y = torch.tensor([task.target])
     if task.guide == LATENT:
         drawn = draw_latents(task, number, translator.config.model.latent_dim, SEED)
-        style = translator.F(torch.from_numpy(drawn[i, None]).float(), y)
+        style = translator.networks["F"](torch.from_numpy(drawn[i, None]).float(), y)
     else:
         picked = draw_references(task, number, len(references), SEED)[i]
-        style = translator.E(to_unit(references[picked, None]), y)
+        style = translator.networks["E"](to_unit(references[picked, None]), y)
     return translator.G(to_unit(image[None]), style)
 
 

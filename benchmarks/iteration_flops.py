@@ -22,9 +22,12 @@ from torch.utils.flop_counter import flop_registry
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from stargan_dist.batch import Batch
-from stargan_dist.config import LossConfig
+from stargan_dist.config import Config
+from stargan_dist.labels import of_domains
 from stargan_dist.nets.v2 import Networks, build_networks
-from stargan_dist.objectives.stargan_v2 import StarGANv2, Terms
+from stargan_dist.objectives.objective import Objective
+from stargan_dist.objectives.parts import Terms
+from stargan_dist.objectives.recipes import TABLE, resolved
 from tests.nets.plain import make_plain
 from tests.objectives.literal import literal_iteration
 
@@ -54,7 +57,7 @@ class BackwardOnly:
 
     keeps_graphs = True
 
-    def __init__(self, objective: StarGANv2) -> None:
+    def __init__(self, objective: Objective) -> None:
         self.sides = objective.sides
 
     def update(
@@ -74,15 +77,15 @@ def make_batch(size: int, domains: int, batch: int) -> Batch:
 
     y, y_trg = torch.randint(domains, (2, batch))
     z, z2 = torch.empty(2, batch, 16).normal_()
-    return Batch(images(), y, images(), images(), y_trg, z, z2)
+    return Batch(images(), y, images(), images(), y_trg, z, z2, torch.rand(batch))
 
 
 def count_gflop(networks: Networks, batch: Batch, *, literal: bool) -> float:
     """GFLOP per image of one iteration, all forwards and backwards."""
-    objective = StarGANv2(networks, LossConfig())
+    objective = Objective(TABLE["f"], networks._asdict(), of_domains([]))
     with FlopCount() as counter:
         if literal:
-            literal_iteration(networks, None, batch, LossConfig(), lambda_ds=1.0)
+            literal_iteration(networks, None, batch, resolved(Config()).loss, lambda_ds=1.0)
         else:
             objective.iterate(BackwardOnly(objective), [batch], step=0)
     return counter.total / 1e9 / len(batch.y)

@@ -17,12 +17,14 @@ import time
 import torch
 
 from stargan_dist.batch import Batch
-from stargan_dist.config import ClipConfig, LossConfig, OptimConfig
+from stargan_dist.config import ClipConfig
 from stargan_dist.engines.base import Parts
 from stargan_dist.engines.ddp import DDP
+from stargan_dist.labels import of_domains
 from stargan_dist.nets.precision import POLICIES, Policy
 from stargan_dist.nets.v2 import build_networks
-from stargan_dist.objectives.stargan_v2 import StarGANv2
+from stargan_dist.objectives.objective import Objective
+from stargan_dist.objectives.recipes import ADAM_V2, TABLE
 from stargan_dist.state import build_optimizers
 from stargan_dist.world import World
 
@@ -46,7 +48,7 @@ def make_batch(size: int, count: int, device: torch.device) -> Batch:
     x, x_ref, x_ref2 = torch.empty(3, count, 3, size, size).uniform_(-1, 1)
     y, y_trg = torch.randint(DOMAINS, (2, count))
     z, z2 = torch.randn(2, count, 16)
-    return Batch(x, y, x_ref, x_ref2, y_trg, z, z2).to(device, torch.float32)
+    return Batch(x, y, x_ref, x_ref2, y_trg, z, z2, torch.rand(count)).to(device, torch.float32)
 
 
 def measure(
@@ -57,8 +59,9 @@ def measure(
     world, networks = World(), build_networks(DOMAINS, size)
     for network in networks:
         network.to(world.device)
-    objective, by_letter = StarGANv2(networks, LossConfig()), networks._asdict()
-    parts = Parts(objective.sides, by_letter, build_optimizers(by_letter, OptimConfig()))
+    by_letter = networks._asdict()
+    objective = Objective(TABLE["f"], by_letter, of_domains([""] * DOMAINS))
+    parts = Parts(objective.sides, by_letter, build_optimizers(by_letter, ADAM_V2))
     engine = DDP(parts, ClipConfig(), {}, world)
     batch = make_batch(size, count, world.device)
     seconds: dict[str, list[float]] = {name: [] for name in policies}

@@ -25,7 +25,7 @@ from PIL import Image
 from torchvision.datasets.folder import make_dataset
 
 from stargan_dist.config import DataConfig
-from stargan_dist.data.reader import open_reader
+from stargan_dist.data.sets import open_sets
 from stargan_dist.data.skipped import Skipped
 from stargan_dist.data.stream import Slots, batches, training_loader
 from stargan_dist.shards.build import build
@@ -90,10 +90,8 @@ def first_batch(url: Path, step: int, workers: int) -> tuple[float, float]:
     """Seconds until the batch of a step is there, and the MiB that each worker has to itself."""
     began = time.perf_counter()
     config = DataConfig(str(url), workers=workers)
-    slots = Slots(open_reader(config, "train"), 0, IMAGE_SIZE, 16)
-    loader = training_loader(
-        slots, range(step, step + 1000), BATCH_SIZE, rank=0, world_size=1, workers=workers
-    )
+    slots = Slots(open_sets(config, "train"), 0, IMAGE_SIZE, 16, BATCH_SIZE)
+    loader = training_loader(slots, range(step, step + 1000), rank=0, world_size=1, workers=workers)
     stream = batches(loader, Skipped())
     next(stream)
     seconds = time.perf_counter() - began

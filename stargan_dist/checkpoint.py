@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from stargan_dist import storage
 from stargan_dist.errors import UserError
+from stargan_dist.labels import Labels, of_domains
 from stargan_dist.scores import best_steps
 
 FOLDER = "checkpoints"
@@ -40,6 +41,7 @@ class Checkpoint:
     domains: list[str]
     data: str
     files: dict[str, dict[str, Any]]
+    labels: Labels
     skipped: dict[str, Any] = field(default_factory=dict)
     scales: dict[str, list[float]] = field(default_factory=dict)
     nonfinite: int = 0
@@ -103,6 +105,9 @@ def _read_manifest(url: str) -> Checkpoint:
         raise UserError(f"cannot read the checkpoint {where}: {error}") from error
     if row.pop("version", None) != VERSION:
         raise UserError(f"{where} is of another version of this program")
+    # Runs of before there were other labels had domains alone.
+    labels = row.pop("labels", None)
+    row["labels"] = Labels.from_dict(labels) if labels else of_domains(row["domains"])
     return Checkpoint(url, **row)
 
 
@@ -194,7 +199,8 @@ def save(run: str, step: int, state: State, facts: Mapping[str, Any]) -> None:
     """Publish a checkpoint and point `latest` at it. For one rank to call.
 
     Args:
-        facts: `config` (plain values), `domains`, `data`, the fingerprint of the index, and
+        facts: `config` (plain values), `domains`, `labels` (`Labels.to_dict`), `data`, the
+            fingerprint of the sets, and
             `skipped`, the samples that were replaced, `nonfinite`, the iterations in which a
             gradient was not finite.
 

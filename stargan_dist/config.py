@@ -5,6 +5,7 @@ configuration is written into the run folder, and a resumed run must agree with 
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,11 +20,37 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """One data set of several, and what its images are labelled with: binary attributes, or
+    categories; with neither, its domains are the categories."""
+
+    shards: str = ""
+    """Folder or URL of its shards."""
+    binary: list[str] = field(default_factory=list)
+    """Attributes in the samples' JSON that are true or false (1, 0 or -1)."""
+    exclusive: list[list[str]] = field(default_factory=list)
+    """Groups of them of which one holds, such as colours of hair: in a target one is set and the
+    others are cleared; an attribute of no group is flipped."""
+    category: str = ""
+    """Attribute in the samples' JSON that names the category; empty: the domain does."""
+    categories: list[str] = field(default_factory=list)
+    """The values of that attribute."""
+
+    @property
+    def of_domains(self) -> bool:
+        """Whether its domains are its labels."""
+        return not (self.binary or self.category or self.categories)
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where the images come from."""
 
     shards: str = ""
-    """Folder or URL of the shards (`python -m stargan_dist.shards build`)."""
+    """Folder or URL of the shards (`python -m stargan_dist.shards build`). Their domains are the
+    labels."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """Instead: data sets by name, with labels of their own. Steps take one after the other."""
     workers: int = 4
     """Loader processes of each rank. Their number has no influence on the samples."""
     start_method: Literal["fork", "spawn", "forkserver"] = "fork"
@@ -41,6 +68,16 @@ class DataConfig:
     max_skipped: int = 100
     """A run that has replaced more samples than this ends."""
 
+    @property
+    def sets(self) -> dict[str, SourceConfig]:
+        """The data sets by name; that of `shards` has none."""
+        return self.sources or {"": SourceConfig(self.shards)}
+
+    @property
+    def by_domain(self) -> bool:
+        """Whether the labels are the domains of a single data set."""
+        return [source.of_domains for source in self.sets.values()] == [True]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -49,9 +86,10 @@ class ModelConfig:
     image_size: int = 256
     """Pixels a side: a power of two from 32 to 1024."""
     base_width: int = 0
-    """Channels at full size; 0: the paper's, 2**14 / image_size."""
-    max_width: int = 512
-    """Channels are doubled with each halving of the size, up to this."""
+    """Channels at full size; 0: the paper's, 2**14 / image_size (StarGAN's: 64)."""
+    max_width: int = 0
+    """Channels are doubled with each halving of the size, up to this; 0: the paper's, 512
+    (StarGAN's: 2048)."""
     latent_dim: int = 16
     """Length of a latent z."""
     style_dim: int = 64
@@ -66,15 +104,17 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses."""
+    """Weights of the losses; null: the recipe's own."""
 
-    reg: float = 1.0
-    """R1 regularisation of D."""
-    sty: float = 1.0
-    """Style reconstruction."""
-    cyc: float = 1.0
+    reg: float | None = None
+    """Of D: R1, or the gradient penalty."""
+    cls: float | None = None
+    """Classification by an ACGAN's D."""
+    sty: float | None = None
+    """Style (or latent) reconstruction."""
+    cyc: float | None = None
     """Cycle consistency."""
-    ds: float = 1.0
+    ds: float | None = None
     """Diversity, at the first step."""
     ds_iter: int = 100_000
     """The step at which the diversity weight, falling linearly, reaches 0."""
@@ -92,18 +132,22 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam, one for each network, and the averages of their weights."""
+    """Adam, one for each network, and the averages of their weights; null: the recipe's own."""
 
-    lr: float = 1e-4
+    lr: float | None = None
     """Learning rate of G, E and D."""
-    lr_mapping: float = 1e-6
+    lr_mapping: float | None = None
     """Learning rate of F."""
-    betas: tuple[float, float] = (0.0, 0.99)
+    betas: tuple[float, float] | None = None
     """Adam's decay rates."""
-    weight_decay: float = 1e-4
+    weight_decay: float | None = None
     """L2, not decoupled."""
-    ema: float = 0.999
-    """Decay of the averaged weights of G, F and E, per step."""
+    ema: float | None = None
+    """Decay of the averaged weights of G, F and E, for each of G's steps; 0: no averaging."""
+    decay_begin: int | None = None
+    """The step from which all rates fall linearly …"""
+    decay_end: int | None = None
+    """… to 0 at this step; 0: they do not fall."""
     lr_scaling: Literal["off", "linear", "sqrt"] = "off"
     """How both rates grow with the batch: not at all, or by batch_size / 8 (8 is the paper's
     batch), or by its square root, as theory has it for Adam (arXiv 2205.10287)."""
@@ -195,6 +239,9 @@ class Config:
 
     run: str = ""
     """Folder or URL of the run. The same command again resumes it."""
+    recipe: str = "f"
+    """What is trained, a row of the table in objectives/recipes.py: a to f, the rows of the paper's
+    ablation (f: StarGAN v2); stargan; f_mode_seeking."""
     steps: int = 100_000
     """Iterations in all."""
     batch_size: int = 8
@@ -225,6 +272,7 @@ FREE_FIELDS = (
     "data.workers", "data.start_method", "data.cache", "data.on_bad_shard", "data.max_skipped",
     "optim.on_nonfinite", "optim.max_nonfinite",
 )  # fmt: skip
+FREE_OF_SOURCE = re.compile(r"data\.sources\.[\w-]+\.shards")
 
 
 def parse(argv: Sequence[str] | None = None, prog: str = "stargan_dist.train") -> Config:
@@ -235,7 +283,8 @@ def parse(argv: Sequence[str] | None = None, prog: str = "stargan_dist.train") -
     """
     parser = ArgumentParser(
         prog=f"python -m {prog}",
-        description="Train StarGAN v2. The same command again resumes the run.",
+        description="Train StarGAN v2, or another row of its table (--recipe). "
+        "The same command again resumes the run.",
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file; may be given several times.")
@@ -255,17 +304,21 @@ def check(config: Config) -> None:
     size, model, loss, optim = config.model.image_size, config.model, config.loss, config.optim
     engine = config.engine
     zero3 = engine.name == "deepspeed" and engine.zero_stage == 3
-    rules = [
+    rules: list[Rule] = [
         (config.run, "run: name the folder of the run (--run RUN)"),
-        (config.data.shards, "data.shards: name the shards (--data.shards URL)"),
+        *_source_rules(config.data),
         (32 <= size <= 1024 and size & (size - 1) == 0,
          f"model.image_size: {size} is not a power of two from 32 to 1024"),
         (model.w_hpf == 0, "model.w_hpf: training has no landmark masks yet, leave it at 0"),
-        (model.base_width >= 0, "model.base_width: must not be negative"),
+        (min(model.base_width, model.max_width) >= 0,
+         "model.base_width, model.max_width: must not be negative"),
         (loss.ds_iter >= 1, "loss.ds_iter: must be at least 1"),
-        (optim.lr > 0 and optim.lr_mapping > 0, "optim.lr, optim.lr_mapping: must be positive"),
-        (0 <= optim.ema < 1, "optim.ema: must be in [0, 1)"),
-        (all(0 <= beta < 1 for beta in optim.betas), "optim.betas: each must be in [0, 1)"),
+        (all(rate is None or rate > 0 for rate in (optim.lr, optim.lr_mapping)),
+         "optim.lr, optim.lr_mapping: must be positive"),
+        (optim.ema is None or 0 <= optim.ema < 1, "optim.ema: must be in [0, 1)"),
+        (all(0 <= beta < 1 for beta in optim.betas or ()), "optim.betas: each must be in [0, 1)"),
+        (not optim.decay_end or 0 <= (optim.decay_begin or 0) < optim.decay_end,
+         "optim.decay_begin: must not be negative, and below optim.decay_end"),
         (config.data.workers >= 0, "data.workers: must not be negative"),
         (config.data.max_skipped >= 0, "data.max_skipped: must not be negative"),
         (config.data.cache_gib > 0, "data.cache_gib: must be positive"),
@@ -273,6 +326,9 @@ def check(config: Config) -> None:
         (config.storage.timeout_seconds > 0, "storage.timeout_seconds: must be positive"),
         (config.checkpoint.keep_last >= 1, "checkpoint.keep_last: must be at least 1"),
         (config.evaluation.every >= 0, "evaluation.every: must not be negative"),
+        (config.data.by_domain or not config.evaluation.every,
+         "evaluation.every: what is measured is translation into domains, and data.sources has "
+         "other labels: leave it at 0 and look at the grids"),
         (optim.max_nonfinite >= 0, "optim.max_nonfinite: must not be negative"),
         (min(dataclasses.astuple(optim.clip)) >= 0, "optim.clip: must not be negative"),
         (engine.timeout_seconds > 0, "engine.timeout_seconds: must be positive"),
@@ -300,7 +356,7 @@ def check(config: Config) -> None:
     positive = {
         "steps": config.steps, "batch_size": config.batch_size,
         "storage.tries": config.storage.tries, "engine.accumulate": engine.accumulate,
-        "model.max_width": model.max_width, "model.latent_dim": model.latent_dim,
+        "model.latent_dim": model.latent_dim,
         "model.style_dim": model.style_dim, "model.mapping_dim": model.mapping_dim,
         "checkpoint.every": config.checkpoint.every, "monitor.log_every": config.monitor.log_every,
         "monitor.sources": config.monitor.sources, "monitor.latents": config.monitor.latents,
@@ -309,6 +365,46 @@ def check(config: Config) -> None:
     for holds, complaint in rules:
         if not holds:
             raise UserError(complaint)
+
+
+Rule = tuple[object, str]  # what must hold, and the complaint
+
+
+def _source_rules(data: DataConfig) -> list[Rule]:
+    rules: list[Rule] = [
+        (data.shards or data.sources,
+         "data.shards: name the shards (--data.shards URL), or data.sources"),
+        (not (data.shards and data.sources),
+         "data.shards: is for a single set; leave it empty where data.sources names some"),
+    ]  # fmt: skip
+    for name, source in data.sources.items():
+        rules += _rules_of_source(f"data.sources.{name}", source)
+        told = f"data.sources: a name is of letters, digits, _ and -, not {name!r}"
+        rules.append((re.fullmatch(r"[\w-]+", name), told))
+    return rules
+
+
+def _rules_of_source(where: str, source: SourceConfig) -> list[Rule]:
+    grouped = [name for group in source.exclusive for name in group]
+    return [
+        (source.shards, f"{where}.shards: name the shards"),
+        (not (source.binary and (source.category or source.categories)),
+         f"{where}.binary: a set has binary attributes or categories, not both"),
+        (len({*source.binary}) == len(source.binary), f"{where}.binary: an attribute occurs twice"),
+        ({*grouped} <= {*source.binary},
+         f"{where}.exclusive: {', '.join(sorted({*grouped} - {*source.binary}))} must be among "
+         f"{where}.binary"),
+        (len({*grouped}) == len(grouped), f"{where}.exclusive: an attribute occurs twice"),
+        (all(len(group) >= 2 for group in source.exclusive),
+         f"{where}.exclusive: a group has at least two attributes"),
+        (source.category or not source.categories,
+         f"{where}.category: name the attribute whose values categories lists; without both, the "
+         "domains are the categories"),
+        (not source.category or len(source.categories) >= 2,
+         f"{where}.categories: list the values of {source.category}, at least two"),
+        (len({*source.categories}) == len(source.categories),
+         f"{where}.categories: a category occurs twice"),
+    ]  # fmt: skip
 
 
 def check_world(config: Config, world_size: int) -> None:
@@ -340,7 +436,7 @@ def described(config: Config) -> str:
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain values only, as YAML and JSON have them."""
     row = dataclasses.asdict(config)
-    row["optim"]["betas"] = list(config.optim.betas)
+    row["optim"]["betas"] = config.optim.betas and list(config.optim.betas)
     return row
 
 
@@ -369,6 +465,10 @@ def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _free(name: str) -> bool:
+    return name.startswith(FREE_FIELDS) or FREE_OF_SOURCE.fullmatch(name) is not None
+
+
 def check_resumable(saved: dict[str, Any], config: Config, run: str) -> None:
     """Raises UserError if a run was made with another configuration, naming what differs."""
     # A run of before a field was added was trained with what is now its default.
@@ -376,7 +476,7 @@ def check_resumable(saved: dict[str, Any], config: Config, run: str) -> None:
     differing = [
         f"{name} was {old.get(name)}, is {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not name.startswith(FREE_FIELDS)
+        if old.get(name) != new.get(name) and not _free(name)
     ]
     if differing:
         raise UserError(

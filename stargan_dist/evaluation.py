@@ -73,10 +73,16 @@ class Evaluator:
         stopped: asked between batches whether to give up. All ranks follow at the end of the task.
 
     Raises:
-        UserError: there are no shards, or the protocol's weights cannot be had.
+        UserError: the labels are no domains, there are no shards, or the protocol's weights cannot
+            be had.
     """
 
     def __init__(self, config: Config, world: World, stopped: Callable[[], bool] = never) -> None:
+        if not config.data.by_domain:
+            raise WorldError(
+                "what is measured is translation into domains, and this run has other labels "
+                "(data.sources): look at its grids (python -m stargan_dist.sample)"
+            )
         self.config, self.world = config, world
         self.collector = Collector(config, world, stopped)
 
@@ -97,10 +103,11 @@ class Evaluator:
         return self.begin(translator, seed).run()
 
     def _check(self, translator: Translator) -> None:
-        held = self.collector.readers["train"].index.domains
+        reader = self.collector.readers["train"]
+        held = reader.index.domains
         if held != translator.domains:
             raise WorldError(
-                f"the shards at {self.config.data.shards} hold the domains {', '.join(held)}; "
+                f"the shards at {reader.url} hold the domains {', '.join(held)}; "
                 f"the networks were trained on {', '.join(translator.domains)}"
             )
 

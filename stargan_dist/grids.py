@@ -1,6 +1,7 @@
 """Pictures: grids of translations, guided by latents and by references."""
 
 import io
+from collections.abc import Container
 
 import torch
 from PIL import Image, ImageDraw
@@ -17,19 +18,40 @@ HEADER_PIXELS = 16
 
 
 def latent_grid(
-    translator: Translator, inputs: LoadedSplit, latents: int, seed: int
+    translator: Translator,
+    inputs: LoadedSplit,
+    latents: int,
+    seed: int,
+    only: Container[str] | None = None,
 ) -> Image.Image:
-    """A row per source: the source, then `latents` translations into each domain.
+    """A row per source: the source, then `latents` translations to each of its targets.
 
-    Every row has the same latents.
+    Targets are the domains of `inputs`, or what `Labels.targets` makes of a source's own label;
+    under the name of a binary attribute of no group it is flipped. Every row has the same latents.
+
+    Args:
+        only: names of the targets to be shown; None: all.
     """
-    domains, latent_dim = len(inputs.domains), translator.config.model.latent_dim
-    drawn = generator(seed, "grid").standard_normal((domains * latents, latent_dim))
+    shown = [_targets(translator, inputs, y, only) for y in inputs.labels]
+    names = [name for name, _ in shown[0]]
+    count, latent_dim = len(names) * latents, translator.config.model.latent_dim
+    drawn = generator(seed, "grid").standard_normal((count, latent_dim))
     z = torch.from_numpy(drawn).to(translator.device, translator.dtype)
-    y_trg = torch.arange(domains, device=translator.device).repeat_interleave(latents)
-    sources = to_unit(inputs.images.to(translator.device), translator.dtype)
-    rows = [torch.cat([x[None], translator.from_latents(x[None], y_trg, z)]) for x in sources]
-    return picture(torch.stack(rows), ["source", *(inputs.domains[y] for y in y_trg)])
+    rows = []
+    for x, targets in zip(inputs.images, shown, strict=True):
+        y_trg = torch.stack([y for _, y in targets]).repeat_interleave(latents, 0)
+        source = to_unit(x[None].to(translator.device), translator.dtype)
+        fakes = translator.from_latents(source, y_trg.to(translator.device), z)
+        rows.append(torch.cat([source, fakes]))
+    return picture(torch.stack(rows), ["source", *(n for n in names for _ in range(latents))])
+
+
+def _targets(
+    translator: Translator, inputs: LoadedSplit, y: Tensor, only: Container[str] | None
+) -> list[tuple[str, Tensor]]:
+    """The targets of a source that are shown, the same ones for each, with their names."""
+    targets = translator.labels.targets(y)[: len(inputs.domains)]
+    return [row for row in targets if only is None or row[0] in only]
 
 
 def reference_grid(

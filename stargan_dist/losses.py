@@ -1,4 +1,7 @@
-"""The losses of StarGAN v2 (arXiv 1912.01865, section 2.2), as pure functions of tensors."""
+"""The losses of StarGAN v2 (arXiv 1912.01865, section 2.2; equations in brackets are its own) and
+of what it is compared with, as pure functions of tensors."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +34,39 @@ def l1(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).abs().mean()
 
 
-def diversity_weight(step: int, initial: float, ds_iter: int) -> float:
-    """λ_ds at a step: falls linearly from `initial` at step 0 to 0 at step `ds_iter`."""
-    return initial * max(0.0, 1.0 - step / ds_iter)
+def wasserstein_real(scores: Tensor) -> Tensor:
+    """-D(x), averaged over images and patches: what the critic loses on real images, and G on
+    fakes. StarGAN (arXiv 1711.09020), Eq. (8)."""
+    return -scores.mean()
+
+
+def wasserstein_fake(scores: Tensor) -> Tensor:
+    """D(G(x, c)), averaged: what the critic loses on fakes. StarGAN, Eq. (8)."""
+    return scores.mean()
+
+
+def gradient_penalty(
+    score: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor
+) -> Tensor:
+    """(||d D(x) / d x|| - 1)^2 at points between real images and fakes, averaged over the batch
+    (Gulrajani 2017, arXiv 1704.00028; StarGAN, Eq. (8)). Patches are summed first.
+
+    Args:
+        score: the critic, (B, 3, H, H) -> (B,) or (B, patches).
+        mix: (B,) in [0, 1], the share of the real image.
+    """
+    share = mix[:, None, None, None]
+    points = (share * real.detach() + (1 - share) * fake.detach()).requires_grad_()
+    (gradient,) = torch.autograd.grad(score(points).sum(), points, create_graph=True)
+    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def mode_seeking(fake: Tensor, fake2: Tensor, style: Tensor, style2: Tensor) -> Tensor:
+    """How much two guides differ for each difference of their images, to be minimised: the
+    diversity term of MSGAN (arXiv 1903.05628, Eq. (4)) as its authors' code inverts it."""
+    return 1 / (l1(fake, fake2) / l1(style, style2) + 1e-5)
+
+
+def falling(step: int, begin: int, end: int) -> float:
+    """1 up to step `begin`, then linearly down to 0 at step `end`."""
+    return min(1.0, max(0.0, 1.0 - (step - begin) / (end - begin)))

@@ -25,13 +25,14 @@ from stargan_dist import config as configs
 from stargan_dist.batch import Batch
 from stargan_dist.config import Config
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.nets.precision import POLICIES
-from stargan_dist.nets.v2 import build_networks
-from stargan_dist.objectives.stargan_v2 import StarGANv2, Terms
+from stargan_dist.labels import of_domains
+from stargan_dist.nets.precision import POLICIES, compute_in
+from stargan_dist.objectives import recipes
+from stargan_dist.objectives.objective import Objective
+from stargan_dist.objectives.parts import Terms
 from stargan_dist.results import columns
 from stargan_dist.shards.index import read_index
 from stargan_dist.state import build_optimizers
-from stargan_dist.translate import AVERAGED
 
 ENGINES = ("DDP", "ZeRO 1", "ZeRO 2", "ZeRO 3")  # by stage
 MOMENTS = 2  # Adam's, each of the size of the weights
@@ -95,13 +96,14 @@ class Simulated:
     """
 
     def __init__(self, config: Config, domains: int) -> None:
-        policy = POLICIES[config.precision]
+        row, policy = recipes.row_of(config), POLICIES[config.precision]
+        labels = of_domains([str(number) for number in range(domains)])
         self.dtype = policy.weights
         with default_dtype(self.dtype):  # fake networks cannot be converted later
-            self.networks = build_networks(domains, **configs.to_dict(config)["model"])
-        self.networks.compute_in(policy)
-        self.objective = StarGANv2(self.networks, config.loss, config.schedule)
-        self.optimizers = build_optimizers(self.networks._asdict(), config.optim)
+            self.networks = recipes.build_networks(row, labels, config.model)
+        compute_in(self.networks, policy)
+        self.objective = Objective(row, self.networks, labels, config.schedule)
+        self.optimizers = build_optimizers(self.networks, row.optim)
         self.counter = LiveBytes()
         self.passes = self.steps = 0
         for optimizer in self.optimizers.values():
@@ -173,7 +175,10 @@ def blank_batch(config: Config, size: int, dtype: torch.dtype) -> Batch:
     x, x_ref, x_ref2 = (torch.zeros(image, dtype=dtype) for _ in range(3))
     y, y_trg = (torch.zeros(size, dtype=torch.int64) for _ in range(2))
     z, z2 = (torch.zeros(size, config.model.latent_dim, dtype=dtype) for _ in range(2))
-    return Batch(x, y, x_ref, x_ref2, y_trg, z, z2)
+    batch = Batch(x, y, x_ref, x_ref2, y_trg, z, z2, torch.zeros(size, dtype=dtype))
+    if recipes.row_of(config).references:
+        return batch
+    return batch._replace(x_ref=None, x_ref2=None)
 
 
 def measure(
@@ -190,12 +195,15 @@ def measure(
         simulated = Simulated(config, domains)
         with simulated.counter:
             batch = blank_batch(config, batch_size, simulated.dtype)
-            simulated.objective.iterate(simulated, batch.split(config.engine.accumulate), 0)
-    size = {letter: nbytes(net) for letter, net in simulated.networks._asdict().items()}
+            batches = batch.split(config.engine.accumulate)
+            objective = simulated.objective
+            objective.iterate(simulated, batches, objective.row.critic_steps - 1)
+    discriminator = nbytes(simulated.networks["D"])
+    generator = sum(map(nbytes, simulated.networks.values())) - discriminator
     return Needs(
-        discriminator=size["D"],
-        generator=size["G"] + size["F"] + size["E"],
-        averages=sum(size[letter] for letter in AVERAGED),
+        discriminator=discriminator,
+        generator=generator,
+        averages=generator,
         passes=simulated.passes,
         steps=simulated.steps,
     )

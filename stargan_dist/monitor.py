@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from stargan_dist import storage
 from stargan_dist.progress import clock
 
-SHOWN_TERMS = {"D": ("real", "fake", "reg"), "G": ("adv", "sty", "ds", "cyc")}
+SHOWN_FIRST = ("real", "fake", "reg", "adv", "cls", "sty", "ds")  # in a progress line
 PACKAGES = (
     "torch", "torchvision", "accelerate", "deepspeed", "webdataset", "fsspec", "numpy", "pillow",
 )  # fmt: skip
@@ -100,20 +100,28 @@ class Stopwatch:
 def progress_line(
     step: int, steps: int, rate: float, eta_seconds: float, losses: Mapping[str, float]
 ) -> str:
-    """One line about a step. Losses are averaged over the two guides."""
+    """One line about a step. Losses are averaged over the guides."""
     parts = [
         f"step {step}/{steps} ({step / steps:.1%})",
         f"{rate:.1f} img/s",
         f"eta {clock(eta_seconds)}",
     ]
-    for side, terms in SHOWN_TERMS.items():
-        means = [
-            sum(losses[f"{side}/{guide}/{term}"] for guide in ("latent", "reference")) / 2
-            for term in terms
-        ]
-        told = " ".join(f"{term} {mean:.3f}" for term, mean in zip(terms, means, strict=True))
-        parts.append(f"{side} {told}")
+    for side in ("D", "G"):
+        means = _means_of_terms(losses, side)
+        told = " ".join(f"{term} {mean:.3f}" for term, mean in means.items())
+        parts += [f"{side} {told}"] if told else []
     return "  ".join(parts)
+
+
+def _means_of_terms(losses: Mapping[str, float], side: str) -> dict[str, float]:
+    """The terms of a side's loss, `SIDE/GUIDE/TERM`, averaged over guides; those known first."""
+    rows: dict[str, list[float]] = {}
+    for name, value in losses.items():
+        owner, *_, term = name.split("/")
+        if owner == side and not term.startswith("grad_norm"):
+            rows.setdefault(term, []).append(value)
+    order = [*(t for t in SHOWN_FIRST if t in rows), *(t for t in rows if t not in SHOWN_FIRST)]
+    return {term: sum(rows[term]) / len(rows[term]) for term in order}
 
 
 class Monitor:
@@ -134,7 +142,7 @@ class Monitor:
         step: int,
         losses: Mapping[str, float],
         *,
-        lambda_ds: float,
+        weights: Mapping[str, float],
         seconds: float,
         data_wait_share: float,
         memory: int,
@@ -146,7 +154,7 @@ class Monitor:
         self.last = step
         print(progress_line(step, self.steps, rate, pace * (self.steps - step), losses), flush=True)
         scalars = {
-            "schedule/lambda_ds": lambda_ds,
+            **{f"schedule/lambda_{name}": weight for name, weight in weights.items()},
             "speed/images_per_second": rate,
             "speed/data_wait_share": data_wait_share,
             "speed/memory_gib": memory / 2**30,

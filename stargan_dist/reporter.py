@@ -10,10 +10,12 @@ import torch
 from stargan_dist import config as configs
 from stargan_dist import grids, monitor, results, storage
 from stargan_dist.config import Config
-from stargan_dist.data.reader import LoadedSplit, load_split, open_reader
+from stargan_dist.data.reader import LoadedSplit
+from stargan_dist.data.sets import Sets, load_labelled, open_sets
 from stargan_dist.data.skipped import Rows, Skipped
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation import Evaluator
+from stargan_dist.labels import Labels
 from stargan_dist.metrics.collect import Stopped
 from stargan_dist.scores import Result
 from stargan_dist.state import Training
@@ -23,10 +25,22 @@ from stargan_dist.world import World
 GRID_DOMAINS = 8  # a grid shows the first so many
 
 
+def _told(labels: Labels) -> str:
+    """What the labels are, for a run's first line."""
+    if labels.by_domain:
+        return f"{labels.known} domains"
+    sets = ", ".join(
+        f"{space.name}: {len(space.columns)} {'attributes' if space.binary else 'categories'}"
+        for space in labels.spaces
+    )
+    return f"labels ({sets})"
+
+
 class Reporter:
     """What a run tells. Rank 0 speaks, other ranks keep still.
 
     Args:
+        sets: what is trained on.
         start: steps done before.
         stopped: whether the run was asked to stop.
 
@@ -38,13 +52,14 @@ class Reporter:
         self,
         config: Config,
         training: Training,
+        sets: Sets,
         world: World,
         start: int,
         stopped: Callable[[], bool],
     ) -> None:
         self.stopped = stopped
         self.evaluator = self._evaluator(config, world, stopped)
-        self.config, self.training, self.world = config, training, world
+        self.config, self.training, self.sets, self.world = config, training, sets, world
         self.shown = world.is_main
         self.stopwatch = monitor.Stopwatch()
         self.told: Rows = {}
@@ -53,11 +68,10 @@ class Reporter:
             facts = monitor.environment(world.size, world.device)
             self._write("environment.json", json.dumps(facts, indent=1).encode())
             self._write_status("running", start)
-            images = sum(sum(counts) for counts in training.index.counts("train"))
             print(
                 f"{config.run}: steps {start} to {config.steps}, {world.size} process(es) "
                 f"on {world.device.type}, {configs.described(config)}, "
-                f"{len(training.index.domains)} domains, {images} images"
+                f"{_told(sets.labels)}, {sets.images} images"
                 f"{', fast decoding' * config.data.fast_decoding}",
                 flush=True,
             )
@@ -85,14 +99,12 @@ class Reporter:
 
     def _fixed_images(self) -> list[LoadedSplit]:
         """Sources and references of every grid: validation images if each domain has some."""
-        index, config = self.training.index, self.config
-        count = config.monitor.sources
-        reader = open_reader(
-            config.data, "val" if all(sum(c) for c in index.counts("val")) else "train"
-        )
+        config, count = self.config, self.config.monitor.sources
+        held = (counts for r in self.sets.readers for counts in r.index.counts("val"))
+        sets = open_sets(config.data, "val") if all(map(sum, held)) else self.sets
         return [
-            load_split(
-                reader, config.model.image_size,
+            load_labelled(
+                sets, config.model.image_size,
                 first=first, per_domain=count, domains=GRID_DOMAINS,
             )
             for first in (0, count)
@@ -113,7 +125,7 @@ class Reporter:
             self.monitor.log(
                 step,
                 losses,
-                lambda_ds=self.training.objective.lambda_ds(step - 1),
+                weights=self.training.objective.falling_weights(step - 1),
                 seconds=seconds,
                 data_wait_share=wait_share,
                 memory=monitor.memory_bytes(self.world.device),
@@ -130,12 +142,10 @@ class Reporter:
             return
         config = self.config
         translator = self._translator(step)
-        pictures = {
-            "latent": grids.latent_grid(
-                translator, self.inputs, config.monitor.latents, config.seed
-            ),
-            "reference": grids.reference_grid(translator, self.inputs, self.references),
-        }
+        latents = config.monitor.latents if translator.diverse else 1
+        pictures = {"latent": grids.latent_grid(translator, self.inputs, latents, config.seed)}
+        if translator.guided_by_references:
+            pictures["reference"] = grids.reference_grid(translator, self.inputs, self.references)
         for name, picture in pictures.items():
             self._write(f"samples/{name}_{step:08d}.png", grids.to_png(picture))
         self.monitor.show(pictures, step)
@@ -167,7 +177,7 @@ class Reporter:
             monitor.show_result(self.config.run, result, results.label(result))
 
     def _translator(self, step: int) -> Translator:
-        return Translator(self.training.ema, self.config, self.training.index.domains, step)
+        return Translator(self.training.ema, self.config, self.training.labels, step)
 
     def end(self, step: int, finished: bool, received: int) -> None:
         """Say how the run ended, to a person and (status.json) to a script."""

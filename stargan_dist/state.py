@@ -2,25 +2,23 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from stargan_dist import checkpoint as checkpoints
-from stargan_dist import config as configs
+from stargan_dist.batch import Batch
 from stargan_dist.checkpoint import State
 from stargan_dist.config import Config, EngineConfig, OptimConfig
 from stargan_dist.data.order import generator
-from stargan_dist.data.skipped import Skipped
 from stargan_dist.engines.base import Engine, Parts
-from stargan_dist.nets.precision import POLICIES
-from stargan_dist.nets.v2 import Networks, build_networks
-from stargan_dist.objectives.stargan_v2 import StarGANv2
-from stargan_dist.shards.index import Index
-from stargan_dist.translate import AVERAGED
+from stargan_dist.labels import Labels
+from stargan_dist.losses import falling
+from stargan_dist.nets.precision import POLICIES, compile_parts, compute_in
+from stargan_dist.objectives import recipes
+from stargan_dist.objectives.objective import Objective
 
 PAPER_BATCH = 8
 LR_SCALING: dict[str, Callable[[float], float]] = {
@@ -30,15 +28,28 @@ LR_SCALING: dict[str, Callable[[float], float]] = {
 }
 
 
+def rate_of(
+    letter: str, config: OptimConfig, batch_size: int = PAPER_BATCH, step: int = 0
+) -> float:
+    """The learning rate of a network at a step: that of the configuration times `lr_scaling` of
+    the batch, falling as `decay_begin` and `decay_end` say."""
+    times = LR_SCALING[config.lr_scaling](batch_size / PAPER_BATCH)
+    rate = config.lr_mapping if letter == "F" else config.lr
+    assert rate is not None, "the configuration is not resolved"
+    end = config.decay_end
+    return times * rate * (falling(step, config.decay_begin or 0, end) if end else 1.0)
+
+
 def build_optimizers(
     networks: Mapping[str, nn.Module], config: OptimConfig, batch_size: int = PAPER_BATCH
 ) -> dict[str, torch.optim.Optimizer]:
-    """Adam for each network, its rate that of the configuration times `lr_scaling` of the batch."""
-    times = LR_SCALING[config.lr_scaling](batch_size / PAPER_BATCH)
+    """Adam for each network. The configuration is resolved: recipes.py."""
+    assert config.betas is not None
+    assert config.weight_decay is not None
     return {
         letter: torch.optim.Adam(
             network.parameters(),
-            lr=times * (config.lr_mapping if letter == "F" else config.lr),
+            lr=rate_of(letter, config, batch_size),
             betas=config.betas,
             weight_decay=config.weight_decay,
             # It skips a step by a flag that the host need not read (engines/steps.py).
@@ -51,35 +62,50 @@ def build_optimizers(
 class Training:
     """The parts of a run that change: networks, their averages, optimizers, the objective."""
 
-    def __init__(self, config: Config, index: Index, device: torch.device) -> None:
-        self.config, self.index = config, index
-        policy = POLICIES[config.precision]
+    def __init__(self, config: Config, labels: Labels, device: torch.device) -> None:
+        self.config = config = recipes.resolved(config)
+        self.labels = labels
+        row, policy = recipes.row_of(config), POLICIES[config.precision]
         self.dtype = policy.weights
         torch_seed = int(generator(config.seed, "networks").integers(2**63))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed)
-            built = build_networks(len(index.domains), **configs.to_dict(config)["model"])
-        for network in built:
+            self.networks = recipes.build_networks(row, labels, config.model)
+        for network in self.networks.values():
             network.to(device, self.dtype)
-        _arrange(built, config.engine, device)
-        self.objective = StarGANv2(built, config.loss, config.schedule)
-        self.networks: dict[str, nn.Module] = built._asdict()
+        _arrange(self.networks, config.engine, device)
+        self.objective = Objective(row, self.networks, labels, config.schedule)
         self.optimizers = build_optimizers(self.networks, config.optim, config.batch_size)
         self.ema = {
-            letter: copy.deepcopy(self.networks[letter]).requires_grad_(False).eval()
-            for letter in AVERAGED
+            letter: copy.deepcopy(network).requires_grad_(False).eval()
+            for letter, network in self.networks.items()
+            if letter != "D"
         }
         # After the copies: averages compute as their weights are, and are not compiled.
-        built.compute_in(policy)
+        compute_in(self.networks, policy)
         if config.engine.compile:
-            built.compile()
+            compile_parts(self.networks)
+        assert config.optim.ema is not None
         self._average = get_ema_multi_avg_fn(config.optim.ema)
 
     @property
     def parts(self) -> Parts:
         return Parts(self.objective.sides, self.networks, self.optimizers)
 
-    def update_ema(self, engine: Engine) -> None:
+    def iterate(self, engine: Engine, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        """One iteration: rates, losses and steps, averages. Returns the objective's terms."""
+        self._set_rates(step)
+        terms = self.objective.iterate(engine, batches, step)
+        if self.objective.generator_steps(step):
+            self._update_ema(engine)
+        return terms
+
+    def _set_rates(self, step: int) -> None:
+        for letter, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = rate_of(letter, self.config.optim, self.config.batch_size, step)
+
+    def _update_ema(self, engine: Engine) -> None:
         for letter, average in self.ema.items():
             with engine.whole(letter):
                 current = list(self.networks[letter].parameters())
@@ -113,25 +139,15 @@ class Training:
             if side in state.scales:
                 scale.load(state.scales[side])
 
-    def facts(self, skipped: Skipped, nonfinite: int = 0) -> dict[str, Any]:
-        """What a checkpoint's manifest says of the run."""
-        return {
-            "config": configs.to_dict(self.config),
-            "domains": self.index.domains,
-            "data": self.index.fingerprint,
-            "skipped": skipped.rows,
-            "nonfinite": nonfinite,
-        }
 
-
-def _arrange(networks: Networks, config: EngineConfig, device: torch.device) -> None:
+def _arrange(networks: Mapping[str, nn.Module], config: EngineConfig, device: torch.device) -> None:
     """What a device does faster with; of no influence beyond rounding."""
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     wanted = config.channels_last == "auto" and on_gpu and config.name == "ddp"
     if config.channels_last == "on" or wanted:
-        for network in networks:
+        for network in networks.values():
             network.to(memory_format=torch.channels_last)
 
 

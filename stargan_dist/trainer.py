@@ -18,17 +18,18 @@ from stargan_dist import config as configs
 from stargan_dist.batch import Batch
 from stargan_dist.checkpoint import State
 from stargan_dist.config import Config
-from stargan_dist.data.reader import ShardReader, check_split, open_reader
+from stargan_dist.data.sets import Sets, open_sets
 from stargan_dist.data.skipped import Rows, Skipped
 from stargan_dist.data.stream import Loaded, Slots, batches, samples_of, training_loader
 from stargan_dist.engines import check_engine, make_engine
 from stargan_dist.engines.base import Engine
 from stargan_dist.errors import STOPPED, UserError
+from stargan_dist.labels import Labels
 from stargan_dist.launched import check_launcher
 from stargan_dist.nonfinite import Guard
+from stargan_dist.objectives import recipes
 from stargan_dist.reporter import Reporter
 from stargan_dist.saver import Saver
-from stargan_dist.shards.index import Index
 from stargan_dist.state import Training
 from stargan_dist.world import REMEDY, World, launched_world_size
 
@@ -39,7 +40,7 @@ FINISHED = 0
 class Plan:
     """What a run starts from: its data, and the steps done and state of what it resumes."""
 
-    reader: ShardReader
+    sets: Sets
     start: int
     resume: State | None
     skipped: Rows
@@ -51,30 +52,36 @@ def plan(config: Config) -> Plan:
 
     Raises:
         UserError: world and batch do not fit, the launcher asks for something else than the
-            configuration, the engine cannot be had, shards are missing or too few, the run folder
-            cannot be written or belongs to another configuration or data set, the checkpoint is
-            damaged.
+            configuration, the engine cannot be had, the recipe is for other labels, shards are
+            missing or too few, the run folder cannot be written or belongs to another configuration
+            or data set, the checkpoint is damaged.
     """
     configs.check_world(config, launched_world_size())
     check_launcher(os.environ, config)
     check_engine(config)
-    reader = open_reader(config.data, "train")
-    index = reader.index
-    if len(index.domains) < 2:
-        raise UserError(f"{config.data.shards} has one domain: there is nothing to translate to")
-    check_split(index, "train", 2, config.data.shards)
+    row = recipes.row_of(config)
+    if (row.by_domain or not row.permuted) and not config.data.by_domain:
+        raise UserError(
+            f"recipe: {config.recipe} translates into the domains of a single set, and "
+            "data.sources has other labels: name shards as data.shards, or take --recipe stargan"
+        )
+    sets = open_sets(config.data, "train")
+    sets.check(references=row.references)
+    if config.data.on_bad_shard == "stop":
+        sets.check_labels()
     storage.check_writable(config.run)
     resume = checkpoints.find(config.run)
     if resume is not None:
         configs.check_resumable(resume.config, config, config.run)
-        if resume.data != index.fingerprint:
+        if resume.data != sets.fingerprint:
+            held = ", ".join(source.shards for source in config.data.sets.values())
             raise UserError(
-                f"{config.run} was trained on other shards than {config.data.shards} "
+                f"{config.run} was trained on other shards than {held} "
                 "(their index differs): give the old ones to resume it, or another --run"
             )
     if resume is None:
-        return Plan(reader, 0, None, {}, 0)
-    return Plan(reader, resume.step, resume.state(), resume.skipped, resume.nonfinite)
+        return Plan(sets, 0, None, {}, 0)
+    return Plan(sets, resume.step, resume.state(), resume.skipped, resume.nonfinite)
 
 
 class Signals:
@@ -105,6 +112,7 @@ def train(config: Config) -> int:
         UserError: for anything a person has to mend.
     """
     access.use(config.storage)
+    config = recipes.resolved(config)
     prepared = plan(config)
     with _alone(config.run):
         world = World(config.engine.timeout_seconds)
@@ -122,12 +130,16 @@ def _alone(run: str) -> Iterator[None]:
         yield
 
 
-def _slots(config: Config, reader: ShardReader) -> Slots:
+def _slots(config: Config, sets: Sets) -> Slots:
+    row = recipes.row_of(config)
     return Slots(
-        reader,
+        sets,
         config.seed,
         config.model.image_size,
         config.model.latent_dim,
+        config.batch_size,
+        references=row.references,
+        permuted=row.permuted,
         fast=config.data.fast_decoding,
         skip=config.data.on_bad_shard == "skip",
     )
@@ -138,7 +150,6 @@ def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoade
     return training_loader(
         slots,
         range(start, config.steps),
-        config.batch_size,
         rank=world.rank,
         world_size=world.size,
         workers=config.data.workers,
@@ -153,10 +164,10 @@ def _at(step: int, every: int, steps: int) -> bool:
 
 
 def begin(
-    config: Config, index: Index, world: World, state: State | None = None
+    config: Config, labels: Labels, world: World, state: State | None = None
 ) -> tuple[Training, Engine]:
     """What is trained, as a checkpoint left it, in the hands of an engine."""
-    training = Training(config, index, world.device)
+    training = Training(config, labels, world.device)
     if state:
         training.restore(state)
     engine = make_engine(config, training.parts, world)
@@ -171,17 +182,18 @@ class _Fit:
     def __init__(self, config: Config, prepared: Plan, world: World, signals: Signals) -> None:
         self.config, self.world, self.signals = config, world, signals
         self.start = prepared.start
-        index, state = prepared.reader.index, prepared.resume
-        self.training, self.engine = begin(config, index, world, state)
+        sets, state = prepared.sets, prepared.resume
+        self.sets = sets
+        self.training, self.engine = begin(config, sets.labels, world, state)
         state = prepared.resume = None  # about a gigabyte at full width
         if world.is_main:
             storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
         self.reporter = Reporter(
-            config, self.training, world, self.start, lambda: bool(signals.received)
+            config, self.training, sets, world, self.start, lambda: bool(signals.received)
         )
-        slots = _slots(config, prepared.reader)
+        slots = _slots(config, sets)
         self.loader = _loader(config, slots, self.start, world)
-        samples = partial(samples_of, slots, config.batch_size)
+        samples = partial(samples_of, slots)
         self.guard = Guard(config, world, samples, self.engine.scales, prepared.nonfinite)
         self.saver = Saver(background=config.checkpoint.background)
         self.skipped = Skipped(prepared.skipped if world.is_main else {})
@@ -223,9 +235,7 @@ class _Fit:
         batch = next(timed).to(self.world.device, self.training.dtype)
         self.world.mark()  # the others may wait for one that waits for data
         micro_batches = batch.split(self.config.engine.accumulate)
-        terms = self.training.objective.iterate(self.engine, micro_batches, step)
-        self.training.update_ema(self.engine)
-        return terms
+        return self.training.iterate(self.engine, micro_batches, step)
 
     def _record(self, step: int, terms: dict[str, Tensor], *, saved: bool) -> None:
         """Log, show and save what is due after a step."""
@@ -241,8 +251,19 @@ class _Fit:
         if _at(step, config.monitor.sample_every, config.steps):
             self.reporter.sample(step)
         if saved:
-            self._save(step, self.training.facts(everywhere, self.guard.iterations))
+            self._save(step, self._facts(everywhere))
         self.saver.check()
+
+    def _facts(self, skipped: Skipped) -> dict[str, Any]:
+        """What a checkpoint's manifest says of the run."""
+        return {
+            "config": configs.to_dict(self.config),
+            "domains": self.sets.domains,
+            "labels": self.sets.labels.to_dict(),
+            "data": self.sets.fingerprint,
+            "skipped": skipped.rows,
+            "nonfinite": self.guard.iterations,
+        }
 
     def _save(self, step: int, facts: dict[str, Any]) -> None:
         state = self.training.snapshot(self.engine, keep=self.world.is_main)

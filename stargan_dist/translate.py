@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,21 @@ from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist.checkpoint import EMA, load_networks
 from stargan_dist.config import Config
+from stargan_dist.labels import Labels
 from stargan_dist.nets.precision import POLICIES
-from stargan_dist.nets.v2 import Generator, build_networks
-
-AVERAGED = ("G", "F", "E")
+from stargan_dist.objectives import recipes
+from stargan_dist.objectives.codes import Codes
 
 
 class Translator:
     """Images into domains, guided by latents or by references.
 
     x: (B, 3, H, H) in [-1, 1]. Guides for n outputs of each source, those of the first source
-    first: y_trg (B·n,) int64 with z (B·n, latent_dim) or x_ref (B·n, 3, H, H). The encoder half
-    of G runs once a source. Returns (B·n, 3, H, H), about [-1, 1].
+    first: y_trg (B·n,) int64 (or labels, float (B·n, labels.size)) with z (B·n, latent_dim) or
+    x_ref (B·n, 3, H, H). The encoder half of G runs once a source. Returns (B·n, 3, H, H), about
+    [-1, 1].
+
+    Where G is given a label alone, latents change nothing, and of a reference its domain counts.
 
     With `bfloat16` G computes in that precision; what goes in and comes out stays as it is.
     """
@@ -31,16 +34,24 @@ class Translator:
         self,
         networks: Mapping[str, nn.Module],
         config: Config,
-        domains: list[str],
+        labels: Labels,
         step: int,
         *,
         bfloat16: bool = False,
     ) -> None:
-        self.G = cast(Generator, networks["G"])
-        self.F, self.E = networks["F"], networks["E"]
-        self.networks = {letter: networks[letter] for letter in AVERAGED}
-        self.config, self.domains, self.step = config, domains, step
+        row = recipes.row_of(config)
+        self.networks = dict(networks)
+        self.G: Any = networks["G"]
+        self.codes = Codes(row, self.networks, labels)
+        self.code_dim = (labels.size if row.label else 0) + row.style.dim(config.model)
+        self.diverse, self.guided_by_references = row.diverse, row.references
+        self.config, self.labels, self.step = config, labels, step
         self.bfloat16 = bfloat16
+
+    @property
+    def domains(self) -> list[str]:
+        """The names of the labels that images are translated to."""
+        return self.labels.names
 
     @classmethod
     def load(
@@ -52,14 +63,15 @@ class Translator:
             UserError: the run has none, or not this one.
         """
         found = checkpoints.find_existing(run, checkpoint)
-        config = configs.from_dict(found.config)
-        built = build_networks(len(found.domains), **configs.to_dict(config)["model"])._asdict()
+        config, labels = configs.from_dict(found.config), found.labels
+        built = recipes.build_networks(recipes.row_of(config), labels, config.model)
         networks = {
-            letter: built[letter].to(device, POLICIES[config.precision].weights).eval()
-            for letter in AVERAGED
+            letter: network.to(device, POLICIES[config.precision].weights).eval()
+            for letter, network in built.items()
+            if letter != "D"
         }
         load_networks(networks, found.tensors(EMA))
-        return cls(networks, config, found.domains, found.step)
+        return cls(networks, config, labels, found.step)
 
     @property
     def device(self) -> torch.device:
@@ -70,23 +82,23 @@ class Translator:
         return next(self.G.parameters()).dtype
 
     @torch.no_grad()
-    def translate(self, x: Tensor, s: Tensor) -> Tensor:
-        """Guided by style codes (B·n, style_dim)."""
+    def translate(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Guided by what `codes_of_…` made, (B·n, code_dim)."""
         lowered = torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else None
         with lowered or nullcontext():
-            encoded = self.G.encode(x).repeat_interleave(len(s) // len(x))
-            return self.G.decode(encoded, s).to(self.dtype)
+            encoded = self.G.encode(x).repeat_interleave(len(codes) // len(x))
+            return self.G.decode(encoded, codes).to(self.dtype)
 
     @torch.no_grad()
-    def styles_of_latents(self, z: Tensor, y_trg: Tensor) -> Tensor:
-        return self.F(z, y_trg)
+    def codes_of_latents(self, z: Tensor, y_trg: Tensor) -> Tensor:
+        return self.codes.code(self.codes.style_of_latents(z, y_trg), y_trg)
 
     @torch.no_grad()
-    def styles_of_references(self, x_ref: Tensor, y_trg: Tensor) -> Tensor:
-        return self.E(x_ref, y_trg)
+    def codes_of_references(self, x_ref: Tensor, y_trg: Tensor) -> Tensor:
+        return self.codes.code(self.codes.style_of_images(x_ref, y_trg), y_trg)
 
     def from_latents(self, x: Tensor, y_trg: Tensor, z: Tensor) -> Tensor:
-        return self.translate(x, self.styles_of_latents(z, y_trg))
+        return self.translate(x, self.codes_of_latents(z, y_trg))
 
     def from_references(self, x: Tensor, y_trg: Tensor, x_ref: Tensor) -> Tensor:
-        return self.translate(x, self.styles_of_references(x_ref, y_trg))
+        return self.translate(x, self.codes_of_references(x_ref, y_trg))

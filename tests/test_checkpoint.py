@@ -8,6 +8,7 @@ from stargan_dist import checkpoint as checkpoints
 from stargan_dist import scores, storage
 from stargan_dist.checkpoint import State
 from stargan_dist.errors import UserError
+from stargan_dist.labels import Labels, Space, of_domains
 
 
 def make_state(seed):
@@ -39,6 +40,14 @@ def test_everything_comes_back(run):
     torch.testing.assert_close(vars(found.state()), vars(saved), rtol=0, atol=0)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(vars(other), vars(saved), rtol=0, atol=0)
+
+
+def test_labels_come_back_and_are_the_domains_where_none_were_saved(run):
+    checkpoints.save(run, 1, make_state(0), FACTS)
+    assert checkpoints.find(run).labels == of_domains(["a", "b"])
+    labels = Labels((Space("s", ("x", "y"), binary=True), Space("t", ("z", "w"), key="kind")))
+    checkpoints.save(run, 2, make_state(0), FACTS | {"labels": labels.to_dict()})
+    assert checkpoints.find(run).labels == labels
 
 
 def test_find(run):

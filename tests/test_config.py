@@ -1,9 +1,13 @@
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stargan_dist import config as configs
+from stargan_dist.config import SourceConfig
 from stargan_dist.errors import UserError
+from stargan_dist.objectives.recipes import resolved
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NAMED = ["--run", "r", "--data.shards", "s"]
@@ -15,11 +19,11 @@ SUMMED = ["--schedule", "summed"]
 def test_presets_are_valid_and_name_run_and_shards(preset):
     config = configs.parse(["--config", str(preset)])
     assert config.run
-    assert config.data.shards
+    assert all(source.shards for source in config.data.sets.values())
 
 
 def test_defaults_are_the_papers():
-    c = configs.parse(NAMED)
+    c = resolved(configs.parse(NAMED))
     assert (c.batch_size, c.steps, c.model.image_size) == (8, 100_000, 256)
     assert (c.optim.lr, c.optim.lr_mapping, c.optim.betas) == (1e-4, 1e-6, (0.0, 0.99))
     assert (c.optim.weight_decay, c.optim.ema) == (1e-4, 0.999)
@@ -109,13 +113,13 @@ def test_plain_values_come_back(tmp_path):
 
 
 def test_resuming_with_another_configuration_names_what_differs():
-    saved = configs.to_dict(configs.parse(NAMED))
+    saved = configs.to_dict(resolved(configs.parse(NAMED)))
     same = configs.parse([*NAMED, "--steps", "7", "--data.workers", "0", "--monitor.latents", "9"])
-    configs.check_resumable(saved, same, "r")
-    configs.check_resumable(saved, configs.parse([*NAMED, *ZERO, "2"]), "r")
+    configs.check_resumable(saved, resolved(same), "r")
+    configs.check_resumable(saved, resolved(configs.parse([*NAMED, *ZERO, "2"])), "r")
     with pytest.raises(UserError, match="schedule was exact, is summed"):
-        configs.check_resumable(saved, configs.parse([*NAMED, *SUMMED]), "r")
-    other = configs.parse([*NAMED, "--optim.lr", "2e-4", "--seed", "1"])
+        configs.check_resumable(saved, resolved(configs.parse([*NAMED, *SUMMED])), "r")
+    other = resolved(configs.parse([*NAMED, "--optim.lr", "2e-4", "--seed", "1"]))
     with pytest.raises(UserError, match=r"optim.lr was 0.0001, is 0.0002; seed was 0, is 1"):
         configs.check_resumable(saved, other, "r")
 
@@ -126,3 +130,82 @@ def test_help_explains_every_field(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for told in ("Learning rate of F", "Length of a style code", "Steps between checkpoints"):
         assert told in text
+
+
+# Data sets with labels of their own.
+
+FACES = {"shards": "f", "binary": ["black", "blond", "male"], "exclusive": [["black", "blond"]]}
+KINDS = {"shards": "k", "category": "kind", "categories": ["cat", "dog"]}
+
+
+def parse_sources(sources, *arguments):
+    return configs.parse(["--run", "r", "--data.sources", json.dumps(sources), *arguments])
+
+
+def test_sources_come_from_files_and_the_command_line(tmp_path):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"data": {"sources": {"faces": FACES}}}))
+    one = "--data.sources.faces.shards"
+    config = configs.parse(["--run", "r", "--config", str(tmp_path / "a.yaml"), one, "s3://b/x"])
+    assert config.data.sources == {"faces": SourceConfig(**FACES | {"shards": "s3://b/x"})}
+    config = configs.parse(["--run", "r", one, "x", "--data.sources.faces.binary", "[male]"])
+    assert config.data.sources == {"faces": SourceConfig("x", ["male"])}
+
+
+def test_sources_survive_yaml_and_json():
+    config = parse_sources({"faces": FACES, "kinds": KINDS})
+    assert list(config.data.sources) == ["faces", "kinds"]
+    for row in (configs.to_dict(config), yaml.safe_load(configs.to_yaml(config))):
+        again = configs.from_dict(json.loads(json.dumps(row)))
+        assert again == config
+        assert list(again.data.sources) == ["faces", "kinds"]
+
+
+def test_which_labels_are_domains():
+    assert configs.parse(NAMED).data.by_domain
+    assert parse_sources({"a": {"shards": "s"}}).data.by_domain
+    assert not parse_sources({"a": {"shards": "s"}, "b": {"shards": "t"}}).data.by_domain
+    assert not parse_sources({"faces": FACES}).data.by_domain
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        (FACES | {"shards": ""}, "data.sources.a.shards: name the shards"),
+        (FACES | KINDS, "data.sources.a.binary: a set has binary attributes or categories"),
+        (FACES | {"binary": ["black", "blond", "black"]}, "data.sources.a.binary"),
+        (FACES | {"exclusive": [["black", "brown"]]}, "brown must be among data.sources.a.binary"),
+        (FACES | {"exclusive": [["black", "blond"], ["blond", "male"]]}, "a.exclusive: an attrib"),
+        (FACES | {"exclusive": [["male"]]}, "a.exclusive: a group has at least two"),
+        (KINDS | {"category": ""}, "data.sources.a.category: name the attribute"),
+        (KINDS | {"categories": []}, "data.sources.a.categories: list the values of kind"),
+        (KINDS | {"categories": ["cat", "cat"]}, "data.sources.a.categories: a category occurs"),
+        (KINDS | {"colour": "red"}, "colour"),
+    ],
+)
+def test_mistakes_in_sources_name_the_field(source, named):
+    with pytest.raises(UserError) as caught:
+        parse_sources({"a": source})
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_either_shards_or_sources():
+    with pytest.raises(UserError, match=r"data\.shards: is for a single set"):
+        parse_sources({"faces": FACES}, "--data.shards", "s")
+    with pytest.raises(UserError, match=r"name the shards .* or data\.sources"):
+        configs.parse(["--run", "r"])
+    with pytest.raises(UserError, match=r"data\.sources: a name is of letters"):
+        parse_sources({"a b": FACES})
+
+
+def test_evaluations_need_domains():
+    with pytest.raises(UserError, match=r"evaluation\.every: .* leave it at 0"):
+        parse_sources({"faces": FACES}, "--evaluation.every", "5")
+
+
+def test_where_the_shards_of_a_source_lie_may_change_on_resume_and_nothing_else():
+    saved = configs.to_dict(parse_sources({"a": FACES}))
+    configs.check_resumable(saved, parse_sources({"a": FACES | {"shards": "elsewhere"}}), "r")
+    for other in ({"b": FACES}, {"a": FACES | {"exclusive": []}}, {"a": FACES, "b": KINDS}):
+        with pytest.raises(UserError, match=r"data\.sources\."):
+            configs.check_resumable(saved, parse_sources(other), "r")

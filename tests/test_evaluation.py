@@ -100,9 +100,11 @@ def literal_outputs(translator, task, val, seed):
         picked = draw_references(task, number, len(references), seed)
         for i in range(OUTPUTS):
             style = (
-                translator.F(z[i, None], y)
+                translator.networks["F"](z[i, None], y)
                 if task.guide == LATENT
-                else translator.E(to_unit(references[picked[i], None], torch.float64), y)
+                else translator.networks["E"](
+                    to_unit(references[picked[i], None], torch.float64), y
+                )
             )
             yield translator.G(to_unit(image[None], torch.float64), style)
 
@@ -242,7 +244,7 @@ def test_real_statistics_are_computed_once_and_checked(setup, whole, monkeypatch
 def test_outputs_that_are_not_finite(setup):
     translator, _ = setup
     with torch.no_grad():
-        translator.F.branches[-1].bias[1] = float("nan")  # latents of dogs
+        translator.networks["F"].branches[-1].bias[1] = float("nan")  # latents of dogs
     result = evaluate(setup)
     rows = dict(zip(values(result), result["rows"], strict=True))
     failed = {key for key, row in rows.items() if "error" in row}

@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
 
 from stargan_dist import config as configs
 from stargan_dist import grids
 from stargan_dist.data.reader import LoadedSplit
-from stargan_dist.nets.v2 import build_networks
+from stargan_dist.labels import Labels, Space, of_domains
+from stargan_dist.objectives import recipes
 from stargan_dist.translate import Translator
 
 DOMAINS = ["cat", "dog", "rabbit"]
@@ -16,8 +18,9 @@ def translator():
     options = [f"--model.{name}={value}" for name, value in sizes.items()]
     config = configs.parse(["--run", "r", "--data.shards", "s", *options])
     torch.manual_seed(0)
-    networks = build_networks(3, **configs.to_dict(config)["model"])._asdict()
-    return Translator(networks, config, DOMAINS, step=0)
+    labels = of_domains(DOMAINS)
+    networks = recipes.build_networks(recipes.row_of(config), labels, config.model)
+    return Translator(networks, config, labels, step=0)
 
 
 def images(count, seed=0):
@@ -47,3 +50,51 @@ def test_outputs_in_one_call_equal_outputs_one_by_one(translator):
     for i in range(6):
         alone = translator.from_latents(x[i // 3][None], y[i][None], z[i][None])
         torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-5)
+
+
+class Painter:
+    """In place of a translator: what it makes of an image tells of its target, by brightness."""
+
+    labels = Labels(
+        (
+            Space("faces", ("black", "blond", "male"), True, (("black", "blond"),)),
+            Space("kinds", ("cat", "dog"), key="kind"),
+        )
+    )
+    device, dtype = torch.device("cpu"), torch.float32
+    config = configs.parse(["--run", "r", "--data.shards", "s"])
+
+    def __init__(self):
+        self.asked = []
+
+    def from_latents(self, x, y_trg, z):
+        self.asked.append(y_trg)
+        return y_trg.mean(1)[:, None, None, None].expand(-1, *x.shape[1:])
+
+
+def labelled(painter, *own):
+    y = [painter.labels.vector(n, np.array(c, np.float32)) for n, c in own]
+    pixels = torch.zeros(len(own), 3, 64, 64, dtype=torch.uint8)
+    return LoadedSplit(pixels, torch.tensor(np.stack(y)), ["x"] * len(own), painter.labels.names)
+
+
+def test_a_grid_of_labels_shows_each_source_with_targets_of_its_own():
+    painter = Painter()
+    sources = labelled(painter, (0, [1, 0, 1]), (1, [0, 1]))
+    picture = grids.latent_grid(painter, sources, latents=1, seed=0)
+    assert picture.size == (6 * 66 + 2, 2 * 66 + 2 + grids.HEADER_PIXELS)
+    kinds = [[0, 0, 0, 1, 0, 0, 1], [0, 0, 0, 0, 1, 0, 1]]
+    assert painter.asked[0].tolist() == [
+        [1, 0, 1, 0, 0, 1, 0], [0, 1, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1, 0], *kinds,
+    ]  # fmt: skip
+    assert painter.asked[1].tolist() == [
+        [1, 0, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1, 0], [0, 0, 1, 0, 0, 1, 0], *kinds,
+    ]  # fmt: skip
+
+
+def test_some_targets_can_be_picked():
+    painter = Painter()
+    sources = labelled(painter, (0, [1, 0, 1]))
+    grids.latent_grid(painter, sources, latents=2, seed=0, only=["dog", "male"])
+    male, dog = [1, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0, 1]
+    assert painter.asked[0].tolist() == [male, male, dog, dog]

@@ -11,8 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 from stargan_dist import config as configs
 from stargan_dist import memory
 from stargan_dist.errors import UserError
+from stargan_dist.labels import of_domains
 from stargan_dist.memory import LiveBytes, Needs, blank_batch, estimate, measure, shared_out
-from stargan_dist.shards.index import Index
 from stargan_dist.state import Training
 from tests.conftest import SMOKE
 
@@ -45,8 +45,8 @@ class Undistributed:
 
 def iterated(config, batch_size):
     """Real parts of training after an iteration, and what engine they had."""
-    index = Index([str(number) for number in range(DOMAINS)], {}, "")
-    training = Training(config, index, torch.device("cpu"))
+    labels = of_domains([str(number) for number in range(DOMAINS)])
+    training = Training(config, labels, torch.device("cpu"))
     engine = Undistributed(training)
     batch = blank_batch(config, batch_size, training.dtype)
     training.objective.iterate(engine, [batch], 0)

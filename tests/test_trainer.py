@@ -8,7 +8,7 @@ from stargan_dist import storage
 from stargan_dist.config import ClipConfig
 from stargan_dist.engines.ddp import DDP
 from stargan_dist.errors import UserError
-from stargan_dist.shards.index import Index
+from stargan_dist.labels import of_domains
 from stargan_dist.state import Training
 from stargan_dist.trainer import FINISHED, train
 from stargan_dist.world import World
@@ -36,13 +36,13 @@ def test_a_run_on_another_file_system_resumes_too(shards, finished_run):
 
 
 def test_the_average_starts_at_the_initial_weights_and_follows(shards):
-    training = Training(smoke("r", shards, "--optim.ema", "0.75"), Index(["a", "b"], {}, ""), CPU)
+    training = Training(smoke("r", shards, "--optim.ema", "0.75"), of_domains(["a", "b"]), CPU)
     average, current = training.ema["G"].from_rgb.weight, training.networks["G"].from_rgb.weight
     begin = current.detach().clone()
     assert torch.equal(average, begin)
     with torch.no_grad():
         current += 1
-    training.update_ema(DDP(training.parts, ClipConfig(), {}, World()))
+    training._update_ema(DDP(training.parts, ClipConfig(), {}, World()))
     torch.testing.assert_close(average, begin + 0.25)
     assert set(training.ema) == {"G", "F", "E"}
 
@@ -51,7 +51,7 @@ def test_initial_weights_depend_on_the_seed_alone(shards):
     def weight(seed):
         torch.seed()  # whatever the global state is
         config = smoke("r", shards, "--seed", str(seed))
-        return Training(config, Index(["a", "b"], {}, ""), CPU).networks["G"].from_rgb.weight
+        return Training(config, of_domains(["a", "b"]), CPU).networks["G"].from_rgb.weight
 
     assert torch.equal(weight(1), weight(1))
     assert not torch.equal(weight(1), weight(2))
@@ -60,7 +60,7 @@ def test_initial_weights_depend_on_the_seed_alone(shards):
 @pytest.mark.parametrize(("rule", "times"), [("off", 1), ("linear", 4), ("sqrt", 2)])
 def test_rates_grow_with_the_batch_by_the_rule(shards, rule, times):
     config = smoke("r", shards, "--optim.lr_scaling", rule, "--batch_size", "32")
-    training = Training(config, Index(["a", "b"], {}, ""), CPU)
+    training = Training(config, of_domains(["a", "b"]), CPU)
     rates = {name: o.param_groups[0]["lr"] for name, o in training.optimizers.items()}
     assert rates["G"] == pytest.approx(times * 1e-4)
     assert rates["F"] == pytest.approx(times * 1e-6)
@@ -93,6 +93,6 @@ def test_a_checkpoint_that_cannot_be_written_beside_the_training(
 
 def test_the_mapping_network_has_its_own_learning_rate(shards):
     config = smoke("r", shards, "--optim.lr", "3e-4", "--optim.lr_mapping", "2e-6")
-    training = Training(config, Index(["a", "b"], {}, ""), CPU)
+    training = Training(config, of_domains(["a", "b"]), CPU)
     rates = {name: o.param_groups[0]["lr"] for name, o in training.optimizers.items()}
     assert rates == {"G": 3e-4, "F": 2e-6, "E": 3e-4, "D": 3e-4}

@@ -4,7 +4,7 @@ Training is one endless row of slots. Iteration t with a global batch of B takes
 t·B … t·B + B - 1, and the ranks share them out. What a slot holds (its source, its references,
 its latents, its augmentations) depends on the seed and its own number alone, so any number of
 ranks and workers sees the same global sequence, and a resumed run goes on where it stopped
-because it knows its step.
+because it knows its step. With several data sets a step's slots are all of one of them.
 """
 
 import zlib
@@ -21,6 +21,27 @@ def generator(seed: int, *words: str | int) -> np.random.Generator:
     """A random generator of its own for every purpose: a function of the seed and the words."""
     numbers = (zlib.crc32(w.encode()) if isinstance(w, str) else w for w in words)
     return np.random.default_rng([seed, *numbers])
+
+
+@lru_cache(maxsize=64)
+def targets(seed: int, step: int, batch_size: int) -> tuple[int, ...]:
+    """A permutation of a step's global batch: image i is given the label of image targets[i]."""
+    return tuple(generator(seed, "targets", step).permutation(batch_size).tolist())
+
+
+def place(slot: int, batch_size: int, sets: int) -> tuple[int, int]:
+    """Of which of several data sets a slot is, and its number among the slots of that set.
+
+    Steps take one data set after the other, and each set sees its own slots without a gap.
+    """
+    step, i = divmod(slot, batch_size)
+    turn, number = divmod(step, sets)
+    return number, turn * batch_size + i
+
+
+def seed_of_set(seed: int, number: int) -> int:
+    """The seed of a data set's order: sets of one form would be read in step otherwise."""
+    return int(generator(seed, "set", number).integers(2**63)) if number else seed
 
 
 class Location(NamedTuple):

@@ -163,25 +163,40 @@ def _parse(data: bytes, url: str) -> Sample:
     return Sample(row["__key__"], row[suffix], facts)
 
 
-def open_reader(config: DataConfig, split: str) -> ShardReader:
-    """The reader of a split, by ranges or through the cache, as the configuration says.
+def open_readers(config: DataConfig, split: str) -> list[ShardReader]:
+    """The readers of a split of each data set, by ranges or through the cache, as the
+    configuration says.
 
     Raises:
         UserError: there are no shards; the cache is too small to be of use, or not writable.
     """
-    index = read_index(config.shards)
+    indexes = {source.shards: read_index(source.shards) for source in config.sets.values()}
+    cache = _cache(config, sum(working_set_bytes(index, split) for index in indexes.values()))
+    return [
+        ShardReader(source.shards, indexes[source.shards], split, cache)
+        for source in config.sets.values()
+    ]
+
+
+def open_reader(config: DataConfig, split: str) -> ShardReader:
+    """As `open_readers`, of what has a single data set."""
+    (reader,) = open_readers(config, split)
+    return reader
+
+
+def _cache(config: DataConfig, wanted: int) -> ShardCache | None:
+    """The cache of the configuration, for shards of so many bytes that are read from at once."""
     if not config.cache:
-        return ShardReader(config.shards, index, split)
+        return None
     storage.check_writable(config.cache)
     limit = int(config.cache_gib * 2**30)
-    wanted = working_set_bytes(index, split)
     if limit < wanted:
         raise UserError(
             f"data.cache_gib: {config.cache_gib} GiB cannot hold the {wanted / 2**30:.1f} GiB of "
             "shards that are read from at one time, and each would be downloaded again and again: "
             "raise it, or leave data.cache empty"
         )
-    return ShardReader(config.shards, index, split, ShardCache(config.cache, limit))
+    return ShardCache(config.cache, limit)
 
 
 def working_set_bytes(index: Index, split: str) -> int:
@@ -211,7 +226,8 @@ def check_split(index: Index, split: str, minimum: int, url: str) -> None:
 class LoadedSplit:
     """Images held in memory, without augmentation.
 
-    images uint8 (N, 3, size, size), labels int64 (N,), paths relative to the source as built.
+    images uint8 (N, 3, size, size), labels int64 (N,) (or as `Batch` has them), paths relative to
+    the source as built.
     """
 
     images: Tensor

@@ -2,7 +2,7 @@
 
 Stages 0 to 2 have an engine for each network, so that a step moves the networks it names and no
 others. At stage 3 a network's weights are here only while the module that DeepSpeed watches runs;
-G, F and E, which one loss runs through, therefore share an engine, and D, whose gradient R1
+G, F and E, which one loss runs through, therefore share an engine, and D, whose gradient a penalty
 differentiates once more, stays at stage 2.
 
 The prologue and epilogue that DeepSpeed puts around its own `backward` are called around one
@@ -132,10 +132,11 @@ class Zero(Engine):
                 settings = settings_of(config, min(self.stage, 2), getattr(clip, name), rank_batch)
                 self._engines[name] = _start(network, parts.optimizers[name], settings)
         if self.stage == 3:
-            together = [parts.optimizers[name] for name in ("G", "F", "E")]
+            others = [name for name in parts.networks if name != "D"]
+            together = [parts.optimizers[name] for name in others]
             settings = settings_of(config, 3, 0.0, rank_batch)
             engine = _start(parts.sides["G"], _joined(together), settings)
-            self._engines |= dict.fromkeys(("G", "F", "E"), engine)
+            self._engines |= dict.fromkeys(others, engine)
 
     def _gradients(
         self, side: str, calls: Sequence[Call], steps: tuple[str, ...], scale: Tensor | None

@@ -74,7 +74,7 @@ class Collector:
         self.config, self.world, self.stopped = config, world, stopped
         self.size = config.model.image_size
         self.readers = {split: open_reader(config.data, split) for split in ("train", "val")}
-        beside = storage.join(config.data.shards, "statistics")
+        beside = storage.join(self.readers["train"].url, "statistics")
         self.store = Store(config.evaluation.cache or beside)
         self.measure = load_measure(config.evaluation, world, self.readers["train"], self.store)
 
@@ -173,18 +173,18 @@ class Collector:
 
     @torch.no_grad()
     def reference_styles(self, translator: Translator, label: int) -> Tensor:
-        """Style codes of all validation images of a domain, (N, style_dim), on every rank.
+        """What G is given by all validation images of a domain, (N, code_dim), on every rank.
 
-        Each image is the reference of many outputs; its style is encoded once.
+        Each image is the reference of many outputs; it is encoded once.
         """
         what = f"styles of {translator.domains[label]}"
 
         def encode() -> Tensor:
-            codes = [torch.zeros(0, translator.config.model.style_dim)]
+            codes = [torch.zeros(0, translator.code_dim)]
             for _, images in self._real_images("val", label, what):
                 y = torch.full((REAL_BATCH,), label, device=images.device)
                 x_ref = to_unit(_full(images), translator.dtype)
-                styles = translator.styles_of_references(x_ref, y)
+                styles = translator.codes_of_references(x_ref, y)
                 codes.append(styles[: len(images)].cpu())
             return torch.cat(codes)
 
@@ -253,13 +253,13 @@ class Collector:
 def _guides(
     translator: Translator, task: Task, styles: Tensor | None, seed: int, source: int
 ) -> Tensor:
-    """Style codes of the outputs of one source, (OUTPUTS, style_dim)."""
+    """What G is given for the outputs of one source, (OUTPUTS, code_dim)."""
     device = translator.device
     if task.guide == LATENT:
         drawn = draw_latents(task, source, translator.config.model.latent_dim, seed)
         z = torch.from_numpy(drawn).to(device, translator.dtype, non_blocking=True)
         y_trg = torch.full((OUTPUTS,), task.target, device=device)
-        return translator.styles_of_latents(z, y_trg)
+        return translator.codes_of_latents(z, y_trg)
     assert styles is not None
     picked = torch.from_numpy(draw_references(task, source, len(styles), seed))
     return styles.index_select(0, picked.to(device, non_blocking=True))

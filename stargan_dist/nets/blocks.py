@@ -1,10 +1,39 @@
 """Building blocks of StarGAN v2 (arXiv 1912.01865, appendix A)."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Encoded(NamedTuple):
+    """What a generator makes of a source without knowing its guide: the bottleneck, and what the
+    high-pass option keeps. A generator that can make nothing of it hands on the source."""
+
+    bottleneck: Tensor
+    kept: dict[int, Tensor]
+
+    def detach(self) -> "Encoded":
+        kept = {size: features.detach() for size, features in self.kept.items()}
+        return Encoded(self.bottleneck.detach(), kept)
+
+    def repeat_interleave(self, repeats: int) -> "Encoded":
+        """Each source `repeats` times, for several styles of one source."""
+        kept = {size: f.repeat_interleave(repeats, 0) for size, f in self.kept.items()}
+        return Encoded(self.bottleneck.repeat_interleave(repeats, 0), kept)
+
+    def to(self, dtype: torch.dtype) -> "Encoded":
+        kept = {size: features.to(dtype) for size, features in self.kept.items()}
+        return Encoded(self.bottleneck.to(dtype), kept)
+
+
+def concatenate(x: Tensor, label: Tensor) -> Tensor:
+    """Depth-wise: the label (B, n) as n more channels, each constant over the image."""
+    return torch.cat([x, label[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
 
 
 def he_init(module: nn.Module) -> None:
@@ -114,6 +143,17 @@ class AdaIN(nn.Module):
         return (1 + gamma) * self.norm(x) + beta
 
 
+class Unstyled(nn.Module):
+    """AdaIN for a style of no length: scale and shift are learned, the same for all images."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(channels, affine=True)
+
+    def forward(self, x: Tensor, _s: Tensor) -> Tensor:
+        return self.norm(x)
+
+
 class AdaINResBlock(nn.Module):
     """Residual block of the decoder, styled by AdaIN, that may double the size.
 
@@ -128,10 +168,11 @@ class AdaINResBlock(nn.Module):
         super().__init__()
         self.upsample = upsample
         self.shortcut = shortcut
-        self.adain1 = AdaIN(style_dim, dim_in)
+        norm: Callable[[int], nn.Module] = partial(AdaIN, style_dim) if style_dim else Unstyled
+        self.adain1 = norm(dim_in)
         first = DoubleThenConv if upsample else nn.Conv2d
         self.conv1 = first(dim_in, dim_out, 3, 1, 1)
-        self.adain2 = AdaIN(style_dim, dim_out)
+        self.adain2 = norm(dim_out)
         self.conv2 = nn.Conv2d(dim_out, dim_out, 3, 1, 1)
         self.conv1x1 = _conv1x1(dim_in, dim_out)
 

@@ -5,10 +5,13 @@ it was given: so styles, logits and losses, which lie between the parts, are flo
 weights, gradients and what optimizers keep. What no row names computes as its weights are.
 """
 
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from functools import partial
+from typing import ClassVar, NamedTuple
 
 import torch
+from torch import nn
 
 Dtype = torch.dtype | None
 
@@ -43,3 +46,34 @@ def computing(dtype: Dtype, device: torch.device) -> AbstractContextManager[obje
     if dtype is None:
         return nullcontext()
     return torch.autocast(device.type, dtype, cache_enabled=False)
+
+
+class Part(nn.Module):
+    """A part of a network with a precision of its own: see `computing`."""
+
+    compute: Dtype = None
+    compiled: ClassVar[tuple[str, ...]] = ()
+    """The methods that `compile_parts` compiles."""
+
+
+def parts_of(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, Part]]:
+    """Every part of some networks, with its network's letter."""
+    for letter, network in networks.items():
+        yield from ((letter, part) for part in network.modules() if isinstance(part, Part))
+
+
+def compute_in(networks: Mapping[str, nn.Module], policy: Policy) -> None:
+    """Tell the parts what to compute in. The weights are left as they are."""
+    for letter, part in parts_of(networks):
+        part.compute = getattr(policy, letter)
+
+
+def compile_parts(networks: Mapping[str, nn.Module], backend: str = "inductor") -> None:
+    """Compile each part for the shapes it meets. Weights and their names stay as they are.
+
+    A compiled part has no second derivative: exact passes of D's trunk are left out.
+    """
+    compiled = partial(torch.compile, backend=backend, dynamic=False)
+    for _, part in parts_of(networks):
+        for name in part.compiled:
+            setattr(part, name, compiled(getattr(part, name)))

@@ -5,67 +5,55 @@ style s (B, style_dim).
 """
 
 import math
-from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stargan_dist.nets.blocks import AdaINResBlock, HighPass, ResBlock, StackedLinear, he_init
-from stargan_dist.nets.precision import Dtype, Policy, computing
+from stargan_dist.nets.blocks import (
+    AdaINResBlock,
+    Encoded,
+    HighPass,
+    ResBlock,
+    StackedLinear,
+    concatenate,
+    he_init,
+)
+from stargan_dist.nets.precision import Part, Policy, compute_in, computing
 
 KEPT_SIZES = (32, 64, 128)  # where the high-pass option keeps the source's features
-
-
-class Encoded(NamedTuple):
-    """The encoder half of G on a source: bottleneck, and what the high-pass option keeps."""
-
-    bottleneck: Tensor
-    kept: dict[int, Tensor]
-
-    def detach(self) -> "Encoded":
-        kept = {size: features.detach() for size, features in self.kept.items()}
-        return Encoded(self.bottleneck.detach(), kept)
-
-    def repeat_interleave(self, repeats: int) -> "Encoded":
-        """Each source `repeats` times, for several styles of one source."""
-        kept = {size: f.repeat_interleave(repeats, 0) for size, f in self.kept.items()}
-        return Encoded(self.bottleneck.repeat_interleave(repeats, 0), kept)
-
-    def to(self, dtype: torch.dtype) -> "Encoded":
-        kept = {size: features.to(dtype) for size, features in self.kept.items()}
-        return Encoded(self.bottleneck.to(dtype), kept)
 
 
 def widths_of(image_size: int, base_width: int, max_width: int, halvings: int) -> list[int]:
     """Channels before each halving and after the last: doubled each time, capped.
 
-    A base width of 0 stands for the paper's, 2**14 / image_size.
+    Widths of 0 stand for the paper's: 2**14 / image_size, and at most 512.
     """
     first = base_width or 2**14 // image_size
-    return [min(first * 2**i, max_width) for i in range(halvings + 1)]
+    return [min(first * 2**i, max_width or 512) for i in range(halvings + 1)]
 
 
-class Generator(nn.Module):
+class Generator(Part):
     """G(x, s): an encoder with instance norm and a decoder styled by AdaIN.
 
-    The style alone carries the domain. `masks`, for the high-pass option only, are two tensors
+    What guides it is in the style alone. `masks`, for the high-pass option only, are two tensors
     (B, 1, h, w) in [0, 1]: the first is used at 32 px, the second at 64 and 128 px.
 
     Each half gives back the dtype it was given, whatever it computes in (`compute`).
     """
 
-    compute: Dtype = None
+    compiled: ClassVar[tuple[str, ...]] = ("encode", "decode")
 
     def __init__(
         self,
         image_size: int = 256,
         style_dim: int = 64,
         base_width: int = 0,
-        max_width: int = 512,
+        max_width: int = 0,
         w_hpf: float = 0,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         halvings = int(math.log2(image_size)) - 4 + (w_hpf > 0)
@@ -73,7 +61,7 @@ class Generator(nn.Module):
         pairs = list(pairwise(widths))
         deep = widths[-1]
         plain = w_hpf == 0
-        self.from_rgb = nn.Conv2d(3, widths[0], 3, 1, 1)
+        self.from_rgb = nn.Conv2d(channels, widths[0], 3, 1, 1)
         self.encoder = nn.ModuleList(
             [ResBlock(a, b, normalize=True, downsample=True) for a, b in pairs]
             + [ResBlock(deep, deep, normalize=True) for _ in range(2)]
@@ -130,6 +118,27 @@ class Generator(nn.Module):
         return self.decode(self.encode(x), s, masks)
 
 
+class ConcatGenerator(Generator):
+    """G(x, c): the same body without a style. The label joins the image, depth-wise, so nothing
+    can be encoded ahead of it. For rows A and B of the paper's ablation."""
+
+    compiled: ClassVar[tuple[str, ...]] = ("decode",)
+
+    def __init__(self, label_dim: int, **sizes: Any) -> None:
+        super().__init__(style_dim=0, channels=3 + label_dim, **sizes)
+
+    def encode(self, x: Tensor) -> Encoded:
+        """Hands on the source."""
+        return Encoded(x, {})
+
+    def decode(
+        self, encoded: Encoded, s: Tensor, masks: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """The whole of G; s is a label (B, label_dim)."""
+        both = super().encode(concatenate(encoded.bottleneck, s))
+        return super().decode(both, s, masks)
+
+
 class MappingForm(NamedTuple):
     """How F knows the domain: layers shared by all domains, then layers of each domain.
 
@@ -178,13 +187,13 @@ class MappingNetwork(nn.Module):
         return h
 
 
-class _Trunk(nn.Sequential):
+class _Trunk(Part, nn.Sequential):
     """What E and D share in form: an image down to one vector, no normalisation.
 
     Gives back the dtype it was given, whatever it computes in (`compute`).
     """
 
-    compute: Dtype = None
+    compiled = ("lowered",)
 
     def __init__(self, image_size: int, base_width: int, max_width: int) -> None:
         halvings = int(math.log2(image_size)) - 2
@@ -218,7 +227,7 @@ class StyleEncoder(nn.Module):
         image_size: int = 256,
         style_dim: int = 64,
         base_width: int = 0,
-        max_width: int = 512,
+        max_width: int = 0,
     ) -> None:
         super().__init__()
         self.trunk = _Trunk(image_size, base_width, max_width)
@@ -229,11 +238,21 @@ class StyleEncoder(nn.Module):
         return self.head(self.trunk(x), y)
 
 
+class LatentEncoder(StyleEncoder):
+    """E(x) -> z (B, style_dim), whatever the domain: row D of the paper's ablation."""
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__(1, **sizes)
+
+    def forward(self, x: Tensor, _y: Tensor) -> Tensor:
+        return super().forward(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+
+
 class Discriminator(nn.Module):
     """D(x, y) -> logit (B,): a trunk and one logit per domain, of which number y is returned."""
 
     def __init__(
-        self, num_domains: int, image_size: int = 256, base_width: int = 0, max_width: int = 512
+        self, num_domains: int, image_size: int = 256, base_width: int = 0, max_width: int = 0
     ) -> None:
         super().__init__()
         self.trunk = _Trunk(image_size, base_width, max_width)
@@ -242,6 +261,21 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, *, exact: bool = False) -> Tensor:
         return self.head(self.trunk(x, exact=exact), y)[:, 0]
+
+
+class ClassifyingDiscriminator(nn.Module):
+    """D(x) -> logit (B,), logits of the labels (B, num_labels): the trunk of the other one, real
+    or fake told beside the labels (ACGAN). Row A of the paper's ablation."""
+
+    def __init__(self, num_labels: int, **sizes: Any) -> None:
+        super().__init__()
+        self.trunk = _Trunk(**sizes)
+        self.head = nn.Linear(self.trunk.dim_out, 1 + num_labels)
+        self.apply(he_init)
+
+    def forward(self, x: Tensor, *, exact: bool = False) -> tuple[Tensor, Tensor]:
+        logits = self.head(self.trunk(x, exact=exact))
+        return logits[:, 0], logits[:, 1:]
 
 
 class Networks(NamedTuple):
@@ -253,25 +287,15 @@ class Networks(NamedTuple):
     D: Discriminator
 
     def compute_in(self, policy: Policy) -> None:
-        """Tell the parts what to compute in. The weights are left as they are."""
-        self.G.compute, self.E.trunk.compute, self.D.trunk.compute = policy.G, policy.E, policy.D
-
-    def compile(self, backend: str = "inductor") -> None:
-        """Compile each part for the shapes it meets. Weights and their names stay as they are.
-
-        A compiled part has no second derivative: exact passes of D's trunk are left out.
-        """
-        compiled = partial(torch.compile, backend=backend, dynamic=False)
-        parts = [(self.G, "encode"), (self.G, "decode")]
-        for module, part in [*parts, (self.E.trunk, "lowered"), (self.D.trunk, "lowered")]:
-            setattr(module, part, compiled(getattr(module, part)))
+        """Tell the parts what to compute in."""
+        compute_in(self._asdict(), policy)
 
 
 def build_networks(
     num_domains: int,
     image_size: int = 256,
     base_width: int = 0,
-    max_width: int = 512,
+    max_width: int = 0,
     latent_dim: int = 16,
     style_dim: int = 64,
     mapping_dim: int = 512,

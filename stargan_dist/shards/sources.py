@@ -53,12 +53,20 @@ def list_source(url: str, val_list: str = "") -> Listing:
         val_list: a file of paths, one a line, that make up the validation split.
 
     Raises:
-        UserError: there is nothing to list, or fewer than two domains.
+        UserError: there is nothing to list, or fewer than two domains and no attributes.
     """
     listing = _list_manifest(url) if url.endswith(MANIFEST_SUFFIXES) else _list_folder(url)
-    if len(listing.domains) < 2:
-        raise UserError(f"{url} must hold at least two domains: {listing.domains} found")
+    if len(listing.domains) < 2 and not _has_attributes(listing):
+        raise UserError(
+            f"{url} must hold at least two domains, or attributes: {listing.domains} found"
+        )
     return _split_by_list(listing, val_list) if val_list else listing
+
+
+def _has_attributes(listing: Listing) -> bool:
+    """Whether some image is listed with attributes, which can be labels instead of domains."""
+    domains = (items for split in listing.splits.values() for items in split.values())
+    return any(item.attributes for items in domains for item in items)
 
 
 # A folder for each domain.

@@ -6,6 +6,7 @@ Rank 0 writes the parameters that each case ends with to OUT/CASE.safetensors.
 
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from stargan_dist import config as configs
 from stargan_dist import state, trainer
+from stargan_dist.labels import of_domains
 from stargan_dist.nets.v2 import Discriminator
-from stargan_dist.objectives import stargan_v2
-from stargan_dist.shards.index import Index
+from stargan_dist.objectives import recipes, sides
 from stargan_dist.world import World
-from tests.objectives.test_stargan_v2 import make_batch
+from tests.objectives.test_objective import make_batch
 
 ITERATIONS, BATCH = 3, 8
 TINY = {"base_width": 4, "max_width": 8, "style_dim": 6, "latent_dim": 5, "mapping_dim": 7}
@@ -81,26 +82,24 @@ def plain_optimizers(networks, config, batch_size):
 @contextmanager
 def mutated(case):
     """The named mistake, while it is open."""
-    before = {name: getattr(stargan_v2, name) for name in ("frozen", "REFERENCE", "SCHEDULES")}
+    frozen, row = sides.frozen, recipes.TABLE["f"]
     if case.endswith("d_not_frozen"):
-        stargan_v2.frozen = lambda *nets: before["frozen"](
+        sides.frozen = lambda *nets: frozen(
             *[net for net in nets if not isinstance(net, Discriminator)]
         )
     if case == "e_stepped_by_references":
-        wrong = stargan_v2.REFERENCE._replace(steps=("G", "E"))
-        stargan_v2.REFERENCE = wrong
-        stargan_v2.SCHEDULES = {"exact": ((stargan_v2.LATENT,), (wrong,))}
+        wrong = recipes.REFERENCE._replace(steps=("G", "E"))
+        recipes.TABLE["f"] = replace(row, guides=(recipes.LATENT, wrong))
     try:
         yield
     finally:
-        for name, value in before.items():
-            setattr(stargan_v2, name, value)
+        sides.frozen, recipes.TABLE["f"] = frozen, row
 
 
 def begin(options, world, saved=None):
     """A training and its engine, from the start or from a saved state, as the trainer does it."""
     config = configs.parse([*BASE, *options])
-    return trainer.begin(config, Index(["a", "b", "c"], {}, ""), world, saved)
+    return trainer.begin(config, of_domains(["a", "b", "c"]), world, saved)
 
 
 def iterate(training, engine, world, steps, infinite=None):
@@ -113,8 +112,7 @@ def iterate(training, engine, world, steps, infinite=None):
         batch = batch.to(world.device, training.dtype)
         if step == infinite and world.is_main:
             batch.x[0, 0, 0, 0] = float("inf")
-        training.objective.iterate(engine, batch.split(training.config.engine.accumulate), step)
-        training.update_ema(engine)
+        training.iterate(engine, batch.split(training.config.engine.accumulate), step)
 
 
 def run(case, world):

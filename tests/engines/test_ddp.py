@@ -7,9 +7,9 @@ from stargan_dist import config as configs
 from stargan_dist.batch import Batch
 from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import LossScale
+from stargan_dist.labels import of_domains
 from stargan_dist.nonfinite import Guard
-from stargan_dist.objectives.stargan_v2 import LATENT
-from stargan_dist.shards.index import Index
+from stargan_dist.objectives.recipes import LATENT
 from stargan_dist.state import Training
 from stargan_dist.world import World
 
@@ -26,10 +26,10 @@ def world():
 def make(world, device, *options):
     """A training and its engine, and a batch on the device."""
     config = configs.parse(["--run", "r", "--data.shards", "s", *SMALL, *options])
-    training = Training(config, Index(["a", "b"], {}, ""), torch.device(device))
+    training = Training(config, of_domains(["a", "b"]), torch.device(device))
     images = torch.randint(256, (3, 4, 3, 32, 32), dtype=torch.uint8)
     labels, latents = torch.randint(2, (2, 4)), torch.randn(2, 4, 16)
-    batch = Batch(images[0], labels[0], images[1], images[2], labels[1], *latents)
+    batch = Batch(images[0], labels[0], images[1], images[2], labels[1], *latents, torch.rand(4))
     engine = make_engine(config, training.parts, world)
     return training, engine, batch.to(torch.device(device), training.dtype)
 
@@ -43,8 +43,7 @@ def test_an_iteration_never_reads_from_the_device(world, monkeypatch, precision)
     for optimizer in training.optimizers.values():
         optimizer.defaults["fused"] = True  # as on a GPU: it looks at the flag itself, there
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)
-    terms = training.objective.iterate(engine, [batch], step=0)
-    training.update_ema(engine)
+    terms = training.iterate(engine, [batch], step=0)
     with pytest.raises((RuntimeError, NotImplementedError)):
         world.mean(terms)  # this is one place that reads; the next is the guard, an iteration late
     guard = Guard(training.config, world, list, engine.scales)
@@ -84,7 +83,7 @@ def test_clipping_bounds_the_step_of_each_network(world):
         training.optimizers[name] = torch.optim.SGD(network.parameters(), lr=1.0)
     before = weights(training)
     D = training.networks["D"]
-    terms = engine.update("G", [(batch, (LATENT,), D, 1.0)], LATENT.steps)[1]
+    terms = engine.update("G", [(batch, (LATENT,), D, 0)], LATENT.steps)[1]
     terms |= engine.update("D", [(batch, batch.x_ref)], ("D",))[1]
     after = weights(training)
     for letter, bound in bounds.items():

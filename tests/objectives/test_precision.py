@@ -5,18 +5,17 @@ import torch
 
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
-from stargan_dist.config import ClipConfig, LossConfig
-from stargan_dist.data.skipped import Skipped
+from stargan_dist.config import ClipConfig
 from stargan_dist.engines.ddp import DDP
-from stargan_dist.nets.precision import POLICIES
-from stargan_dist.objectives.stargan_v2 import LATENT, REFERENCE, StarGANv2
-from stargan_dist.shards.index import Index
+from stargan_dist.labels import of_domains
+from stargan_dist.nets.precision import POLICIES, compile_parts
+from stargan_dist.objectives.recipes import LATENT, REFERENCE
 from stargan_dist.state import Training
 from stargan_dist.translate import Translator
 from stargan_dist.world import World
 from tests.conftest import SMOKE
 from tests.nets.test_precision import noted
-from tests.objectives.test_stargan_v2 import make_batch, make_networks
+from tests.objectives.test_objective import make_batch, make_networks, objective_of
 
 CPU = torch.device("cpu")
 
@@ -27,10 +26,10 @@ def losses_and_gradients(policy):
     for net in nets:
         net.float()
     nets.compute_in(policy)
-    objective = StarGANv2(nets, LossConfig())
+    objective = objective_of(nets)
     translation = objective.generator.translate(batch, LATENT)
     d_loss, d_terms = objective.discriminator(batch, translation.fake)
-    g_loss, g_terms = objective.generator(batch, (LATENT,), nets.D, 1.0, [translation])
+    g_loss, g_terms = objective.generator(batch, (LATENT,), nets.D, 0, [translation])
     (d_loss + g_loss).backward()
     gradients = {
         letter: [p.grad for p in net.parameters()] for letter, net in nets._asdict().items()
@@ -77,13 +76,13 @@ def training(tmp_path):
         "optim.ema": 0.5, "precision": "bfloat16_most",
     }  # fmt: skip
     config = configs.parse([f"--{name}={value}" for name, value in options.items()])
-    training = Training(config, Index(["a", "b", "c"], {}, ""), CPU)
+    training = Training(config, of_domains(["a", "b", "c"]), CPU)
     engine = DDP(training.parts, ClipConfig(), {}, World())
     batch = make_batch(0).to(CPU, training.dtype)
-    training.objective.iterate(engine, [batch], 0)
-    training.update_ema(engine)
+    training.iterate(engine, [batch], 0)
     state = training.snapshot(engine, keep=True)
-    checkpoints.save(config.run, 1, state, training.facts(Skipped()))
+    facts = {"config": configs.to_dict(training.config), "domains": ["a", "b", "c"], "data": ""}
+    checkpoints.save(config.run, 1, state, facts)
     return training
 
 
@@ -105,7 +104,7 @@ def test_what_is_kept_is_float32(training):
 
 def test_a_run_in_bfloat16_is_translated_in_float32(training):
     config = training.config
-    live = Translator(training.ema, config, training.index.domains, 1)
+    live = Translator(training.ema, config, training.labels, 1)
     loaded, batch = Translator.load(config.run), make_batch(2).to(CPU, torch.float32)
     expected = live.from_references(batch.x, batch.y_trg, batch.x_ref)
     assert torch.equal(loaded.from_references(batch.x, batch.y_trg, batch.x_ref), expected)
@@ -116,10 +115,10 @@ def test_a_run_in_bfloat16_is_translated_in_float32(training):
 
 def both_sides(nets, batch):
     """The losses of both sides, R1 among them, and every gradient."""
-    objective = StarGANv2(nets, LossConfig())
+    objective = objective_of(nets)
     fake = objective.generator.translate(batch, LATENT)
     loss = objective.discriminator(batch, fake.fake)[0]
-    loss = loss + objective.generator(batch, (LATENT, REFERENCE), nets.D, 1.0)[0]
+    loss = loss + objective.generator(batch, (LATENT, REFERENCE), nets.D, 0)[0]
     loss.backward()
     return [loss, *(p.grad for net in nets for p in net.parameters())]
 
@@ -131,7 +130,7 @@ def test_what_makes_it_faster_changes_nothing(arrange):
     expected = both_sides(make_networks(), batch)
     nets = make_networks()
     if arrange == "compile":
-        nets.compile(backend="aot_eager")
+        compile_parts(nets._asdict(), backend="aot_eager")
     else:
         for net in nets:
             net.to(memory_format=torch.channels_last)

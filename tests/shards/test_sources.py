@@ -95,6 +95,12 @@ def test_manifests_can_split(folder):
     assert listing.splits["train"]["a"] == [Item("1", None)]
 
 
+def test_one_domain_is_enough_where_attributes_can_be_labels(tmp_path):
+    (tmp_path / "m.csv").write_text("path,domain,male\n1,face,-1\n")
+    listing = list_source(str(tmp_path / "m.csv"))
+    assert listing.splits[""]["face"] == [Item("1", {"male": -1})]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
@@ -106,7 +112,7 @@ def test_manifests_can_split(folder):
         ("m.csv", "path,domain,split\n1,a,train\n2,b,\n", r"name it in all or none"),
         ("m.jsonl", '{"path": "1", "domain": "a"}\n{"path"\n', r"line 2: Expecting"),
         ("m.jsonl", "[1]\n", r"line 1: "),
-        ("m.csv", "path,domain\n1,a\n", r"at least two domains: \['a'\] found"),
+        ("m.csv", "path,domain\n1,a\n", r"at least two domains, or attributes: \['a'\] found"),
         ("m.csv", b"\xff\xfe\x00", r"cannot read the manifest"),
     ],
 )

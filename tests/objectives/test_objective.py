@@ -1,15 +1,18 @@
 """Our iteration against the plainly written one, in float64."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from stargan_dist.batch import Batch
-from stargan_dist.config import LossConfig, OptimConfig
+from stargan_dist.config import Config, LossConfig
+from stargan_dist.labels import of_domains
 from stargan_dist.nets.v2 import build_networks
-from stargan_dist.objectives import stargan_v2
-from stargan_dist.objectives.stargan_v2 import LATENT, REFERENCE, StarGANv2
+from stargan_dist.objectives import recipes
+from stargan_dist.objectives.objective import Objective
+from stargan_dist.objectives.recipes import LATENT, REFERENCE
 from stargan_dist.state import build_optimizers
 from tests.nets.plain import make_plain
 from tests.objectives.literal import literal_iteration
@@ -19,7 +22,7 @@ WEIGHTS = LossConfig(reg=1.0, sty=0.7, cyc=1.3, ds=2.0, ds_iter=5)
 # Adam divides it by eps = 1e-8, and L2 feeds it back with the factor 1 - lr · decay / eps: 0 at
 # the paper's lr and decay of 1e-4, but -9 at lr 1e-3, where the noise of these biases (which no
 # output depends on) would grow tenfold a step.
-OPTIM = OptimConfig()
+OPTIM = recipes.ADAM_V2
 ITERATIONS = 4
 
 
@@ -67,7 +70,14 @@ def make_batch(seed, size=4):
 
     y, y_trg = torch.randint(3, (2, size), generator=g)
     z, z2 = torch.randn(2, size, 5, generator=g, dtype=torch.float64)
-    return Batch(images(), y, images(), images(), y_trg, z, z2)
+    mix = torch.rand(size, generator=g, dtype=torch.float64)
+    return Batch(images(), y, images(), images(), y_trg, z, z2, mix)
+
+
+def objective_of(nets, weights=None, recipe="f"):
+    """The objective of a row for the networks of StarGAN v2."""
+    row = recipes.row_of(Config(recipe=recipe, loss=weights or LossConfig()))
+    return Objective(row, nets._asdict(), of_domains(["a", "b", "c"]))
 
 
 def differences(ours, literal):
@@ -81,7 +91,7 @@ def differences(ours, literal):
 def train_both(ours, **kwargs):
     """Train two copies side by side; returns the largest differences of terms and parameters."""
     literal = make_plain(copy.deepcopy(ours))
-    objective = StarGANv2(ours, WEIGHTS)
+    objective = objective_of(ours, WEIGHTS)
     engine = Undistributed(objective, ours, build_optimizers(ours._asdict(), OPTIM))
     optimizers = build_optimizers(literal._asdict(), OPTIM)
     terms_apart = 0.0
@@ -108,28 +118,28 @@ def test_ours_equals_the_literal_iteration(mapping):
 
 def test_a_reference_step_that_moved_e_would_be_noticed(monkeypatch):
     wrong = REFERENCE._replace(steps=("G", "E"))
-    monkeypatch.setattr(stargan_v2, "REFERENCE", wrong)
-    monkeypatch.setattr(stargan_v2, "SCHEDULES", {"exact": ((LATENT,), (wrong,))})
+    row = replace(recipes.TABLE["f"], guides=(LATENT, wrong))
+    monkeypatch.setitem(recipes.TABLE, "f", row)
     assert train_both(make_networks())[1] > 1e-6
 
 
 def test_fakes_of_the_wrong_generator_would_be_noticed(monkeypatch):
     """Sharing across the step of G, which changes the encoder half, is not the algorithm."""
-    original = StarGANv2.iterate
+    original = Objective.iterate
 
     def stale(self, engine, batches, step):
         encoded = self.generator.G.encode(batches[0].x).detach()
         monkeypatch.setattr(self.generator.G, "encode", lambda x: encoded)
         return original(self, engine, batches, step)
 
-    monkeypatch.setattr(StarGANv2, "iterate", stale)
+    monkeypatch.setattr(Objective, "iterate", stale)
     assert train_both(make_networks())[1] > 1e-6
 
 
 def test_a_copy_of_a_guide_is_that_guide():
     """DDP on GPUs takes tuples apart and builds them anew on their way to the forward."""
     nets = make_networks()
-    side, batch = StarGANv2(nets, WEIGHTS).generator, make_batch(0)
+    side, batch = objective_of(nets, WEIGHTS).generator, make_batch(0)
     for guide in (LATENT, REFERENCE):
         copied = type(guide)(*guide)
         assert torch.equal(side.style(batch, copied), side.style(batch, guide))
@@ -138,8 +148,8 @@ def test_a_copy_of_a_guide_is_that_guide():
 
 def test_the_reference_step_moves_g_alone():
     nets = make_networks()
-    objective = StarGANv2(nets, WEIGHTS)
-    loss, _ = objective.generator(make_batch(0), (REFERENCE,), nets.D, 1.0)
+    objective = objective_of(nets, WEIGHTS)
+    loss, _ = objective.generator(make_batch(0), (REFERENCE,), nets.D, 0)
     loss.backward()
     with_gradient = {
         name for name, net in nets._asdict().items() for p in net.parameters() if p.grad is not None
@@ -151,7 +161,7 @@ def test_the_reference_step_moves_g_alone():
 def test_an_iteration_draws_nothing_from_the_global_random_state():
     """So there is no random state to save: what is drawn is a function of (seed, slot)."""
     nets = make_networks()
-    objective = StarGANv2(nets, WEIGHTS)
+    objective = objective_of(nets, WEIGHTS)
     engine = Undistributed(objective, nets, build_optimizers(nets._asdict(), OPTIM))
     batch, before = make_batch(0), torch.get_rng_state()
     objective.iterate(engine, [batch], 0)

@@ -1,0 +1,111 @@
+"""The two networks of StarGAN (arXiv 1711.09020, appendix, tables 4 and 5).
+
+Shapes: image x (B, 3, H, H) in [-1, 1]; label c (B, label_dim), which is tiled over the image and
+concatenated to it depth-wise. Initialised as torch does by default, as the authors' are.
+"""
+
+import math
+
+from torch import Tensor, nn
+
+from stargan_dist.nets.blocks import Encoded, concatenate
+from stargan_dist.nets.precision import Part, computing
+
+BASE_WIDTH, MAX_WIDTH = 64, 2048  # the paper's
+RESIDUAL_BLOCKS = 6
+CONVOLUTIONS = 6  # of D, each halving the size
+
+
+def _normalised(conv: nn.Module, channels: int) -> list[nn.Module]:
+    return [conv, nn.InstanceNorm2d(channels, affine=True), nn.ReLU(inplace=True)]
+
+
+class ResidualBlock(nn.Module):
+    """x + IN(conv(ReLU(IN(conv(x)))))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            *_normalised(nn.Conv2d(width, width, 3, 1, 1, bias=False), width),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+            nn.InstanceNorm2d(width, affine=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.main(x)
+
+
+class Generator(Part):
+    """G(x, c) -> (B, 3, H, H) in [-1, 1].
+
+    Zero padding throughout: with reflection padding the label would have no effect at the border.
+    """
+
+    compiled = ("decode",)
+
+    def __init__(self, label_dim: int, base_width: int = 0) -> None:
+        super().__init__()
+        width = base_width or BASE_WIDTH
+        down = [(width, 2 * width), (2 * width, 4 * width)]
+        self.body = nn.Sequential(
+            *_normalised(nn.Conv2d(3 + label_dim, width, 7, 1, 3, bias=False), width),
+            *[m for a, b in down for m in _normalised(nn.Conv2d(a, b, 4, 2, 1, bias=False), b)],
+            *[ResidualBlock(4 * width) for _ in range(RESIDUAL_BLOCKS)],
+            *[
+                m
+                for a, b in reversed(down)
+                for m in _normalised(nn.ConvTranspose2d(b, a, 4, 2, 1, bias=False), a)
+            ],
+        )
+        self.to_rgb = nn.Sequential(nn.Conv2d(width, 3, 7, 1, 3, bias=False), nn.Tanh())
+
+    def encode(self, x: Tensor) -> Encoded:
+        """Hands on the source: the label comes first of all."""
+        return Encoded(x, {})
+
+    def decode(self, encoded: Encoded, c: Tensor) -> Tensor:
+        x = encoded.bottleneck
+        with computing(self.compute, x.device):
+            h = self.body(concatenate(x, c))
+        return self.to_rgb(h.to(x.dtype))  # outside: bfloat16 is coarser than 8 bits
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.decode(self.encode(x), c)
+
+
+class _Trunk(Part, nn.Sequential):
+    """Convolutions of stride 2 with LeakyReLU, no normalisation."""
+
+    compiled = ("lowered",)
+
+    def __init__(self, widths: list[int]) -> None:
+        pairs = zip([3, *widths], widths, strict=False)
+        layers = [(nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.01)) for a, b in pairs]
+        super().__init__(*[module for layer in layers for module in layer])
+
+    def forward(self, x: Tensor, *, exact: bool = False) -> Tensor:
+        """Exact: in the dtype of the weights, and not compiled."""
+        return super().forward(x) if exact else self.lowered(x)
+
+    def lowered(self, x: Tensor) -> Tensor:
+        with computing(self.compute, x.device):
+            return super().forward(x).to(x.dtype)
+
+
+class Discriminator(nn.Module):
+    """D(x) -> real or fake for each patch (B, patches), logits of the labels (B, num_labels)."""
+
+    def __init__(
+        self, num_labels: int, image_size: int = 128, base_width: int = 0, max_width: int = 0
+    ) -> None:
+        super().__init__()
+        first, cap = base_width or BASE_WIDTH, max_width or MAX_WIDTH
+        halvings = min(CONVOLUTIONS, int(math.log2(image_size)))
+        widths = [min(first * 2**i, cap) for i in range(halvings)]
+        self.trunk = _Trunk(widths)
+        self.src = nn.Conv2d(widths[-1], 1, 3, 1, 1, bias=False)
+        self.cls = nn.Conv2d(widths[-1], num_labels, image_size >> halvings, bias=False)
+
+    def forward(self, x: Tensor, *, exact: bool = False) -> tuple[Tensor, Tensor]:
+        h = self.trunk(x, exact=exact)
+        return self.src(h).flatten(1), self.cls(h).flatten(1)
