@@ -89,12 +89,12 @@ def test_time_left_is_that_of_runs_of_the_same_row(tmp_path, capsys):
     assert "run 4 of 6: row a, seed 1; all will be done in: 0:03:30" in capsys.readouterr().out
 
 
-def test_a_training_gets_the_sizes_of_the_demo_and_the_steps_of_the_ablation(tmp_path):
+def test_a_training_gets_the_rows_file_then_what_all_rows_have_in_common(tmp_path):
     (run,) = ablation.schedule(["a"], 1, tmp_path)
     options = ablation.options_of(run, STEPS, "s")
     given = dict(zip(options[::2], options[1::2], strict=True))
     files = [Path(v).name for k, v in zip(options[::2], options[1::2], strict=True) if "conf" in k]
-    assert files == ["demo.yaml", "a.yaml", "demo.yaml"]
+    assert files == ["a.yaml", "demo.yaml"]
     assert given["--steps"] == given["--loss.ds_iter"] == given["--evaluation.every"] == "10"
 
 
