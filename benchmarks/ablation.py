@@ -136,17 +136,18 @@ def evaluated(run: Run, steps: int) -> scores.Result:
 def figures_of(result: scores.Result, measures: dict[str, float]) -> Figures:
     """The columns of the table, from an evaluation and from what the judge says.
 
-    What a row does not have, by references, is left out.
+    By references are those alone of rows that read a style off them: the evaluation measures the
+    others, too, but of a reference they know its domain only.
     """
-    means = result["means"]
+    means, by_reference = result["means"], measures.get("domain_accuracy_reference")
     found = {
         "demo_fid": means["demo_fid_latent"],
         "diversity": means["demo_lpips_latent"],
         "accuracy": measures["domain_accuracy_latent"],
         "pose_px": measures["pose_error_latent_px"],
         "spread": measures["style_spread_ratio"],
-        "demo_fid_reference": means.get("demo_fid_reference"),
-        "accuracy_reference": measures.get("domain_accuracy_reference"),
+        "demo_fid_reference": None if by_reference is None else means["demo_fid_reference"],
+        "accuracy_reference": by_reference,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -274,11 +275,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     def do(run: Run) -> None:
         perform(run, args.steps, args.shards, args.processes)
 
-    def after() -> str:
-        return report(runs, args.steps, args.shards, args.out)
+    def after() -> None:
+        print(report(runs, args.steps, args.shards, args.out), flush=True)
 
-    work(runs, args.steps, do, lambda: print(after(), flush=True))
-    print(after())
+    if not remaining(runs, args.steps):
+        after()
+    work(runs, args.steps, do, after)
     print(f"written to {args.out}: table.md, table.json, picture.png")
 
 

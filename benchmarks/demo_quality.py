@@ -144,12 +144,12 @@ def augment(images: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     return images, factors + torch.cat([shift.expand(len(images), 2), lighter], dim=1)
 
 
-def train_probes(train: Truth) -> Probes:
+def train_probes(train: Truth, steps: int = STEPS) -> Probes:
     """Train both probes together on the training images."""
     probes, small = Probes(len(train.domains)), shrink(train.images)
     optimizer = torch.optim.AdamW(probes.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=STEPS)
-    for _ in range(STEPS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
+    for _ in range(steps):
         chosen = torch.randint(len(small), (BATCH,))
         images, factors = augment(small[chosen], train.factors[chosen])
         scores, seen = probes(images)
