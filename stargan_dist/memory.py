@@ -24,14 +24,14 @@ from stargan_dist import access
 from stargan_dist import config as configs
 from stargan_dist.batch import Batch
 from stargan_dist.config import Config
+from stargan_dist.data.sets import open_sets
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.labels import of_domains
+from stargan_dist.labels import Labels, of_domains
 from stargan_dist.nets.precision import POLICIES, compute_in
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.parts import Terms
 from stargan_dist.results import columns
-from stargan_dist.shards.index import read_index
 from stargan_dist.state import build_optimizers
 
 ENGINES = ("DDP", "ZeRO 1", "ZeRO 2", "ZeRO 3")  # by stage
@@ -95,10 +95,9 @@ class Simulated:
     an optimizer stepped: all but weights, moments and, once they are complete, gradients.
     """
 
-    def __init__(self, config: Config, domains: int) -> None:
+    def __init__(self, config: Config, labels: Labels) -> None:
         row, policy = recipes.row_of(config), POLICIES[config.precision]
-        labels = of_domains([str(number) for number in range(domains)])
-        self.dtype = policy.weights
+        self.labels, self.dtype = labels, policy.weights
         with default_dtype(self.dtype):  # fake networks cannot be converted later
             self.networks = recipes.build_networks(row, labels, config.model)
         compute_in(self.networks, policy)
@@ -169,13 +168,14 @@ def nbytes(network: nn.Module) -> int:
     return sum(p.nbytes for p in network.parameters())
 
 
-def blank_batch(config: Config, size: int, dtype: torch.dtype) -> Batch:
+def blank_batch(config: Config, labels: Labels, size: int, dtype: torch.dtype) -> Batch:
     """A rank's batch of `size` sources, all zeros, as it lies on the GPU."""
     image = (size, 3, config.model.image_size, config.model.image_size)
     x, x_ref, x_ref2 = (torch.zeros(image, dtype=dtype) for _ in range(3))
-    y, y_trg = (torch.zeros(size, dtype=torch.int64) for _ in range(2))
+    y = torch.zeros(size, dtype=torch.int64)
+    y = y if labels.by_domain else y[:, None].repeat(1, labels.size).to(dtype)
     z, z2 = (torch.zeros(size, config.model.latent_dim, dtype=dtype) for _ in range(2))
-    batch = Batch(x, y, x_ref, x_ref2, y_trg, z, z2, torch.zeros(size, dtype=dtype))
+    batch = Batch(x, y, x_ref, x_ref2, y.clone(), z, z2, torch.zeros(size, dtype=dtype))
     if recipes.row_of(config).references:
         return batch
     return batch._replace(x_ref=None, x_ref2=None)
@@ -183,7 +183,7 @@ def blank_batch(config: Config, size: int, dtype: torch.dtype) -> Batch:
 
 def measure(
     config: Config,
-    domains: int,
+    labels: Labels,
     batch_size: int,
     mode: AbstractContextManager[Any] | None = None,
 ) -> Needs:
@@ -192,12 +192,13 @@ def measure(
     Its tensors take no memory. Tests give another mode, where they do, and want the same count.
     """
     with mode or FakeTensorMode():
-        simulated = Simulated(config, domains)
+        simulated = Simulated(config, labels)
         with simulated.counter:
-            batch = blank_batch(config, batch_size, simulated.dtype)
+            batch = blank_batch(config, labels, batch_size, simulated.dtype)
             batches = batch.split(config.engine.accumulate)
             objective = simulated.objective
-            objective.iterate(simulated, batches, objective.row.critic_steps - 1)
+            last = objective.row.critic_steps * objective.sets - 1  # the generator side's, too
+            objective.iterate(simulated, batches, last)
     discriminator = nbytes(simulated.networks["D"])
     generator = sum(map(nbytes, simulated.networks.values())) - discriminator
     return Needs(
@@ -252,21 +253,21 @@ def shared_out(needs: Needs, processes: int, stage: int) -> Memory:
     )
 
 
-def estimate(config: Config, domains: int, processes: int = 1, stage: int = 0) -> Memory:
+def estimate(config: Config, labels: Labels, processes: int = 1, stage: int = 0) -> Memory:
     """Memory per GPU of training a configuration on so many processes, in bytes.
 
     Raises:
         UserError: the global batch does not divide evenly.
     """
-    return by_engine(config, domains, processes, [stage])[ENGINES[stage]]
+    return by_engine(config, labels, processes, [stage])[ENGINES[stage]]
 
 
 def by_engine(
-    config: Config, domains: int, processes: int, stages: Iterable[int]
+    config: Config, labels: Labels, processes: int, stages: Iterable[int]
 ) -> dict[str, Memory]:
     """The same for several stages, by the name of the engine."""
     configs.check_world(config, processes)
-    needs = measure(config, domains, config.batch_size // processes)
+    needs = measure(config, labels, config.batch_size // processes)
     return {ENGINES[stage]: shared_out(needs, processes, stage) for stage in stages}
 
 
@@ -301,30 +302,32 @@ def parse_args() -> tuple[argparse.Namespace, Config]:
     return args, configs.parse(of_training, "stargan_dist.memory")
 
 
-def domains_of(config: Config) -> int:
-    """The number of domains in a configuration's shards.
+def labels_of(config: Config) -> Labels:
+    """The labels of a configuration's data.
 
     Raises:
         UserError: they cannot be read.
     """
     access.use(config.storage)
     try:
-        return len(read_index(config.data.shards).domains)
+        return open_sets(config.data, "train").labels
     except UserError as error:
         raise UserError(f"{error} (or give the number of domains: --domains K)") from error
 
 
 def main() -> None:
     args, config = parse_args()
-    domains = args.domains or domains_of(config)
+    count = args.domains
+    labels = of_domains([*map(str, range(count))]) if count else labels_of(config)
     stages = range(len(ENGINES)) if args.zero_stage is None else [args.zero_stage]
-    found = by_engine(config, domains, args.processes, stages)
+    found = by_engine(config, labels, args.processes, stages)
     if args.json:
         print(json.dumps({name: memory.rows() for name, memory in found.items()}))
         return
     each = config.batch_size // args.processes
+    kind = "domains" if labels.by_domain else "labels"
     print(
-        f"{domains} domains, {config.model.image_size} px, {config.precision}, "
+        f"{labels.known} {kind}, {config.model.image_size} px, {config.precision}, "
         f"processes: {args.processes}, batch of each: {each}\n"
     )
     print(table(found), NOTES, sep="\n\n")

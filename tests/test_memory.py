@@ -11,12 +11,12 @@ from torch.profiler import ProfilerActivity, profile
 from stargan_dist import config as configs
 from stargan_dist import memory
 from stargan_dist.errors import UserError
-from stargan_dist.labels import of_domains
+from stargan_dist.labels import Labels, Space, of_domains
 from stargan_dist.memory import LiveBytes, Needs, blank_batch, estimate, measure, shared_out
 from stargan_dist.state import Training
 from tests.conftest import SMOKE
 
-DOMAINS = 3
+DOMAINS = of_domains(["a", "b", "c"])
 
 
 def make_config(*options):
@@ -45,18 +45,29 @@ class Undistributed:
 
 def iterated(config, batch_size):
     """Real parts of training after an iteration, and what engine they had."""
-    labels = of_domains([str(number) for number in range(DOMAINS)])
-    training = Training(config, labels, torch.device("cpu"))
+    training = Training(config, DOMAINS, torch.device("cpu"))
     engine = Undistributed(training)
-    batch = blank_batch(config, batch_size, training.dtype)
+    batch = blank_batch(config, DOMAINS, batch_size, training.dtype)
     training.objective.iterate(engine, [batch], 0)
     return training, engine
 
 
-@pytest.mark.parametrize("options", [[], ["--model.mapping", "conditional"]])
-def test_the_simulation_counts_what_real_tensors_count(options):
+TWO_SETS = Labels((Space("a", ("x", "y"), binary=True), Space("b", ("x", "y"))))
+
+
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        (DOMAINS, []),
+        (DOMAINS, ["--model.mapping", "conditional"]),
+        (DOMAINS, ["--recipe", "d"]),
+        (TWO_SETS, ["--recipe", "stargan"]),
+    ],
+)
+def test_the_simulation_counts_what_real_tensors_count(labels, options):
     config = make_config(*options)
-    assert measure(config, DOMAINS, 2) == measure(config, DOMAINS, 2, nullcontext())
+    told = measure(config, labels, 2)
+    assert told == measure(config, labels, 2, nullcontext())
 
 
 def test_the_allocator_hands_out_what_is_told():
@@ -64,7 +75,7 @@ def test_the_allocator_hands_out_what_is_told():
     config = make_config("--model.image_size", "64", "--model.base_width", "8")
     training, engine = iterated(config, 4)  # makes the moments
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        batch = blank_batch(config, 4, training.dtype)
+        batch = blank_batch(config, DOMAINS, 4, training.dtype)
         training.objective.iterate(engine, [batch], 0)
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     live = peak = 0
@@ -112,7 +123,7 @@ def test_zero_shares_by_stage():
 
 def test_nothing_is_allocated():
     """F of 79 G parameters: no machine would have held it."""
-    told = estimate(make_config("--model.mapping_dim", "512"), domains=100_000)
+    told = estimate(make_config("--model.mapping_dim", "512"), of_domains([""] * 100_000))
     assert told.weights > 300e9
     assert told.activations > 300e9  # a temporary of Adam
 
