@@ -143,7 +143,7 @@ class OptimConfig:
     weight_decay: float | None = None
     """L2, not decoupled."""
     ema: float | None = None
-    """Decay of the averaged weights of G, F and E, for each of G's steps; 0: no averaging."""
+    """Decay of the averaged weights of G, F and E, per step; 0: no averaging."""
     decay_begin: int | None = None
     """The step from which all rates fall linearly …"""
     decay_end: int | None = None

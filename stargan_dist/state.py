@@ -96,8 +96,8 @@ class Training:
         """One iteration: rates, losses and steps, averages. Returns the objective's terms."""
         self._set_rates(step)
         terms = self.objective.iterate(engine, batches, step)
-        if self.objective.generator_steps(step):
-            self._update_ema(engine)
+        # In iterations of D alone, too: what an average remembers is counted in images.
+        self._update_ema(engine)
         return terms
 
     def _set_rates(self, step: int) -> None:
