@@ -136,8 +136,7 @@ def evaluated(run: Run, steps: int) -> scores.Result:
 def figures_of(result: scores.Result, measures: dict[str, float]) -> Figures:
     """The columns of the table, from an evaluation and from what the judge says.
 
-    By references are those alone of rows that read a style off them: the evaluation measures the
-    others, too, but of a reference they know its domain only.
+    Those by references are of rows that references guide; others are not measured by them.
     """
     means, by_reference = result["means"], measures.get("domain_accuracy_reference")
     found = {

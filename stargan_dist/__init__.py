@@ -1,3 +1,3 @@
-"""StarGAN v2, trained on many GPUs and nodes, on data that does not fit one machine."""
+"""StarGAN and StarGAN v2, trained on many GPUs and nodes, on data that does not fit one machine."""
 
 __version__ = "0.1.0"
