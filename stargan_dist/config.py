@@ -241,7 +241,7 @@ class Config:
     """Folder or URL of the run. The same command again resumes it."""
     recipe: str = "f"
     """What is trained, a row of the table in objectives/recipes.py: a to f, the rows of the paper's
-    ablation (f: StarGAN v2); stargan; f_mode_seeking."""
+    ablation (f: StarGAN v2); stargan; c_acgan; f_mode_seeking."""
     steps: int = 100_000
     """Iterations in all."""
     batch_size: int = 8

@@ -148,6 +148,8 @@ LOGISTIC = (
 )
 FOOL_CRITIC = Term("adv", lambda made: losses.wasserstein_real(made.judged.src))
 FOOL = Term("adv", lambda made: losses.logistic_real(made.judged.src))
+CLASSIFY = Term("cls", classification_of_real)
+CLASSIFIED = Term("cls", classification_of_fake)
 STYLE = Term("sty", lambda made: losses.l1(made.style_read, made.style))
 DIVERSITY = Term(
     "ds", lambda made: losses.l1(made.fake, made.fake2), maximised=True, falls=True
@@ -178,8 +180,8 @@ STARGAN_ROW = Recipe(
     critic=STARGAN,
     label=True,
     style=NOTHING,
-    critic_terms=(*wasserstein(10.0), Term("cls", classification_of_real)),
-    terms=(FOOL_CRITIC, Term("cls", classification_of_fake), CYCLE_10),
+    critic_terms=(*wasserstein(10.0), CLASSIFY),
+    terms=(FOOL_CRITIC, CLASSIFIED, CYCLE_10),
     guides=(BY_LABEL,),
     optim=ADAM_V1,
     critic_steps=5,
@@ -211,6 +213,14 @@ C = replace(
     permuted=False,
     optim=ADAM_V2,
 )
+C_ACGAN = replace(
+    C,
+    about="C with A's discriminator: the tuned row for labels of any kind",
+    critic=ACGAN,
+    critic_terms=(*LOGISTIC, CLASSIFY),
+    terms=(FOOL, CLASSIFIED, CYCLE),
+    permuted=True,
+)
 D = replace(
     C,
     about="C with a latent injected into G",
@@ -241,6 +251,7 @@ TABLE = {
     "a": A,
     "b": B,
     "c": C,
+    "c_acgan": C_ACGAN,
     "d": D,
     "e": E,
     "f": F,

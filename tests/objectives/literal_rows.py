@@ -7,8 +7,8 @@ that phase. Labels are domains, and one-hot where a network takes a vector.
 import torch
 import torch.nn.functional as F
 
-ROWS = ("stargan", "a", "b", "c", "d", "e", "f", "f_mode_seeking")
-CLASSIFIES = ("stargan", "a")
+ROWS = ("stargan", "a", "b", "c", "c_acgan", "d", "e", "f", "f_mode_seeking")
+CLASSIFIES = ("stargan", "a", "c_acgan")
 CRITIC_STEPS = {"stargan": 5, "a": 5, "b": 5}
 STEPS = {"label": ("G",), "latent": ("G", "F", "E"), "reference": ("G",)}
 DOMAINS = 3
@@ -29,7 +29,7 @@ def literal_iteration(name, nets, optimizers, batch, step, ds_iter):
 
 def _style(name, nets, batch, guide, second=False):
     z, x_ref = (batch.z2, batch.x_ref2) if second else (batch.z, batch.x_ref)
-    if name in ("stargan", "a", "b", "c"):
+    if name in ("stargan", "a", "b", "c", "c_acgan"):
         return None
     if name == "d":
         return z

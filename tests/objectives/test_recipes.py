@@ -139,7 +139,7 @@ def test_sets_are_trained_in_turn_and_g_steps_on_each():
     assert [step for step in range(11) if steps(step)] == [4, 9]
 
 
-@pytest.mark.parametrize("name", ["stargan", "a", "b", "c", "d"])
+@pytest.mark.parametrize("name", ["stargan", "a", "b", "c", "c_acgan", "d"])
 def test_latents_reach_g_where_the_row_says_so(name):
     objective, *_ = make(name)
     side, batch = objective.generator, inputs(objective.row, 0)
@@ -185,7 +185,10 @@ def test_a_resolved_configuration_says_all_numbers_and_stays_as_it_is():
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        (Config(recipe="g"), "recipe: g is not one of stargan, a, b, c, d, e, f, f_mode_seeking"),
+        (
+            Config(recipe="g"),
+            "recipe: g is not one of stargan, a, b, c, c_acgan, d, e, f, f_mode_seeking",
+        ),
         (config_of("a", ds=1.0), "loss.ds: recipe a has no such term"),
         (config_of("f", cls=1.0), "loss.cls: recipe f has no such term"),
     ],
