@@ -140,6 +140,7 @@ def _slots(config: Config, sets: Sets) -> Slots:
         config.batch_size,
         references=row.references,
         permuted=row.permuted,
+        crops=row.crops,
         fast=config.data.fast_decoding,
         skip=config.data.on_bad_shard == "skip",
     )

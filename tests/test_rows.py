@@ -51,7 +51,7 @@ def test_rates_fall_as_the_configuration_says(shards):
 
 
 def test_a_run_keeps_the_numbers_of_its_row(shards, tmp_path):
-    """So a run goes on as it began, even if the table has other numbers one day."""
+    """So a resume notices if the table has other numbers one day."""
     run = tmp_path / "run"
     train(options(run, shards, "--recipe", "a", "--steps", "1"))
     saved = checkpoints.find(str(run)).config

@@ -41,14 +41,23 @@ class Images:
     Args:
         number: which of the sets.
         seed: of augmentations.
-        fast, skip: see `Slots`.
+        crops, fast, skip: see `Slots`.
     """
 
     def __init__(
-        self, sets: Sets, number: int, seed: int, image_size: int, *, fast: bool, skip: bool
+        self,
+        sets: Sets,
+        number: int,
+        seed: int,
+        image_size: int,
+        *,
+        crops: float,
+        fast: bool,
+        skip: bool,
     ) -> None:
         self.sets, self.number, self.reader = sets, number, sets.readers[number]
-        self.seed, self.image_size, self.fast, self.skip = seed, image_size, fast, skip
+        self.seed, self.image_size, self.crops = seed, image_size, crops
+        self.fast, self.skip = fast, skip
         counts = self.reader.index.counts(self.reader.split)
         self.order = Order(counts, seed_of_set(seed, number))
 
@@ -60,7 +69,9 @@ class Images:
         rng = generator(self.seed, "augment", role, slot)
         try:
             return torch.from_numpy(
-                transforms.load_augmented(sample.image, self.image_size, rng, fast=self.fast)
+                transforms.load_augmented(
+                    sample.image, self.image_size, rng, fast=self.fast, crops=self.crops
+                )
             )
         except UserError as error:
             raise UserError(
@@ -115,6 +126,7 @@ class Slots(Dataset[Loaded]):
         batch_size: of the global batch, so many slots make a step.
         references: load images that guide; else there are none, and y_trg is a domain.
         permuted: instead, y_trg is the label of the source of another slot of the same step.
+        crops: the share of images of which a random part is taken.
         fast: decode plain JPEGs the fast way (`transforms.load_augmented`).
         skip: replace samples that cannot be read by others of their domain, instead of failing.
             The replacement is a function of the seed and the slot, too.
@@ -130,6 +142,7 @@ class Slots(Dataset[Loaded]):
         *,
         references: bool = True,
         permuted: bool = False,
+        crops: float = transforms.CROPS,
         fast: bool = False,
         skip: bool = False,
     ) -> None:
@@ -138,7 +151,7 @@ class Slots(Dataset[Loaded]):
         self.seed, self.latent_dim, self.batch_size = seed, latent_dim, batch_size
         self.with_references, self.permuted = references, permuted
         self.images = [
-            Images(sets, number, seed, image_size, fast=fast, skip=skip)
+            Images(sets, number, seed, image_size, crops=crops, fast=fast, skip=skip)
             for number in range(len(sets.readers))
         ]
 

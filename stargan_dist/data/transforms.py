@@ -30,6 +30,7 @@ TURNED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
 
 # A reduced JPEG keeps at least so many pixels per pixel of the result, on each axis.
 KEPT = 1.5
+CROPS = 0.5  # the share of images of which training sees a random part, in StarGAN v2
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels
 
@@ -164,18 +165,22 @@ def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
     return left, top, left + w, top + h
 
 
-def draw(width: int, height: int, rng: np.random.Generator) -> tuple[Box, bool]:
-    """With p = 0.5 a random crop, else all; then whether to flip, p = 0.5."""
-    box = crop_box(width, height, rng) if rng.random() < 0.5 else (0, 0, width, height)
+def draw(
+    width: int, height: int, rng: np.random.Generator, crops: float = CROPS
+) -> tuple[Box, bool]:
+    """With p = `crops` a random crop, else all; then whether to flip, p = 0.5."""
+    box = crop_box(width, height, rng) if rng.random() < crops else (0, 0, width, height)
     return box, bool(rng.random() < 0.5)
 
 
-def augment(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """With p = 0.5 a random resized crop, then a horizontal flip with p = 0.5.
+def augment(
+    image: Image.Image, size: int, rng: np.random.Generator, crops: float = CROPS
+) -> np.ndarray:
+    """With p = `crops` a random resized crop, then a horizontal flip with p = 0.5.
 
     Bilinear and antialiased, bit for bit as torchvision's. Returns uint8 (3, size, size).
     """
-    box, flip = draw(image.width, image.height, rng)
+    box, flip = draw(image.width, image.height, rng, crops)
     return _finished(image.crop(box), size, flip)
 
 
@@ -193,7 +198,9 @@ def _finished(
 # The fast way.
 
 
-def load_augmented(data: bytes, size: int, rng: np.random.Generator, *, fast: bool) -> np.ndarray:
+def load_augmented(
+    data: bytes, size: int, rng: np.random.Generator, *, fast: bool, crops: float = CROPS
+) -> np.ndarray:
     """Decode and `augment` -> uint8 (3, size, size).
 
     Args:
@@ -206,9 +213,9 @@ def load_augmented(data: bytes, size: int, rng: np.random.Generator, *, fast: bo
     """
     shape = _plain_jpeg_size(data) if fast else None
     if shape is None:
-        return augment(decode(data), size, rng)
+        return augment(decode(data), size, rng, crops)
     width, height = shape
-    box, flip = draw(width, height, rng)
+    box, flip = draw(width, height, rng, crops)
     scale = _reduction(box, size)
     try:
         pixels = simplejpeg.decode_jpeg(data, min_width=width // scale, min_height=height // scale)

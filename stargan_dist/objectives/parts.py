@@ -95,6 +95,7 @@ class Recipe:
         terms: of the generator side's.
         guides: each has D step once and the generator side once (or once for all: `schedule`).
         critic_steps: so many iterations have one in which the generator side steps.
+        crops: the share of images of which training sees a random part.
         permuted: target labels are those of the batch, permuted; else drawn, evenly over domains.
         max_width: of the networks.
         optim: `optim.*` of a configuration comes before it.
@@ -110,6 +111,7 @@ class Recipe:
     guides: tuple[Guide, ...]
     optim: OptimConfig
     critic_steps: int = 1
+    crops: float = 0.5
     permuted: bool = False
     max_width: int = 512
     ds_iter: int = 100_000

@@ -185,6 +185,7 @@ STARGAN_ROW = Recipe(
     guides=(BY_LABEL,),
     optim=ADAM_V1,
     critic_steps=5,
+    crops=0.0,
     permuted=True,
     max_width=v1.MAX_WIDTH,
 )
@@ -193,6 +194,7 @@ A = replace(
     about="StarGAN on the networks' bodies of StarGAN v2",
     generator=concatenation,
     critic=ACGAN,
+    crops=0.5,
     optim=replace(ADAM_V2, betas=(0.5, 0.999)),
     max_width=512,
 )

@@ -430,3 +430,14 @@ def test_exif_of_the_decoded_image_does_not_turn_it_again():
     exif[274] = 6
     image = transforms.decode(encode(ramp(), "JPEG", exif=exif.tobytes()))
     assert ImageOps.exif_transpose(image).size == image.size == (30, 40)
+
+
+def test_without_crops_the_whole_image_is_seen():
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    )
+    whole = np.asarray(image).transpose(2, 0, 1)
+    seen = [transforms.augment(image, 32, np.random.default_rng(i), crops=0.0) for i in range(20)]
+    flipped = [np.array_equal(one, whole[:, :, ::-1]) for one in seen]
+    assert all(np.array_equal(one, whole) or flip for one, flip in zip(seen, flipped, strict=True))
+    assert 3 < sum(flipped) < 17

@@ -204,12 +204,12 @@ def test_the_rows_are_those_of_the_papers():
     assert {t.name: t.weight for t in (*v1.critic_terms, *v1.terms)} == {
         "real": 1, "fake": 1, "reg": 10, "cls": 1, "adv": 1, "cyc": 10,
     }  # fmt: skip
-    assert (v1.critic_steps, v1.permuted, v1.references) == (5, True, False)
+    assert (v1.critic_steps, v1.permuted, v1.references, v1.crops) == (5, True, False, 0)
     assert (v1.optim.lr, v1.optim.betas, v1.optim.weight_decay) == (1e-4, (0.5, 0.999), 0)
     assert (v1.optim.decay_begin, v1.optim.decay_end, v1.optim.ema) == (100_000, 200_000, 0)
     assert {t.name: t.weight for t in v2.terms} == {"adv": 1, "sty": 1, "ds": 1, "cyc": 1}
     assert [guide.steps for guide in v2.guides] == [("G", "F", "E"), ("G",)]
-    assert (v2.critic_steps, v2.permuted, v2.references) == (1, False, True)
+    assert (v2.critic_steps, v2.permuted, v2.references, v2.crops) == (1, False, True, 0.5)
 
 
 def test_mode_seeking_falls_as_images_move_apart():
