@@ -116,6 +116,8 @@ class LossConfig:
     """Cycle consistency."""
     ds: float | None = None
     """Diversity, at the first step."""
+    ms: float | None = None
+    """Mode seeking, MSGAN's form of it."""
     ds_iter: int = 100_000
     """The step at which the diversity weight, falling linearly, reaches 0."""
 

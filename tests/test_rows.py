@@ -56,7 +56,8 @@ def test_a_run_keeps_the_numbers_of_its_row(shards, tmp_path):
     train(options(run, shards, "--recipe", "a", "--steps", "1"))
     saved = checkpoints.find(str(run)).config
     assert saved["loss"] == {
-        "reg": 10.0, "cls": 1.0, "sty": None, "cyc": 10.0, "ds": None, "ds_iter": 6
+        "reg": 10.0, "cls": 1.0, "sty": None, "cyc": 10.0, "ds": None, "ms": None,
+        "ds_iter": 6,
     }  # fmt: skip
     assert (saved["optim"]["betas"], saved["optim"]["weight_decay"]) == ([0.5, 0.999], 1e-4)
 
