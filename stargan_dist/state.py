@@ -97,7 +97,7 @@ class Training:
         self._set_rates(step)
         terms = self.objective.iterate(engine, batches, step)
         # In iterations of D alone, too: what an average remembers is counted in images.
-        self._update_ema(engine)
+        self.update_ema(engine)
         return terms
 
     def _set_rates(self, step: int) -> None:
@@ -105,7 +105,7 @@ class Training:
             for group in optimizer.param_groups:
                 group["lr"] = rate_of(letter, self.config.optim, self.config.batch_size, step)
 
-    def _update_ema(self, engine: Engine) -> None:
+    def update_ema(self, engine: Engine) -> None:
         for letter, average in self.ema.items():
             with engine.whole(letter):
                 current = list(self.networks[letter].parameters())

@@ -63,7 +63,8 @@ def plan(config: Config) -> Plan:
     if (row.by_domain or not row.permuted) and not config.data.by_domain:
         raise UserError(
             f"recipe: {config.recipe} translates into the domains of a single set, and "
-            "data.sources has other labels: name shards as data.shards, or take --recipe stargan"
+            "data.sources has other labels: name shards as data.shards, or take --recipe c_acgan, "
+            "a or stargan"
         )
     sets = open_sets(config.data, "train")
     sets.check(references=row.references)

@@ -42,7 +42,7 @@ def test_the_average_starts_at_the_initial_weights_and_follows(shards):
     assert torch.equal(average, begin)
     with torch.no_grad():
         current += 1
-    training._update_ema(DDP(training.parts, ClipConfig(), {}, World()))
+    training.update_ema(DDP(training.parts, ClipConfig(), {}, World()))
     torch.testing.assert_close(average, begin + 0.25)
     assert set(training.ema) == {"G", "F", "E"}
 
