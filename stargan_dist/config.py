@@ -321,6 +321,10 @@ def check(config: Config) -> None:
         (all(0 <= beta < 1 for beta in optim.betas or ()), "optim.betas: each must be in [0, 1)"),
         (not optim.decay_end or 0 <= (optim.decay_begin or 0) < optim.decay_end,
          "optim.decay_begin: must not be negative, and below optim.decay_end"),
+        (optim.decay_end is None or optim.decay_end or not optim.decay_begin,
+         "optim.decay_end: at 0 rates do not fall, so optim.decay_begin has no use"),
+        (not optim.decay_end or config.steps <= optim.decay_end,
+         f"steps: at step {optim.decay_end} rates have fallen to 0 (optim.decay_end)"),
         (config.data.workers >= 0, "data.workers: must not be negative"),
         (config.data.max_skipped >= 0, "data.max_skipped: must not be negative"),
         (config.data.cache_gib > 0, "data.cache_gib: must be positive"),
@@ -473,8 +477,7 @@ def _free(name: str) -> bool:
 
 def check_resumable(saved: dict[str, Any], config: Config, run: str) -> None:
     """Raises UserError if a run was made with another configuration, naming what differs."""
-    # A run of before a field was added was trained with what is now its default.
-    old, new = _flat(to_dict(Config())) | _flat(saved), _flat(to_dict(config))
+    old, new = _flat(saved), _flat(to_dict(config))
     differing = [
         f"{name} was {old.get(name)}, is {new.get(name)}"
         for name in sorted(old.keys() | new.keys())

@@ -39,6 +39,11 @@ class Space:
     exclusive: tuple[tuple[str, ...], ...] = ()
     key: str = ""
 
+    @property
+    def of_domains(self) -> bool:
+        """Whether a sample's domain tells its label."""
+        return not (self.binary or self.key)
+
     def own(self, attributes: Mapping[str, Any], domain: str) -> np.ndarray:
         """This set's part of the label of a sample: float32 (number of columns,) of 0 and 1.
 
@@ -111,7 +116,7 @@ class Labels:
     @property
     def by_domain(self) -> bool:
         """Whether the labels are the domains of a single set."""
-        return len(self.spaces) == 1 and not self.spaces[0].binary and not self.spaces[0].key
+        return len(self.spaces) == 1 and self.spaces[0].of_domains
 
     @property
     def names(self) -> list[str]:

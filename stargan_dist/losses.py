@@ -70,7 +70,8 @@ def mode_seeking(fake: Tensor, fake2: Tensor, style: Tensor, style2: Tensor) -> 
     """
     images = (fake - fake2).abs().flatten(1).mean(1)
     styles = (style - style2).abs().mean(1)
-    return (1 / (images / styles + 1e-5)).mean()
+    # 1 / (images / styles + 1e-5), which is 0 where two guides do not differ.
+    return (styles / (images + 1e-5 * styles).clamp_min(1e-12)).mean()
 
 
 def falling(step: int, begin: int, end: int) -> float:

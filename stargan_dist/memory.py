@@ -191,6 +191,7 @@ def measure(
 
     Its tensors take no memory. Tests give another mode, where they do, and want the same count.
     """
+    config = recipes.resolved(config)
     with mode or FakeTensorMode():
         simulated = Simulated(config, labels)
         with simulated.counter:

@@ -17,6 +17,7 @@ from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.labels import Labels
 from stargan_dist.metrics.collect import Stopped
+from stargan_dist.objectives import recipes
 from stargan_dist.scores import Result
 from stargan_dist.state import Training
 from stargan_dist.translate import Translator
@@ -75,6 +76,7 @@ class Reporter:
                 f"{', fast decoding' * config.data.fast_decoding}",
                 flush=True,
             )
+            print(f"recipe {config.recipe}: {recipes.row_of(config).about}", flush=True)
             self.monitor = monitor.Monitor(
                 config.run, start, config.steps, config.batch_size, configs.to_yaml(config)
             )

@@ -45,7 +45,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=3, help="validation images of each domain")
     parser.add_argument("--latents", type=int, default=4, help="latents for each domain")
     parser.add_argument("--seed", type=int, default=0, help="of the latents")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.count < 1 or args.latents < 1:
+        parser.error("--count and --latents must be at least 1")
+    return args
 
 
 def _load(url: str, size: int) -> np.ndarray:
@@ -106,6 +109,9 @@ def check_arguments(args: argparse.Namespace, translator: Translator) -> None:
     if unknown:
         held = ", ".join(translator.labels.names)
         raise UserError(f"--targets: {unknown[0]} is none of {held}")
+    if args.sources and not args.set and len(translator.labels.spaces) > 1:
+        sets = ", ".join(space.name for space in translator.labels.spaces)
+        raise UserError(f"--set: say which of {sets} the images of --sources are like")
     if args.references and not translator.guided_by_references:
         raise UserError("--references: the networks of this run take none, drop it")
     if (args.set or args.attributes) and not args.sources:

@@ -35,11 +35,10 @@ def read(where: str) -> Result | None:
         return None
     except OSError as error:
         raise UserError(f"cannot read {where}: {error}") from error
-    whole = (
-        isinstance(result, dict)
-        and {"score", "step", "seed", "guides", *COMPARABLE} <= result.keys()
-    )
-    return result if whole else None
+    if not (isinstance(result, dict) and {"score", "step", "seed", *COMPARABLE} <= result.keys()):
+        return None
+    # Before rows were measured by latents alone, all were by all guides.
+    return {"guides": ["latent", "reference", "real"], **result}
 
 
 def shared(result: Result) -> dict[str, Any]:

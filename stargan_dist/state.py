@@ -93,9 +93,13 @@ class Training:
         return Parts(self.objective.sides, self.networks, self.optimizers)
 
     def iterate(self, engine: Engine, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        """One iteration: rates, losses and steps, averages. Returns the objective's terms."""
+        """One iteration: rates, losses and steps, averages. Returns the objective's terms; with
+        several data sets their names have that of the step's."""
         self._set_rates(step)
         terms = self.objective.iterate(engine, batches, step)
+        spaces = self.labels.spaces
+        if len(spaces) > 1:
+            terms = _of_set(spaces[step % len(spaces)].name, terms)
         # In iterations of D alone, too: what an average remembers is counted in images.
         self.update_ema(engine)
         return terms
@@ -138,6 +142,11 @@ class Training:
         for side, scale in engine.scales.items():
             if side in state.scales:
                 scale.load(state.scales[side])
+
+
+def _of_set(name: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`D/label/real` becomes `D/label/NAME/real`."""
+    return {"/".join([*k.split("/")[:-1], name, k.split("/")[-1]]): v for k, v in terms.items()}
 
 
 def _arrange(networks: Mapping[str, nn.Module], config: EngineConfig, device: torch.device) -> None:

@@ -59,21 +59,16 @@ def plan(config: Config) -> Plan:
     configs.check_world(config, launched_world_size())
     check_launcher(os.environ, config)
     check_engine(config)
-    row = recipes.row_of(config)
-    if (row.by_domain or not row.permuted) and not config.data.by_domain:
-        raise UserError(
-            f"recipe: {config.recipe} translates into the domains of a single set, and "
-            "data.sources has other labels: name shards as data.shards, or take --recipe c_acgan, "
-            "a or stargan"
-        )
     sets = open_sets(config.data, "train")
-    sets.check(references=row.references)
+    sets.check(references=recipes.row_of(config).references)
     if config.data.on_bad_shard == "stop":
         sets.check_labels()
     storage.check_writable(config.run)
     resume = checkpoints.find(config.run)
     if resume is not None:
-        configs.check_resumable(resume.config, config, config.run)
+        # Resolved: a run of before a field was added was trained with what is now its default.
+        saved = recipes.resolved(configs.from_dict(resume.config))
+        configs.check_resumable(configs.to_dict(saved), recipes.resolved(config), config.run)
         if resume.data != sets.fingerprint:
             held = ", ".join(source.shards for source in config.data.sets.values())
             raise UserError(
@@ -114,6 +109,7 @@ def train(config: Config) -> int:
     """
     access.use(config.storage)
     config = recipes.resolved(config)
+    configs.check(config)  # once more: of two fields that belong together one may be the recipe's
     prepared = plan(config)
     with _alone(config.run):
         world = World(config.engine.timeout_seconds)
@@ -158,6 +154,13 @@ def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoade
         start_method=config.data.start_method,
         pin_memory=world.device.type == "cuda",
     )
+
+
+def _logged_at(step: int, every: int, steps: int, sets: int) -> bool:
+    """Whether a step is logged: every so many, and with several data sets the last one of each in
+    turn, since a step is of one set."""
+    turn = -(-step // every)
+    return every < sets or turn * every - step == turn % sets or step == steps
 
 
 def _at(step: int, every: int, steps: int) -> bool:
@@ -242,7 +245,8 @@ class _Fit:
     def _record(self, step: int, terms: dict[str, Tensor], *, saved: bool) -> None:
         """Log, show and save what is due after a step."""
         config = self.config
-        logged = _at(step, config.monitor.log_every, config.steps)
+        sets = len(self.training.labels.spaces)
+        logged = _logged_at(step, config.monitor.log_every, config.steps, sets)
         saved = saved or _at(step, config.checkpoint.every, config.steps)
         if logged or saved:
             everywhere = Skipped.joined(self.world.gather(self.skipped.rows))

@@ -209,3 +209,33 @@ def test_where_the_shards_of_a_source_lie_may_change_on_resume_and_nothing_else(
     for other in ({"b": FACES}, {"a": FACES | {"exclusive": []}}, {"a": FACES, "b": KINDS}):
         with pytest.raises(UserError, match=r"data\.sources\."):
             configs.check_resumable(saved, parse_sources(other), "r")
+
+
+def test_a_run_of_before_there_were_recipes_is_resumed():
+    """Its configuration has neither them nor what came with them."""
+    now = resolved(configs.parse([*NAMED, "--loss.ds", "2"]))
+    saved = configs.to_dict(now)
+    for path in ("recipe", "loss.cls", "loss.ms", "optim.decay_begin", "optim.decay_end",
+                 "data.sources"):  # fmt: skip
+        *parts, name = path.split(".")
+        del (saved[parts[0]] if parts else saved)[name]
+    again = configs.to_dict(resolved(configs.from_dict(saved)))
+    configs.check_resumable(again, now, "r")
+    with pytest.raises(UserError, match=r"loss.ds was 2.0, is 1.0"):
+        configs.check_resumable(again, resolved(configs.parse(NAMED)), "r")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--optim.decay_end", "50000", "--steps", "9"], "optim.decay_begin"),
+        (["--optim.decay_begin", "250000"], "optim.decay_begin"),
+        (["--optim.decay_end", "100000", "--steps", "9"], "optim.decay_begin"),
+        (["--steps", "200001"], "steps: at step 200000 rates have fallen to 0"),
+        (["--recipe", "f", "--optim.decay_begin", "5"], "optim.decay_end: at 0"),
+    ],
+)
+def test_rates_that_could_not_be_meant(given, told):
+    """One of two fields may be the recipe's own."""
+    with pytest.raises(UserError, match=told):
+        configs.check(resolved(configs.parse([*NAMED, "--recipe", "stargan", *given])))

@@ -10,7 +10,7 @@ from stargan_dist.engines.ddp import DDP
 from stargan_dist.errors import UserError
 from stargan_dist.labels import of_domains
 from stargan_dist.state import Training
-from stargan_dist.trainer import FINISHED, train
+from stargan_dist.trainer import FINISHED, _logged_at, train
 from stargan_dist.world import World
 from tests.conftest import SMOKE
 from tests.runs import assert_same_bits
@@ -96,3 +96,12 @@ def test_the_mapping_network_has_its_own_learning_rate(shards):
     training = Training(config, of_domains(["a", "b"]), CPU)
     rates = {name: o.param_groups[0]["lr"] for name, o in training.optimizers.items()}
     assert rates == {"G": 3e-4, "F": 2e-6, "E": 3e-4, "D": 3e-4}
+
+
+def test_steps_that_are_logged_are_of_each_set_in_turn():
+    """By their numbers from 1: step s is of set (s - 1) mod sets."""
+    assert [s for s in range(1, 13) if _logged_at(s, 4, 12, 1)] == [4, 8, 12]
+    assert [s for s in range(1, 13) if _logged_at(s, 4, 13, 2)] == [3, 8, 11]
+    assert [s for s in range(1, 20) if _logged_at(s, 6, 20, 3)] == [5, 10, 18]
+    assert [s for s in range(1, 6) if _logged_at(s, 1, 5, 2)] == [1, 2, 3, 4, 5]
+    assert _logged_at(13, 4, 13, 2)

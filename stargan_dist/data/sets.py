@@ -53,18 +53,21 @@ class Sets:
     def label(self, number: int, location: Location, sample: Sample | None = None) -> Tensor:
         """The label of a sample of set `number`: int64 () or float32 (`Labels.size`,).
 
-        The sample is read unless it is given; labels that are domains need none.
+        The sample is read unless it is given; labels that domains tell need none.
 
         Raises:
             UserError: it cannot be read, or its JSON does not tell what the labels need.
         """
         if self.labels.by_domain:
             return torch.tensor(location.domain)
-        reader = self.readers[number]
+        reader, space = self.readers[number], self.labels.spaces[number]
+        if space.of_domains:
+            own = space.own({}, reader.index.domains[location.domain])
+            return torch.from_numpy(self.labels.vector(number, own))
         sample = sample or reader.read(location)
         try:
             attributes = sample.facts.get("attributes", {})
-            own = self.labels.spaces[number].own(attributes, sample.facts["domain"])
+            own = space.own(attributes, sample.facts["domain"])
         except UserError as error:
             raise UserError(
                 f"sample {sample.key} of shard {reader.shard(location).name} in {reader.url}: "

@@ -85,8 +85,12 @@ class Images:
         label = self.sets.label(self.number, location, sample)
         return self._image(sample, location, role, slot), label
 
-    def label(self, location: Location, _role: str, _slot: int) -> Tensor:
-        """The label alone: nothing is decoded, and where labels are domains nothing is read."""
+    def label(self, location: Location, role: str, slot: int) -> Tensor:
+        """The label alone. Nothing is decoded, and nothing read where the domain tells it, as it
+        does of a substitute; else one that may be replaced is looked at: its substitute's counts.
+        """
+        if self.skip and not self.sets.labels.spaces[self.number].of_domains:
+            return self.labelled(location, role, slot)[1]
         return self.sets.label(self.number, location)
 
     def readable(

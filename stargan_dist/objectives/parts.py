@@ -127,6 +127,10 @@ class Recipe:
         return bool(self.style.networks)
 
     @property
-    def by_domain(self) -> bool:
-        """Whether labels must be the domains of a single set."""
-        return self.critic.by_domain or "F" in self.style.networks
+    def takes_labels(self) -> bool:
+        """Whether labels may be other than the domains of a single set: F and some critics have
+        an output for each domain, and targets that are drawn are domains."""
+        return self.permuted and not (self.critic.by_domain or "F" in self.style.networks)
+
+    def __post_init__(self) -> None:
+        assert not any(term.falls for term in self.critic_terms), "of D no weight falls"

@@ -265,11 +265,18 @@ def row_of(config: Config) -> Recipe:
     """The row that a configuration names, with the weights and rates that it gives instead.
 
     Raises:
-        UserError: there is no such row, or it has no such term.
+        UserError: there is no such row, it has no such term, or no use for the data's labels.
     """
     if config.recipe not in TABLE:
         raise UserError(f"recipe: {config.recipe} is not one of {', '.join(TABLE)}")
     row = TABLE[config.recipe]
+    if not (row.takes_labels or config.data.by_domain):
+        takers = ", ".join(name for name, other in TABLE.items() if other.takes_labels)
+        raise UserError(
+            f"recipe: {config.recipe} translates into the domains of a single set, and "
+            "data.sources has other labels: name shards as data.shards, or take one of "
+            f"{takers} (--recipe)"
+        )
     given = _given(config.loss)
     ds_iter = given.pop("ds_iter")
     own = {term.name for term in (*row.critic_terms, *row.terms)}

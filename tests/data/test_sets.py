@@ -344,7 +344,7 @@ def test_a_plan_refuses_labels_that_cannot_be_read_unless_they_are_skipped(tmp_p
 
 @pytest.mark.parametrize("recipe", ["b", "c", "d", "e", "f"])
 def test_a_plan_refuses_labels_that_the_recipe_has_no_use_for(tmp_path, faces, recipe):
-    with pytest.raises(UserError, match=f"recipe: {recipe} .* or take --recipe c_acgan"):
+    with pytest.raises(UserError, match=f"recipe: {recipe} .* or take one of stargan, a, c_acgan"):
         plan_of(tmp_path / "run", sources_of(faces=faces), "--recipe", recipe)
 
 
