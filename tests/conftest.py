@@ -19,6 +19,9 @@ from tests.servers import http_server, s3_server
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "configs" / "smoke.yaml"
+# What is waited for comes in seconds, and on a busy machine later: waiting longer costs nothing.
+# Less than a test may take (setup.cfg), so that what did not come is told.
+PATIENCE_SECONDS = 480
 
 # Bits are compared between this process and those that tests start: one thread in each.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -115,7 +118,7 @@ class Trainer:
     def __call__(self, run, *args, code: int = 0, **kwargs) -> subprocess.CompletedProcess:
         """Run to the end and check the exit code."""
         process = self.start(run, *args, **kwargs)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == code, out + err
         return subprocess.CompletedProcess(process.args, code, out, err)
 
