@@ -1,12 +1,16 @@
 """Fixtures: a small data set, and real training processes on it."""
 
 import hashlib
+import io
 import os
+import runpy
 import subprocess
 import sys
 import uuid
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import fsspec
 import pytest
@@ -93,6 +97,23 @@ def launch(processes: int) -> list[str]:
     return [*launcher, "--num_processes", str(processes), "--main_process_port", "0"]
 
 
+def here(module: str, *args: object, code: int = 0, **env: str) -> subprocess.CompletedProcess:
+    """`python -m stargan_dist.MODULE …` in this process, where everything is imported: a process of
+    its own takes seconds for that. For what starts no others."""
+    out, err = io.StringIO(), io.StringIO()
+    argv = [module, *map(str, args)]
+    with (
+        mock.patch.dict(os.environ, env),
+        mock.patch.object(sys, "argv", argv),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        runpy.run_module(f"stargan_dist.{module}", run_name="__main__", alter_sys=True)
+    assert (ended.value.code or 0) == code, out.getvalue() + err.getvalue()
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+
 @dataclass
 class Trainer:
     """Starts `stargan_dist.train` with the smoke configuration, as a user would."""
@@ -102,8 +123,10 @@ class Trainer:
     def command(self, run: Path | str, *args: str, processes: int = 1, driver: str = "") -> list:
         launcher = launch(processes)
         program = [driver] if driver else ["-m", "stargan_dist.train"]
-        options = ["--config", str(SMOKE), "--run", str(run), "--data.shards", self.shards]
-        return [*launcher, *program, *options, *args]
+        return [*launcher, *program, *self.options(run), *args]
+
+    def options(self, run: Path | str) -> list[str]:
+        return ["--config", str(SMOKE), "--run", str(run), "--data.shards", self.shards]
 
     def start(self, run, *args, processes=1, driver="", **env: str) -> subprocess.Popen:
         return subprocess.Popen(
