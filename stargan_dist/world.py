@@ -16,6 +16,10 @@ from stargan_dist.pulse import Pulse
 
 T = TypeVar("T")
 
+# What tells gloo's errors from others: the file that raised them; and, without one, all that a
+# collective says when another, which waited beside it, was the first to run out of time.
+GLOO_SIGNS = ("gloo", "Application timeout caused pair closure")
+
 REMEDY = (
     "start one world of N processes with "
     "`accelerate launch --multi_gpu --num_processes N -m stargan_dist.train …`, "
@@ -47,6 +51,20 @@ def launched_world_size() -> int:
     return 1
 
 
+@contextmanager
+def _gathering(processes: int, seconds: float) -> Iterator[None]:
+    """Process groups are made within. Raises LostError if a rank was waited for in vain."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _of_others(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise LostError(
+            f"not all of the {processes} processes came together within {seconds:g} s: {reason}"
+        ) from error
+
+
 def _check_gpu(local_rank: int, visible: int) -> None:
     """Raises UserError if there is no GPU for this process."""
     if local_rank >= visible:
@@ -66,6 +84,7 @@ class World:
     Raises:
         UserError: the processes do not form the one world that was launched, or are more than
             the GPUs of their machine.
+        LostError: a rank was not there in time.
     """
 
     def __init__(self, timeout_seconds: float = 600) -> None:
@@ -75,7 +94,8 @@ class World:
             _check_gpu(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
         # On GPUs the control group is to give up first: it can say whom it waited for.
         patience = timedelta(seconds=timeout_seconds if on_cpu else timeout_seconds + 60)
-        self._state = PartialState(cpu=on_cpu, timeout=patience)
+        with _gathering(launched, timeout_seconds):
+            self._state = PartialState(cpu=on_cpu, timeout=patience)
         if self.size != launched:
             raise UserError(
                 f"{launched} processes were launched, but this one sees a world of "
@@ -85,9 +105,10 @@ class World:
         # What ranks agree on between steps must not wait for the GPU.
         self._control: Any = None
         if self.size > 1:
-            self._control = dist.new_group(
-                backend="gloo", timeout=timedelta(seconds=timeout_seconds)
-            )
+            with _gathering(launched, timeout_seconds):
+                self._control = dist.new_group(
+                    backend="gloo", timeout=timedelta(seconds=timeout_seconds)
+                )
             store = dist.distributed_c10d._get_default_store().clone()
             self._pulse = Pulse(store, self.rank, self.size, timeout_seconds)
         self._broken = False
@@ -217,5 +238,5 @@ class World:
 def _of_others(error: Exception) -> bool:
     """Whether an error says that a collective failed."""
     return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error)
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in GLOO_SIGNS)
     )

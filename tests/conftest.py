@@ -1,12 +1,16 @@
 """Fixtures: a small data set, and real training processes on it."""
 
 import hashlib
+import io
 import os
+import runpy
 import subprocess
 import sys
 import uuid
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import fsspec
 import pytest
@@ -19,6 +23,9 @@ from tests.servers import http_server, s3_server
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "configs" / "smoke.yaml"
+# What is waited for comes in seconds, and on a busy machine later: waiting longer costs nothing.
+# Less than a test may take (setup.cfg), so that what did not come is told.
+PATIENCE_SECONDS = 480
 
 # Bits are compared between this process and those that tests start: one thread in each.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -90,6 +97,23 @@ def launch(processes: int) -> list[str]:
     return [*launcher, "--num_processes", str(processes), "--main_process_port", "0"]
 
 
+def here(module: str, *args: object, code: int = 0, **env: str) -> subprocess.CompletedProcess:
+    """`python -m stargan_dist.MODULE …` in this process, where everything is imported: a process of
+    its own takes seconds for that. For what starts no others."""
+    out, err = io.StringIO(), io.StringIO()
+    argv = [module, *map(str, args)]
+    with (
+        mock.patch.dict(os.environ, env),
+        mock.patch.object(sys, "argv", argv),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        runpy.run_module(f"stargan_dist.{module}", run_name="__main__", alter_sys=True)
+    assert (ended.value.code or 0) == code, out.getvalue() + err.getvalue()
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+
 @dataclass
 class Trainer:
     """Starts `stargan_dist.train` with the smoke configuration, as a user would."""
@@ -99,8 +123,10 @@ class Trainer:
     def command(self, run: Path | str, *args: str, processes: int = 1, driver: str = "") -> list:
         launcher = launch(processes)
         program = [driver] if driver else ["-m", "stargan_dist.train"]
-        options = ["--config", str(SMOKE), "--run", str(run), "--data.shards", self.shards]
-        return [*launcher, *program, *options, *args]
+        return [*launcher, *program, *self.options(run), *args]
+
+    def options(self, run: Path | str) -> list[str]:
+        return ["--config", str(SMOKE), "--run", str(run), "--data.shards", self.shards]
 
     def start(self, run, *args, processes=1, driver="", **env: str) -> subprocess.Popen:
         return subprocess.Popen(
@@ -115,7 +141,7 @@ class Trainer:
     def __call__(self, run, *args, code: int = 0, **kwargs) -> subprocess.CompletedProcess:
         """Run to the end and check the exit code."""
         process = self.start(run, *args, **kwargs)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == code, out + err
         return subprocess.CompletedProcess(process.args, code, out, err)
 

@@ -160,7 +160,7 @@ class Machines:
         chdir = ["env", f"--chdir={cwd or Path.cwd()}"]
         return [*enter, "setpriv", "--pdeathsig", "KILL", "--", *chdir]
 
-    def run(self, name, *command, cwd=None, code=0, timeout=60, **options):
+    def run(self, name, *command, cwd=None, code=0, timeout=240, **options):
         """Run a command on a machine to its end and check the exit code, unless that is None."""
         words = [*self.command(name, cwd), *map(str, command)]
         options |= {"capture_output": True, "text": True, "timeout": timeout}

@@ -1,4 +1,4 @@
-"""The command lines on a run, as a user types them."""
+"""The command lines on a run, as a user types them; those that start no process mostly here."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from stargan_dist import results
+from tests.conftest import here
 from tests.runs import scalars
 
 
@@ -59,7 +60,7 @@ def test_repeated_evaluation_tells_mean_and_deviation(evaluated):
 def test_evaluation_as_json_measures_nothing_again(evaluated):
     run, _ = evaluated
     cache = run.parent / "cache"
-    again = command("evaluate", "--run", run, "--protocol", "demo", "--cache", cache, "--json")
+    again = here("evaluate", "--run", run, "--protocol", "demo", "--cache", cache, "--json")
     assert json.loads(again.stdout) == [result(run)]
     assert "sources" not in again.stderr
 
@@ -80,7 +81,7 @@ def test_comparison(evaluated, tmp_path):
         better = result(run, seed) | {"step": 4, "score": 1.0}
         file = other / "evaluation" / "demo" / f"step_00000004_seed_{seed}.json"
         file.write_text(json.dumps(better))
-    lines = command("evaluate", "--compare", run, other).stdout.splitlines()
+    lines = here("evaluate", "--compare", run, other).stdout.splitlines()
     assert len([line for line in lines if "protocol" in line]) == 1
     rows = [line.split() for line in lines if str(tmp_path) in line or str(run) in line]
     assert [row[:4] for row in rows] == [
@@ -88,13 +89,13 @@ def test_comparison(evaluated, tmp_path):
         ["*", str(other), "4", "2"],
         [str(other), "6", "2", rows[2][3]],
     ]
-    (group,) = json.loads(command("evaluate", "--compare", run, other, "--json").stdout)
+    (group,) = json.loads(here("evaluate", "--compare", run, other, "--json").stdout)
     assert [row["best"] for row in group["rows"]] == [True, True, False]
 
 
 def test_a_run_without_evaluations_cannot_be_compared(finished_run, tmp_path):
     shutil.copytree(finished_run / "checkpoints", tmp_path / "run" / "checkpoints")
-    error = command("evaluate", "--compare", tmp_path / "run", code=2).stderr
+    error = here("evaluate", "--compare", tmp_path / "run", code=2).stderr
     assert "has no complete evaluation" in error
 
 
@@ -108,7 +109,7 @@ def test_samples_of_validation_images(finished_run, tmp_path):
 def test_samples_of_own_images(finished_run, tmp_path, animals):
     cat, dog = animals / "cat" / "000000.png", animals / "dog" / "000001.png"
     options = ["--sources", cat, "--references", f"dog={dog}", "--checkpoint", "4"]
-    command("sample", "--run", finished_run, "--out", tmp_path, *options)
+    here("sample", "--run", finished_run, "--out", tmp_path, *options)
     reference = Image.open(tmp_path / "reference_step_00000004.png")
     assert reference.size == (2 * 66 + 2, 2 * 66 + 2 + 16)
 
@@ -124,16 +125,17 @@ def test_samples_of_own_images(finished_run, tmp_path, animals):
     ],
 )
 def test_mistakes_are_one_line(finished_run, tmp_path, module, args, named):
-    error = command(module, "--run", finished_run, *args, code=2).stderr
+    error = here(module, "--run", finished_run, *args, code=2).stderr
     assert error.startswith("error: ")
     assert named in error
     assert len(error.splitlines()) == 1
 
 
 def test_a_run_without_checkpoints(tmp_path):
-    assert "train it first" in command("evaluate", "--run", tmp_path, code=2).stderr
+    assert "train it first" in here("evaluate", "--run", tmp_path, code=2).stderr
 
 
+@pytest.mark.filterwarnings("ignore:'stargan_dist.data.demo' found in sys.modules")
 @pytest.mark.parametrize("module", ["train", "evaluate", "sample", "memory", "shards", "data.demo"])
 def test_help(module):
-    assert "usage" in command(module, "--help").stdout
+    assert "usage" in here(module, "--help").stdout

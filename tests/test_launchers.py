@@ -11,7 +11,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
-from tests.conftest import ROOT, SMOKE
+from tests.conftest import PATIENCE_SECONDS, ROOT, SMOKE
 
 LAUNCHERS = ROOT / "launchers"
 PROCESSES = {"cpu": 2, "gpu1": 1, "gpu8": 8, "nodes": 16}
@@ -97,7 +97,7 @@ def launch(shards, run, home, *options, launcher=()):
     done = subprocess.run(
         [*accelerate, *training, "--run", str(run), *options],
         cwd=ROOT, env=os.environ | {"HF_HOME": str(home)}, text=True, capture_output=True,
-        check=False, timeout=240,
+        check=False, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -126,7 +126,7 @@ def test_torchrun_trains_with_two_processes(shards, tmp_path):
     training = ("-m", "--", "stargan_dist.train", "--config", str(SMOKE), "--data.shards", shards)
     done = subprocess.run(
         [*torchrun, *training, "--run", str(tmp_path / "run"), "--steps", "2"],
-        cwd=ROOT, text=True, capture_output=True, check=False, timeout=240,
+        cwd=ROOT, text=True, capture_output=True, check=False, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 process(es) on cpu" in done.stdout

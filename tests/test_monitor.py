@@ -2,6 +2,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stargan_dist import monitor
+from tests.conftest import here
 
 
 def test_progress_line():
@@ -42,7 +43,7 @@ def test_tensorboard_has_every_term_and_schedule(finished_run):
 
 def test_losses_are_read_only_when_they_are_logged(train, tmp_path):
     """The steps between two log lines leave no trace, and change nothing."""
-    train(tmp_path / "run", "--monitor.log_every", "4")
+    here("train", *train.options(tmp_path / "run"), "--monitor.log_every", "4")
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     board.Reload()
     assert [event.step for event in board.Scalars("D/latent/real")] == [4, 6]

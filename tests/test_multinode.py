@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests import machines as pretended
-from tests.conftest import ROOT, SMOKE
+from tests.conftest import PATIENCE_SECONDS, ROOT, SMOKE
 from tests.machines import Machines
 from tests.runs import assert_same_bits
 
@@ -75,7 +75,7 @@ class Launcher:
         return self.end(self.start(*args), code)
 
     def end(self, process, code) -> str:
-        out = process.communicate(timeout=120)[0]
+        out = process.communicate(timeout=PATIENCE_SECONDS)[0]
         assert process.returncode == code, out
         return out
 
@@ -134,7 +134,7 @@ def test_the_machine_of_a_killed_rank_is_named(multinode, number):
     multinode.rank(number).kill()
     began = time.monotonic()
     out = multinode.end(process, code=137)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 120  # by far less than any time-out
     last = out.splitlines()[-1]
     assert last.startswith(f"error: {NAMES[number]} failed first, with exit code 137; its output: ")
 
@@ -166,7 +166,7 @@ def test_a_killed_script_leaves_a_saved_run(multinode):
             if child.name() in {"tee", "sed"}:
                 child.kill()
     process.kill()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while multinode.status()["status"] != "stopped" and time.monotonic() < deadline:
         time.sleep(0.2)
     assert multinode.status()["status"] == "stopped"
@@ -183,7 +183,7 @@ def told(tmp_path, *words, **env):
     """What the script says, that finds a mistake ahead of any connection."""
     done = subprocess.run(
         [SCRIPT, *words], cwd=tmp_path, env=os.environ | env,
-        text=True, capture_output=True, check=False, timeout=20,
+        text=True, capture_output=True, check=False, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     assert done.returncode == 2, done
     assert not (tmp_path / "multinode-logs").exists()
@@ -234,7 +234,7 @@ def test_when_a_machine_fails_the_others_get_an_order(tmp_path, code, order):
     (tmp_path / "hosts").write_text("one\ntwo")
     env = os.environ | {"STARGAN_RSH": f"{sys.executable} fake.py", "CODE": code}
     done = subprocess.run(
-        [SCRIPT, "hosts", "-m", "x", "it's"], cwd=tmp_path, check=False, timeout=20,
+        [SCRIPT, "hosts", "-m", "x", "it's"], cwd=tmp_path, check=False, timeout=PATIENCE_SECONDS,
         env=env | {"NCCL_DEBUG": "two\nlines", "SECRET": "kept"}, text=True, capture_output=True,
     )  # fmt: skip
     assert done.returncode == int(code)

@@ -35,16 +35,16 @@ def test_orders_are_signals_and_their_end_is_sigterm(monkeypatch):
 
 
 def test_signals_are_for_the_ranks():
-    rank = subprocess.Popen(["sleep", "60"])
+    rank = subprocess.Popen(["sleep", "600"])
     node.signal_ranks(signal.SIGUSR1)
-    assert rank.wait(10) == -signal.SIGUSR1
+    assert rank.wait(120) == -signal.SIGUSR1
 
 
 def test_without_ranks_a_signal_ends_all():
     """Even in a wait for other machines, where Python answers no signal."""
     command = "import time; from stargan_dist import node; import threading as t; "
-    command += "t.Thread(target=node.obey, args=([b'USR1'],)).start(); time.sleep(60)"
-    done = subprocess.run([sys.executable, "-c", command], check=False, timeout=20)
+    command += "t.Thread(target=node.obey, args=([b'USR1'],)).start(); time.sleep(600)"
+    done = subprocess.run([sys.executable, "-c", command], check=False, timeout=120)
     assert done.returncode == 128 + signal.SIGUSR1
 
 
@@ -87,7 +87,7 @@ def test_output_is_relayed_and_may_lose_its_reader():
     assert [relayed.stdout.readline() for _ in range(2)] == ["out\n", "err\n"]
     relayed.stdout.close()
     relayed.stdin.close()
-    assert relayed.wait(10) == 7
+    assert relayed.wait(120) == 7
 
 
 def test_options_of_the_training_are_not_torchruns():

@@ -80,8 +80,8 @@ def test_silence_and_lateness_are_measured_by_this_machines_clock():
 
 def test_those_who_find_out_do_not_count_as_lost(monkeypatch):
     """The thread that finds out is the one that says that its rank lives."""
-    monkeypatch.setattr(pulse, "INTERVAL_SECONDS", 0.1)
-    monkeypatch.setattr(pulse, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(pulse, "INTERVAL_SECONDS", 0.5)
+    monkeypatch.setattr(pulse, "PATIENCE_SECONDS", 1.5)
     store = dist.HashStore()
     pulses = [Pulse(store, rank, 3, timeout_seconds=60) for rank in range(3)]
     for each in pulses:

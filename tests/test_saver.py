@@ -27,7 +27,7 @@ def test_what_is_written_beside_the_training_is_there_after_waiting():
     saver, may, written = Saver(background=True), threading.Event(), []
 
     def write():
-        assert may.wait(10)
+        assert may.wait(120)
         written.append(1)
 
     saver.save(write)

@@ -1,5 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from stargan_dist import world as worlds
 from stargan_dist.errors import UserError
@@ -49,3 +53,20 @@ def test_a_process_without_a_gpu_of_its_own_is_told():
     worlds._check_gpu(7, 8)
     with pytest.raises(UserError, match=r"process 1 \(from 0\) of .* has no GPU: it sees 1"):
         worlds._check_gpu(1, 1)
+
+
+def test_what_a_collective_says_that_waited_in_vain_is_understood():
+    """Of two at once, as DDP has them, the first to run out of time fails the other, which then
+    says neither who nor where."""
+    store, options = dist.HashStore(), dist.AllreduceOptions()
+    options.timeout = timedelta(seconds=0.5)
+    with ThreadPoolExecutor() as pool:
+        groups = pool.map(
+            lambda rank: dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=100)), range(2)
+        )
+        alone, _absent = groups
+    works = [alone.allreduce([torch.ones(1)], options) for _ in range(2)]
+    for work in works:
+        with pytest.raises(RuntimeError) as caught:
+            work.wait()
+        assert worlds._of_others(caught.value), caught.value

@@ -229,14 +229,14 @@ def stall(server, path):
 
 
 DAMAGE = {truncate: "it is truncated", corrupt: "a checksum is wrong", remove: "no such file as",
-          fail: "500", stall: "no answer for 0.2 s"}  # fmt: skip
+          fail: "500", stall: "no answer for 1.0 s"}  # fmt: skip
 
 
 @pytest.fixture
 def served(shards, http):
     """The shards on a server, one of them to be damaged; few and short tries."""
     shutil.copytree(shards, http.folder, dirs_exist_ok=True)
-    access.use(access.Access(tries=2, wait_seconds=0.0, timeout_seconds=0.2))
+    access.use(access.Access(tries=2, wait_seconds=0.0, timeout_seconds=1.0))
     return http
 
 

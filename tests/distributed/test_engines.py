@@ -14,7 +14,7 @@ import subprocess
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT, launch
+from tests.conftest import PATIENCE_SECONDS, ROOT, launch
 from tests.distributed.engines import CASES, ITERATIONS, ROWS
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
@@ -28,8 +28,8 @@ def results(processes, cases, out):
     out.mkdir()
     driver = str(ROOT / "tests" / "distributed" / "engines.py")
     subprocess.run(
-        [*launch(processes), driver, str(out), *cases], cwd=ROOT, check=True, timeout=280,
-        env=os.environ | {"ACCELERATE_USE_CPU": "1"},
+        [*launch(processes), driver, str(out), *cases], cwd=ROOT, check=True,
+        timeout=PATIENCE_SECONDS, env=os.environ | {"ACCELERATE_USE_CPU": "1"},
     )  # fmt: skip
     return {case: load_file(out / f"{case}.safetensors") for case in cases}
 

@@ -12,7 +12,7 @@ from stargan_dist import checkpoint as checkpoints
 from stargan_dist.shards.build import build
 from stargan_dist.shards.index import read_index
 from tests import weights
-from tests.conftest import ROOT, Trainer, launch
+from tests.conftest import PATIENCE_SECONDS, ROOT, Trainer, launch
 from tests.runs import assert_same_bits, scalars
 
 DEMO = ("--evaluation.protocol", "demo", "--evaluation.every", "3")
@@ -21,7 +21,8 @@ DEMO = ("--evaluation.protocol", "demo", "--evaluation.every", "3")
 def evaluate(run, *args, processes=1, code=0):
     result = subprocess.run(
         [*launch(processes), "-m", "stargan_dist.evaluate", "--run", str(run), *map(str, args)],
-        cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=240, check=False,
+        cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False,
+        timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     assert result.returncode == code, result.stdout + result.stderr
     return result

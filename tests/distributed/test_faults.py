@@ -16,7 +16,7 @@ from tests.runs import assert_same_bits, scalars
 
 SKIP = ("--data.on_bad_shard", "skip")
 # One try, as soon as it fails.
-HASTY = ("--storage.tries", "1", "--storage.timeout_seconds", "2")
+HASTY = ("--storage.tries", "1", "--storage.timeout_seconds", "4")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_bad_shard_ends_all_ranks_and_is_told(copy, tmp_path, processes):
     done = Trainer(str(folder))(
         tmp_path / "run", "--data.workers", "1", processes=processes, code=code
     )
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 300
     told = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert 1 <= len(told) <= processes
     assert [line for line in told if bad in line and "--data.on_bad_shard skip" in line]
@@ -55,8 +55,8 @@ def test_a_server_that_fails_ends_all_ranks(copy, tmp_path, http):
     http.faults[bad] = ["stall"] * 1000
     began = time.monotonic()
     done = Trainer(http.url)(tmp_path / "run", *HASTY, processes=2, code=1)
-    assert time.monotonic() - began < 60
-    assert f"{bad}: no answer for 2.0 s" in done.stderr
+    assert time.monotonic() - began < 300
+    assert f"{bad}: no answer for 4.0 s" in done.stderr
 
 
 def test_skipped_samples_are_told_shown_and_saved(copy, tmp_path):

@@ -12,7 +12,7 @@ from itertools import product
 
 import pytest
 
-from tests.conftest import ROOT, launch
+from tests.conftest import PATIENCE_SECONDS, ROOT, launch
 from tests.distributed.moves import ENGINES, OF_THE_SUMMED_SCHEDULE, alike
 from tests.runs import assert_same_bits, tensors
 
@@ -24,8 +24,8 @@ ALL = [*ENGINES, *OF_THE_SUMMED_SCHEDULE]
 def start(folder, processes, *sources, engines=ALL):
     driver = str(ROOT / "tests" / "distributed" / "moves.py")
     subprocess.run(
-        [*launch(processes), driver, str(folder), *sources], cwd=ROOT, check=True, timeout=280,
-        env=os.environ | {"ENGINES": " ".join(engines)},
+        [*launch(processes), driver, str(folder), *sources], cwd=ROOT, check=True,
+        timeout=PATIENCE_SECONDS, env=os.environ | {"ENGINES": " ".join(engines)},
     )  # fmt: skip
 
 

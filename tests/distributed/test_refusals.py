@@ -7,12 +7,13 @@ import pytest
 
 from stargan_dist import storage
 from stargan_dist.shards.index import read_index, write_index
+from tests.conftest import here
 
 
-def refuse(train, run, *args, **kwargs):
+def refuse(train, run, *args, **env):
     """The one line of a refused start; nothing is left behind in the run."""
     before = sorted(run.rglob("*")) if run.exists() else []
-    error = train(run, *args, code=2, **kwargs).stderr
+    error = here("train", *train.options(run), *args, code=2, **env).stderr
     assert error.startswith("error: ")
     assert len(error.splitlines()) == 1, error
     assert (sorted(run.rglob("*")) if run.exists() else []) == before
@@ -29,7 +30,8 @@ def test_a_second_training_of_one_run_is_refused(train, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     with storage.locked(str(run), "the test itself"):
-        error = refuse(train, run)
+        error = train(run, code=2).stderr
+    assert len(error.splitlines()) == 1
     assert "another process is training" in error
     assert "accelerate launch" in error
 

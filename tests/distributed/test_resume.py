@@ -8,7 +8,7 @@ import pytest
 
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import storage
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE_SECONDS, ROOT
 from tests.runs import assert_same_bits, pictures, scalars
 
 KILLED = str(ROOT / "tests" / "distributed" / "killed.py")
@@ -93,7 +93,7 @@ def test_a_signal_saves_and_leaves(train, tmp_path, number):
     process.send_signal(number)
     for child in worker:  # schedulers signal every process of a job
         child.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 75, err
     assert not err
     status = json.loads((run / "status.json").read_text())
@@ -114,7 +114,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(train, tmp_path):
     process = train.start(run, *LONG, processes=2)
     wait_for_line(process, "step 2/")
     ranks(process)["1"].send_signal(signal.SIGUSR1)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
     step = json.loads((run / "status.json").read_text())["step"]
     assert f"stopped by SIGUSR1 at step {step}" in out
     assert checkpoints.find(str(run)).step == step

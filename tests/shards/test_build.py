@@ -188,7 +188,7 @@ def test_killing_the_command_and_running_it_again(tmp_path, animals, shards):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
     subprocess.run(command, check=True, capture_output=True)

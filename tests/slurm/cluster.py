@@ -28,9 +28,10 @@ PROGRAMS = {
 T = TypeVar("T")
 DAEMONS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
 GPUS = 8
-UP_SECONDS = 60
+# What is waited for comes in seconds, and on a busy machine later: waiting longer costs nothing.
+PATIENCE_SECONDS = 240
 POLL_SECONDS = 0.1
-CLIENT_SECONDS = 30
+CLIENT_SECONDS = 120
 LOG_CHARACTERS = 3000
 # In none of these a job changes by itself. (From NODE_FAIL and PREEMPTED it may be requeued.)
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
@@ -90,11 +91,11 @@ def unavailable() -> str:
     return pretended.unavailable()
 
 
-def until(there: Callable[[], T], seconds: float, tell: Callable[[], str]) -> T:
+def until(there: Callable[[], T], tell: Callable[[], str]) -> T:
     """Wait until something is there and return it, or fail with what is told."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE_SECONDS
     while not (found := there()):
-        assert time.monotonic() < end, f"waited {seconds} s\n{tell()}"
+        assert time.monotonic() < end, f"waited {PATIENCE_SECONDS} s\n{tell()}"
         time.sleep(POLL_SECONDS)
     return found
 
@@ -150,7 +151,7 @@ class Cluster:
         self._run(HEAD, "slurmctld")
         for name in self.machines.names:
             self._run(name, "slurmd")
-        until(self._idle, UP_SECONDS, lambda: self.client("sinfo").stdout)
+        until(self._idle, lambda: self.client("sinfo").stdout)
 
     def _idle(self) -> bool:
         """Whether all nodes are up and free."""
@@ -183,7 +184,7 @@ class Cluster:
         file = Path(self.job(job)["StdOut"])
         return file.read_text(errors="replace") if file.is_file() else f"(no {file})"
 
-    def wait(self, job: str, states: str | Collection[str], seconds: float = 60) -> dict[str, str]:
+    def wait(self, job: str, states: str | Collection[str]) -> dict[str, str]:
         """Wait until a job is in one of the states; what Slurm then knows of it."""
         wanted = {states} if isinstance(states, str) else set(states)
 
@@ -192,7 +193,7 @@ class Cluster:
             assert state in wanted or state not in OVER, self._told(job)
             return state in wanted
 
-        until(there, seconds, lambda: self._told(job))
+        until(there, lambda: self._told(job))
         return self.job(job)
 
     @contextmanager

@@ -33,7 +33,7 @@ def shell(tmp_path):
         env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", **env}
         command = ["bash", "-c", PREAMBLE + lines]
         done = subprocess.run(
-            command, cwd=tmp_path, env=env, text=True, capture_output=True, check=False, timeout=30
+            command, cwd=tmp_path, env=env, text=True, capture_output=True, check=False, timeout=120
         )
         assert "line " not in done.stderr  # a complaint of the shell's own
         done.requeues = (tmp_path / "calls").read_text().splitlines().count("requeue 7")

@@ -5,6 +5,7 @@ bits of `whole`, which nothing befell.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,7 +27,6 @@ TRAIN, NODES = "slurm/train_8gpu.sh", "slurm/train_multinode.sh"
 TWO = "--ntasks-per-node=2"
 STEPS = 40
 OPTIONS = ("--steps", str(STEPS), "--checkpoint.every", "4", "--monitor.sample_every", "8")
-SECONDS = 60
 
 
 @dataclass
@@ -46,19 +46,19 @@ class Submitter:
         training = ("--config", SMOKE, "--data.shards", self.shards, "--run", run)
         return self.submit(*sbatch, batch, *training, *OPTIONS, *options, **env)
 
-    def wait(self, job, state="COMPLETED", seconds=SECONDS) -> dict[str, str]:
-        return self.cluster.wait(job, state, seconds)
+    def wait(self, job, state="COMPLETED") -> dict[str, str]:
+        return self.cluster.wait(job, state)
 
     def log(self, job) -> str:
         return self.cluster.log(job)
 
-    def see(self, job, pattern, seconds=SECONDS) -> re.Match:
+    def see(self, job, pattern) -> re.Match:
         """Wait for a line in a job's log."""
 
         def found() -> re.Match | None:
             return re.search(pattern, self.log(job), re.M)
 
-        return until(found, seconds, lambda: f"no {pattern}:\n{self.log(job)}")
+        return until(found, lambda: f"no {pattern}:\n{self.log(job)}")
 
     def ranks(self, run) -> dict[str, psutil.Process]:
         """The training processes of a run, by rank."""
@@ -105,7 +105,7 @@ def test_asked_to_end_it_saves_and_goes_on_by_itself(slurm, whole, tmp_path):
     (tmp_path / "site.sh").write_text(SITE)
     job = slurm.train(run, "--data.workers", "1", STARGAN_SITE=str(tmp_path / "site.sh"))
     slurm.see(job, "^step 6/")
-    assert {rank.nice() for rank in slurm.ranks(run).values()} == {3}
+    assert {rank.nice() for rank in slurm.ranks(run).values()} == {os.nice(0) + 3}
     slurm.cluster.client("scancel", "--batch", "--signal=USR1", job)
     record = slurm.wait(job)
     assert record["Restarts"] == "1"
@@ -125,7 +125,7 @@ def test_a_killed_rank_ends_the_job_which_goes_on(slurm, whole, tmp_path):
     slurm.ranks(run)["1"].kill()
     killed = time.monotonic()
     slurm.see(job, r"first to fail: rank 1 on node\d: Exited with exit code 137 \(signal KILL\)")
-    assert time.monotonic() - killed < 30  # by far less than any time-out
+    assert time.monotonic() - killed < 120  # by far less than any time-out
     assert slurm.wait(job)["Restarts"] == "1"
     step = checkpoint_of(slurm.log(job))
     assert f"failed, but the run had got from step 0 to {step}; requeueing" in slurm.log(job)
@@ -183,7 +183,7 @@ def test_the_time_limit_itself_and_then_a_cancellation(slurm, train, tmp_path):
     """Two minutes, the last of which is for saving. A scheduler's minutes are not exact."""
     run = tmp_path / "run"
     job = slurm.train(run, *ENDLESS, sbatch=(TWO, "--time=2"), SBATCH_SIGNAL="B:USR1@60")
-    slurm.see(job, "requeueing the job", seconds=150)
+    slurm.see(job, "requeueing the job")
     slurm.see(job, r"^\S+: steps [1-9]\d* to")
     slurm.see(job, r"(?s)requeueing.*\nstep \d+/")
     slurm.cluster.client("scancel", job)
@@ -233,12 +233,12 @@ def test_a_dead_node(slurm, whole, tmp_path, batch, lost):
     slurm.see(job, "^step 6/")
     slurm.cluster.machines.kill(lost)
     try:
-        slurm.wait(job, "PENDING", seconds=120)
+        slurm.wait(job, "PENDING")
         if batch == TRAIN:
             assert slurm.wait(job)["NodeList"] == "node2"
     finally:
         slurm.cluster.start(lost)
-    slurm.wait(job, seconds=120)
+    slurm.wait(job)
     assert_equal(run, whole)
 
 
@@ -274,10 +274,12 @@ def test_two_jobs_on_one_node(slurm, whole, tmp_path):
     jobs = [slurm.train(run, sbatch=where) for run in runs]
     listen = f"import socket, time; s = socket.create_server(('', {10000 + int(jobs[0])}))"
     command = [*slurm.cluster.machines.command("node1"), sys.executable, "-c"]
-    with subprocess.Popen([*command, f"{listen}; time.sleep(200)"]):
-        slurm.cluster.client("scontrol", "release", *jobs)
-        nodes = [slurm.wait(job, seconds=100)["NodeList"] for job in jobs]
-        slurm.cluster.machines.run("node1", "pkill", "-f", "time.sleep.200")
+    with subprocess.Popen([*command, f"{listen}; time.sleep(1000)"]) as taker:
+        try:
+            slurm.cluster.client("scontrol", "release", *jobs)
+            nodes = [slurm.wait(job)["NodeList"] for job in jobs]
+        finally:
+            taker.kill()
     assert nodes == ["node1", "node1"]
     for run in runs:
         assert_equal(run, whole)
@@ -295,11 +297,11 @@ def test_an_array_of_trainings(slurm, whole, tmp_path):
     array = slurm.submit(TWO, "--array=1-2", "--export=STARGAN_LOGS", tmp_path / "script.sh")
     members = [f"{array}_{number}" for number in (1, 2)]
     for member in members:
-        slurm.see(member, "^step 6/", seconds=120)
+        slurm.see(member, "^step 6/")
     (asked,) = [each for each in members if slurm.cluster.job(each)["JobId"] == array]
     slurm.cluster.client("scancel", "--batch", "--signal=USR1", asked)
     for number, member in enumerate(members, start=1):
-        restarts = slurm.wait(member, seconds=120)["Restarts"]
+        restarts = slurm.wait(member)["Restarts"]
         assert restarts == ("1" if member == asked else "0")
         assert_equal(tmp_path / str(number), whole)
 
@@ -308,7 +310,7 @@ def test_an_array_of_trainings(slurm, whole, tmp_path):
 @pytest.mark.parametrize(("batch", "per_node", "ranks"), [(TRAIN, 1, 1), (NODES, 2, 4)])
 def test_other_shapes(slurm, tmp_path, batch, per_node, ranks):
     job = slurm.train(tmp_path / "run", batch=batch, sbatch=(f"--ntasks-per-node={per_node}",))
-    slurm.wait(job, seconds=120)
+    slurm.wait(job)
     assert f"{ranks} process(es) on cpu" in slurm.log(job)
 
 
