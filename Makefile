@@ -25,9 +25,11 @@ $(READY): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# Two files of tests at a time, in the order of their names: the long ones come first, where xdist
+# would leave them to the end, since they hold few tests.
 test: $(READY)
 	@tests/slurm/install.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
 	@tests/slurm/install.sh

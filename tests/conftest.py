@@ -157,3 +157,11 @@ def finished_run(train, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "finished"
     train(run)
     return run
+
+
+@pytest.fixture(scope="session")
+def run_of_two(train, tmp_path_factory) -> Path:
+    """The same by two processes."""
+    run = tmp_path_factory.mktemp("runs") / "of_two"
+    train(run, processes=2)
+    return run

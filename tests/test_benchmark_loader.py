@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 BENCHMARK = Path(__file__).resolve().parent.parent / "benchmarks" / "loader.py"
@@ -24,6 +25,7 @@ def test_it_times_all_ways_and_ends_with_json():
     assert row["original_psnr_db"] > row["reencoded_psnr_db"] > 35
 
 
+@pytest.mark.slow
 def test_it_takes_images_from_a_folder(tmp_path):
     for i in range(2):
         Image.effect_mandelbrot((300, 200), (-2, -1, 1, 1), 20 + i).convert("RGB").save(

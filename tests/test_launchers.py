@@ -121,6 +121,7 @@ def test_accelerate_without_any_configuration_trains(shards, tmp_path):
     assert checkpoints.find(str(tmp_path / "run")).step == 2
 
 
+@pytest.mark.slow
 def test_torchrun_trains_with_two_processes(shards, tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
     training = ("-m", "--", "stargan_dist.train", "--config", str(SMOKE), "--data.shards", shards)

@@ -105,13 +105,12 @@ def until(process, pattern):
     raise AssertionError(f"ended with {process.wait()} and without {pattern}")
 
 
-def test_two_machines_train_what_one_does(multinode, train, tmp_path):
+def test_two_machines_train_what_one_does(multinode, run_of_two, tmp_path):
     """Though a machine's own name means 127.0.1.1 there, and one of its cards leads nowhere."""
-    train(tmp_path / "one_machine", processes=2)
     out = multinode()
     assert "one: finished at step 6" in out
     assert out.splitlines()[-1] == "finished on 2 machines"
-    assert_same_bits(multinode.run, tmp_path / "one_machine")
+    assert_same_bits(multinode.run, run_of_two)
     (log,) = tmp_path.glob("multinode-logs/*/one.log")
     assert "\nfinished at step 6" in log.read_text()
 

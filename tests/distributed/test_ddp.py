@@ -40,11 +40,13 @@ def test_four_iterations_moved_every_network(one, train, tmp_path):
     assert checkpoints.find(str(one)).step == 4
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_does_not_change_a_bit(train, tmp_path, one):
     train(tmp_path / "workers", *EXACT, "--data.workers", "2")
     assert_same_bits(tmp_path / "workers", one)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(train, tmp_path, one):
     run = tmp_path / "run"
     train(run, *EXACT[:2], "--steps", "2", processes=2)

@@ -31,7 +31,7 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:700])
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_bad_shard_ends_all_ranks_and_is_told(copy, tmp_path, processes):
     """By each rank that met it, in a line; the others end too, long before any time-out."""
     folder, bad = copy
@@ -60,7 +60,7 @@ def test_a_server_that_fails_ends_all_ranks(copy, tmp_path, http):
 
 
 def test_skipped_samples_are_told_shown_and_saved(copy, tmp_path):
-    """The same count from one process and from two; resumed with an unbroken run's bits."""
+    """Resumed with an unbroken run's bits."""
     folder, bad = copy
     truncate(folder / bad)
     train = Trainer(str(folder))
@@ -74,29 +74,58 @@ def test_skipped_samples_are_told_shown_and_saved(copy, tmp_path):
     assert shown[-1] == (6, samples)
     assert f"replaced {samples} samples so far: {samples} of shard {bad}" in done.stdout
 
-    train(tmp_path / "two", *SKIP, processes=2)
-    assert checkpoints.find(str(tmp_path / "two")).skipped[bad]["samples"] == samples
-
     train(tmp_path / "broken", *SKIP, "--steps", "4")
     train(tmp_path / "broken", *SKIP)
     assert checkpoints.find(str(tmp_path / "broken")).skipped == found.skipped
     assert_same_bits(tmp_path / "broken", tmp_path / "one")
 
 
-def test_skipping_is_bounded(copy, tmp_path):
+@pytest.mark.slow
+def test_two_processes_count_what_one_does(copy, tmp_path):
+    folder, bad = copy
+    truncate(folder / bad)
+    counts = []
+    for processes in (1, 2):
+        run = tmp_path / str(processes)
+        Trainer(str(folder))(run, *SKIP, processes=processes)
+        counts.append(checkpoints.find(str(run)).skipped[bad]["samples"])
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_skipping_is_bounded(copy, tmp_path, processes):
     folder, bad = copy
     truncate(folder / bad)
     train = Trainer(str(folder))
-    done = train(tmp_path / "run", *SKIP, "--data.max_skipped", "1", processes=2, code=1)
+    few = (*SKIP, "--data.max_skipped", "1")
+    code = 2 if processes == 1 else 1
+    done = train(tmp_path / "run", *few, processes=processes, code=code)
     told = [line for line in done.stderr.splitlines() if "data.max_skipped = 1" in line]
     assert len(told) == 1, done.stderr
     assert bad in told[0]
     assert checkpoints.find(str(tmp_path / "run")) is None
 
 
+def s3_options(address):
+    return f'{{"s3": {{"endpoint_url": "{address}"}}}}'
+
+
+def test_an_object_store_and_a_cache_end_with_the_bits_of_local_files(
+    shards, s3, s3_address, run_of_two, tmp_path
+):
+    for path in Path(shards).rglob("*.*"):
+        storage.write_bytes(f"{s3}/set/{path.relative_to(shards)}", path.read_bytes())
+    cache = ("--data.cache", str(tmp_path / "cache"))
+    far = Trainer(f"{s3}/set")
+    far(tmp_path / "far", "--storage.options", s3_options(s3_address), *cache, processes=2)
+    assert_same_bits(tmp_path / "far", run_of_two)
+    assert list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.slow
 def test_the_demo_trains_from_an_object_store(train, animals, s3, s3_address, tmp_path):
     """Images, shards and training on `s3://` end with the bits of local files."""
-    access = f'{{"s3": {{"endpoint_url": "{s3_address}"}}}}'
+    access = s3_options(s3_address)
     for path in animals.rglob("*.png"):
         storage.write_bytes(f"{s3}/images/{path.relative_to(animals)}", path.read_bytes())
     build = [

@@ -17,7 +17,7 @@ def told(stderr):
     return [line for line in stderr.splitlines() if line.startswith("error")]
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("rank", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_killed_rank_is_named(train, tmp_path, rank):
     began = time.monotonic()
     done = train(
@@ -98,6 +98,7 @@ def test_a_gradient_that_is_not_finite_stops_all_ranks(train, tmp_path, nan_driv
     assert checkpoints.find(str(run)).step == 2  # the last good one stays
 
 
+@pytest.mark.slow
 def test_such_a_step_may_be_skipped(train, tmp_path, nan_driver):
     run = tmp_path / "run"
     done = train(run, "--optim.on_nonfinite", "skip", processes=2, driver=nan_driver)

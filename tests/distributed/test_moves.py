@@ -77,6 +77,7 @@ def check(folder, source, target):
         assert not after[name].equal(saved[name])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_other_engines(train, tmp_path):
     """The command itself: the data's position and what TensorBoard shows, too."""
     whole, run = tmp_path / "whole", tmp_path / "run"

@@ -1,6 +1,7 @@
 """Killed at any moment, or stopped by a signal: the same command ends with the same bits."""
 
 import json
+import shutil
 import signal
 
 import psutil
@@ -25,7 +26,7 @@ MOMENTS = {
 KEEP_ONE = ("--checkpoint.keep_last", "1")
 
 
-OFTEN = {"in a step", "writing a checkpoint", "before it is the latest"}
+OFTEN = {"in a step", "writing a checkpoint"}
 
 
 @pytest.mark.parametrize(
@@ -45,16 +46,15 @@ def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, finished_run, 
     assert not list((run / "checkpoints").glob(f"{storage.PARTIAL}*"))
 
 
-def test_two_processes_killed_and_resumed(train, tmp_path):
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    train(whole, processes=2)
+def test_two_processes_killed_and_resumed(train, tmp_path, run_of_two):
+    run = tmp_path / "run"
     at_once = ("--checkpoint.background", "false")
     moment = {"KILL_AT": MOMENTS["in a step"], "KILL_RANK": "1"}
     train(run, *at_once, processes=2, driver=KILLED, code=1, **moment)
     assert checkpoints.find(str(run)).step == 2
     train(run, processes=2)
-    assert_same_bits(run, whole)
-    assert scalars(run) == scalars(whole)
+    assert_same_bits(run, run_of_two)
+    assert scalars(run) == scalars(run_of_two)
 
 
 def ranks(launcher):
@@ -101,8 +101,6 @@ def test_a_signal_saves_and_leaves(train, tmp_path, number):
     assert status == {"status": "stopped", "step": step, "signal": int(number)}
     assert f"stopped by {number.name} at step {step}" in out
     assert step >= 3
-    train(whole, *LONG, "--steps", str(step))
-    assert_same_bits(run, whole)
     train(run, *LONG, "--steps", str(step + 2))
     train(whole, *LONG, "--steps", str(step + 2))
     assert_same_bits(run, whole)
@@ -120,10 +118,9 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(train, tmp_path):
     assert checkpoints.find(str(run)).step == step
 
 
-def test_a_finished_run_does_not_start_again(train, tmp_path):
-    run = tmp_path / "run"
-    train(run, "--steps", "2")
+def test_a_finished_run_does_not_start_again(train, tmp_path, finished_run):
+    run = shutil.copytree(finished_run, tmp_path / "run")
     before = {f: f.stat().st_mtime_ns for f in (run / "checkpoints").rglob("*")}
-    for steps in ("2", "1"):
-        assert "finished at step 2" in train(run, "--steps", steps).stdout
+    for steps in ("6", "5"):
+        assert "finished at step 6" in train(run, "--steps", steps).stdout
     assert {f: f.stat().st_mtime_ns for f in (run / "checkpoints").rglob("*")} == before

@@ -140,6 +140,7 @@ def test_a_mistake_is_told_before_ranks_start(slurm, tmp_path):
     assert "process(es)" not in slurm.log(job)
 
 
+@pytest.mark.slow
 def test_a_mistake_of_the_ranks_is_not_repeated(slurm, tmp_path):
     job = slurm.train(tmp_path / "run", "--batch_size", "3")
     record = slurm.wait(job, "FAILED")
