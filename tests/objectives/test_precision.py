@@ -5,10 +5,12 @@ import torch
 
 from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
-from stargan_dist.config import ClipConfig
+from stargan_dist.config import ClipConfig, Config, ModelConfig
 from stargan_dist.engines.ddp import DDP
 from stargan_dist.labels import of_domains
-from stargan_dist.nets.precision import POLICIES, compile_parts
+from stargan_dist.nets.precision import POLICIES, compile_parts, compute_in
+from stargan_dist.objectives import recipes
+from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import LATENT, REFERENCE
 from stargan_dist.state import Training
 from stargan_dist.translate import Translator
@@ -140,3 +142,42 @@ def test_what_makes_it_faster_changes_nothing(arrange):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs_before
     assert (graphs > 0) == (arrange == "compile")
+
+
+def losses_of_row(name, arrange, dtype):
+    """The losses of both sides of a row, and every gradient."""
+    row = recipes.row_of(Config(recipe=name))
+    labels, model = of_domains(["a", "b", "c"]), ModelConfig(32, 4, 8, 5, 6, 7)
+    torch.manual_seed(0)
+    nets = recipes.build_networks(row, labels, model)
+    for net in nets.values():
+        net.to(dtype)
+    arrange(nets)
+    objective, batch = Objective(row, nets, labels), make_batch(0).to(CPU, dtype)
+    guide = row.guides[0]
+    fake = objective.generator.translate(batch, guide).fake
+    loss, terms = objective.discriminator(batch, fake)
+    loss = loss + objective.generator(batch, (guide,), nets["D"], 0)[0]
+    loss.backward()
+    gradients = [p.grad for net in nets.values() for p in net.parameters() if p.grad is not None]
+    return terms, [loss, *gradients]
+
+
+@pytest.mark.parametrize("name", ["stargan", "a", "d"])
+def test_other_rows_compute_low_where_the_policy_says(name):
+    """Wasserstein and its penalty, labels that are concatenated, the encoder of latents."""
+    policy = POLICIES["bfloat16_most"]
+    exact = losses_of_row(name, lambda nets: None, torch.float32)
+    near = losses_of_row(name, lambda nets: compute_in(nets, policy), torch.float32)
+    assert {g.dtype for g in near[1]} == {torch.float32}
+    assert all(g.isfinite().all() for g in near[1])
+    assert torch.equal(near[0]["real"], exact[0]["real"])  # what penalties differentiate is exact
+    assert not torch.equal(near[0]["fake"], exact[0]["fake"])
+
+
+@pytest.mark.parametrize("name", ["stargan", "a"])
+def test_compiled_rows_are_the_same(name):
+    plain = losses_of_row(name, lambda nets: None, torch.float64)[1]
+    compiled = losses_of_row(name, lambda nets: compile_parts(nets, "eager"), torch.float64)[1]
+    for ours, theirs in zip(compiled, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
