@@ -11,7 +11,7 @@ from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Dtype = torch.dtype | None
 
@@ -54,6 +54,20 @@ class Part(nn.Module):
     compute: Dtype = None
     compiled: ClassVar[tuple[str, ...]] = ()
     """The methods that `compile_parts` compiles."""
+
+
+class Trunk(Part, nn.Sequential):
+    """Layers from an image on, which give back the dtype they were given."""
+
+    compiled = ("lowered",)
+
+    def forward(self, x: Tensor, *, exact: bool = False) -> Tensor:
+        """Exact: in the dtype of the weights, and not compiled."""
+        return super().forward(x) if exact else self.lowered(x)
+
+    def lowered(self, x: Tensor) -> Tensor:
+        with computing(self.compute, x.device):
+            return super().forward(x).to(x.dtype)
 
 
 def parts_of(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, Part]]:

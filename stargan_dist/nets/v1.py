@@ -9,7 +9,7 @@ import math
 from torch import Tensor, nn
 
 from stargan_dist.nets.blocks import Encoded, concatenate
-from stargan_dist.nets.precision import Part, computing
+from stargan_dist.nets.precision import Part, Trunk, computing
 
 BASE_WIDTH, MAX_WIDTH = 64, 2048  # the paper's
 RESIDUAL_BLOCKS = 6
@@ -73,23 +73,13 @@ class Generator(Part):
         return self.decode(self.encode(x), c)
 
 
-class _Trunk(Part, nn.Sequential):
+class _Convolutions(Trunk):
     """Convolutions of stride 2 with LeakyReLU, no normalisation."""
-
-    compiled = ("lowered",)
 
     def __init__(self, widths: list[int]) -> None:
         pairs = zip([3, *widths], widths, strict=False)
         layers = [(nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.01)) for a, b in pairs]
         super().__init__(*[module for layer in layers for module in layer])
-
-    def forward(self, x: Tensor, *, exact: bool = False) -> Tensor:
-        """Exact: in the dtype of the weights, and not compiled."""
-        return super().forward(x) if exact else self.lowered(x)
-
-    def lowered(self, x: Tensor) -> Tensor:
-        with computing(self.compute, x.device):
-            return super().forward(x).to(x.dtype)
 
 
 class Discriminator(nn.Module):
@@ -102,7 +92,7 @@ class Discriminator(nn.Module):
         first, cap = base_width or BASE_WIDTH, max_width or MAX_WIDTH
         halvings = min(CONVOLUTIONS, int(math.log2(image_size)))
         widths = [min(first * 2**i, cap) for i in range(halvings)]
-        self.trunk = _Trunk(widths)
+        self.trunk = _Convolutions(widths)
         self.src = nn.Conv2d(widths[-1], 1, 3, 1, 1, bias=False)
         self.cls = nn.Conv2d(widths[-1], num_labels, image_size >> halvings, bias=False)
 

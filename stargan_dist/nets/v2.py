@@ -21,7 +21,7 @@ from stargan_dist.nets.blocks import (
     concatenate,
     he_init,
 )
-from stargan_dist.nets.precision import Part, Policy, compute_in, computing
+from stargan_dist.nets.precision import Part, Policy, Trunk, compute_in, computing
 
 KEPT_SIZES = (32, 64, 128)  # where the high-pass option keeps the source's features
 
@@ -187,13 +187,9 @@ class MappingNetwork(nn.Module):
         return h
 
 
-class _Trunk(Part, nn.Sequential):
-    """What E and D share in form: an image down to one vector, no normalisation.
-
-    Gives back the dtype it was given, whatever it computes in (`compute`).
-    """
-
-    compiled = ("lowered",)
+class _Trunk(Trunk):
+    """What E and D share in form: an image (B, 3, H, H) down to one vector (B, dim_out), no
+    normalisation."""
 
     def __init__(self, image_size: int, base_width: int, max_width: int) -> None:
         halvings = int(math.log2(image_size)) - 2
@@ -208,14 +204,6 @@ class _Trunk(Part, nn.Sequential):
             nn.LeakyReLU(0.2),
             nn.Flatten(),
         )
-
-    def forward(self, x: Tensor, *, exact: bool = False) -> Tensor:
-        """x (B, 3, H, H) -> (B, dim_out). Exact: in the dtype of the weights, and not compiled."""
-        return super().forward(x) if exact else self.lowered(x)
-
-    def lowered(self, x: Tensor) -> Tensor:
-        with computing(self.compute, x.device):
-            return super().forward(x).to(x.dtype)
 
 
 class StyleEncoder(nn.Module):
