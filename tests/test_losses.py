@@ -31,6 +31,6 @@ def test_l1():
     assert losses.l1(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 1.0])).item() == 1.5
 
 
-def test_diversity_weight_falls_linearly_and_stays_at_zero():
-    weights = [losses.diversity_weight(step, 2.0, 4) for step in range(7)]
-    assert weights == [2.0, 1.5, 1.0, 0.5, 0.0, 0.0, 0.0]
+def test_a_weight_falls_linearly_and_stays_at_zero():
+    assert [2 * losses.falling(step, 0, 4) for step in range(6)] == [2.0, 1.5, 1.0, 0.5, 0.0, 0.0]
+    assert [losses.falling(step, 2, 4) for step in (0, 2, 3, 4, 9)] == [1, 1, 0.5, 0, 0]

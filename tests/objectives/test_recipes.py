@@ -227,7 +227,3 @@ def test_the_gradient_penalty_of_a_known_critic():
     mix = torch.rand(4, dtype=torch.float64)
     found = losses.gradient_penalty(lambda x: 3 * x.flatten(1), x, fake, mix)
     assert found.item() == pytest.approx((3 * 12**0.5 - 1) ** 2)
-
-
-def test_falling():
-    assert [losses.falling(step, 2, 4) for step in (0, 2, 3, 4, 9)] == [1, 1, 0.5, 0, 0]
