@@ -43,7 +43,7 @@ class Translator:
         self.networks = dict(networks)
         self.G: Any = networks["G"]
         self.codes = Codes(row, self.networks, labels)
-        self.code_dim = (labels.size if row.label else 0) + row.style.dim(config.model)
+        self.code_dim = row.code_dim(labels, config.model)
         self.diverse, self.guided_by_references = row.diverse, row.references
         self.config, self.labels, self.step = config, labels, step
         self.bfloat16 = bfloat16

@@ -19,7 +19,7 @@ from stargan_dist.data.reader import (
     open_readers,
 )
 from stargan_dist.errors import UserError
-from stargan_dist.labels import Labels, Space, of_domains
+from stargan_dist.labels import Labels, Space
 from stargan_dist.shards.index import Index
 
 
@@ -90,11 +90,6 @@ class Sets:
         """Raises UserError if the first sample of a set does not tell what the labels need."""
         for number, reader in enumerate(self.readers):
             self.label(number, reader.locate(0, 0))
-
-
-def of_reader(reader: ShardReader) -> Sets:
-    """A single set whose domains are the labels."""
-    return Sets([reader], of_domains(reader.index.domains))
 
 
 def open_sets(config: DataConfig, split: str) -> Sets:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from stargan_dist.config import ModelConfig, OptimConfig
+from stargan_dist.labels import Labels
 
 Terms = dict[str, Tensor]
 Networks = Mapping[str, nn.Module]  # by the papers' letters: G, F, E, D
@@ -115,6 +116,10 @@ class Recipe:
     permuted: bool = False
     max_width: int = 512
     ds_iter: int = 100_000
+
+    def code_dim(self, labels: Labels, model: ModelConfig) -> int:
+        """The length of what G is given."""
+        return (labels.size if self.label else 0) + self.style.dim(model)
 
     @property
     def references(self) -> bool:

@@ -320,7 +320,6 @@ def resolved(config: Config) -> Config:
 
 def build_networks(row: Recipe, labels: Labels, model: ModelConfig) -> dict[str, nn.Module]:
     """The networks of a recipe by letter, initialised from torch's current random state."""
-    dim = (labels.size if row.label else 0) + row.style.dim(model)
-    networks = {"G": row.generator(dim, model)}
+    networks = {"G": row.generator(row.code_dim(labels, model), model)}
     networks |= {letter: make(labels.known, model) for letter, make in row.style.networks.items()}
     return networks | {"D": row.critic.network(labels.known, model)}

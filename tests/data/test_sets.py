@@ -18,12 +18,12 @@ from stargan_dist.config import DataConfig, SourceConfig
 from stargan_dist.data import transforms
 from stargan_dist.data.order import Order, generator, place, targets
 from stargan_dist.data.reader import ShardReader, open_reader
-from stargan_dist.data.sets import load_labelled, of_reader, open_sets
+from stargan_dist.data.sets import Sets, load_labelled, open_sets
 from stargan_dist.data.stream import Slots, samples_of
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation import Evaluator
 from stargan_dist.grids import HEADER_PIXELS
-from stargan_dist.labels import Labels, Space
+from stargan_dist.labels import Labels, Space, of_domains
 from stargan_dist.shards.build import build
 from tests.conftest import SMOKE
 from tests.data.test_stream import BATCH_SIZE, STEPS, assert_same, load, load_world
@@ -87,7 +87,7 @@ def make_slots(sets, references=False, permuted=True, **options):
 def test_slots_of_a_single_set_are_written_out(shards):
     reader = open_reader(DataConfig(shards), "train")
     order = Order(reader.index.counts("train"), seed=3)
-    slots = Slots(of_reader(reader), 3, 32, 5, BATCH_SIZE)
+    slots = Slots(Sets([reader], of_domains(reader.index.domains)), 3, 32, 5, BATCH_SIZE)
     for slot in (0, 5, 77):
         batch = slots[slot].batch
         source, (ref, ref2) = order.source(slot), order.references(slot)
@@ -106,7 +106,7 @@ def test_slots_of_a_single_set_are_written_out(shards):
 
 
 def test_without_references_all_else_stays_and_no_other_image_is_read(shards, monkeypatch):
-    sets = of_reader(open_reader(DataConfig(shards), "train"))
+    sets = open_sets(DataConfig(shards), "train")
     whole = load(make_slots(sets, references=True, permuted=False), range(2))
     reads = []
     read = ShardReader.read

@@ -20,10 +20,11 @@ from stargan_dist.data.reader import (
     open_reader,
     working_set_bytes,
 )
-from stargan_dist.data.sets import of_reader
+from stargan_dist.data.sets import Sets
 from stargan_dist.data.skipped import Skipped
 from stargan_dist.data.stream import Slots, batches, training_loader
 from stargan_dist.errors import UserError
+from stargan_dist.labels import of_domains
 from stargan_dist.shards.index import read_index
 
 BATCH_SIZE = 4
@@ -31,7 +32,8 @@ STEPS = 6
 
 
 def make_slots(url, cache=None, batch_size=BATCH_SIZE, **options):
-    sets = of_reader(ShardReader(url, read_index(url), "train", cache))
+    reader = ShardReader(url, read_index(url), "train", cache)
+    sets = Sets([reader], of_domains(reader.index.domains))
     return Slots(sets, seed=3, image_size=32, latent_dim=5, batch_size=batch_size, **options)
 
 
