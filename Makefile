@@ -1,5 +1,5 @@
 # make demo   draw a data set, train on it, judge the result: minutes, on CPUs or GPUs
-# make joint  draw two sets that know different things, train on both, judge: 25 minutes
+# make joint  draw two sets that know different things, train on both, judge: half an hour
 # make ablation  the rows of the paper's ablation on the demo's set, 3 seeds each: 90 minutes
 # make test   the tests, but for those that take minutes each (make test-slow)
 #             (both install Debian's Slurm first, where they are run by root)
