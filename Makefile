@@ -57,7 +57,7 @@ demo: $(DEMO)/shards/index.json
 	$(LAUNCH) -m stargan_dist.train --config configs/demo.yaml
 	$(BIN)/python -m stargan_dist.evaluate --run $(DEMO)/run
 	$(BIN)/python -m stargan_dist.sample --run $(DEMO)/run
-	$(BIN)/python benchmarks/demo_quality.py $(DEMO)/run
+	$(BIN)/python experiments/demo_quality.py $(DEMO)/run
 	@echo
 	@echo "images       $(DEMO)/animals/images"
 	@echo "shards       $(DEMO)/shards"
@@ -66,10 +66,10 @@ demo: $(DEMO)/shards/index.json
 	@echo "watch it     $(BIN)/tensorboard --logdir $(DEMO)/run/tensorboard"
 
 ablation: $(DEMO)/shards/index.json
-	$(BIN)/python benchmarks/ablation.py
+	$(BIN)/python experiments/ablation.py
 
 joint: $(READY)
-	$(BIN)/python benchmarks/joint.py
+	$(BIN)/python experiments/joint.py
 
 clean:
 	rm -rf build

@@ -29,13 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from iteration_flops import make_batch
 from literal_heads import make_literal
 
-from stargan_dist.labels import of_domains
+from stargan_dist.data.labels import domain_labels
 from stargan_dist.nets.blocks import StackedLinear
 from stargan_dist.nets.v2 import MappingNetwork, Networks, build_networks
 from stargan_dist.objectives.objective import Objective
-from stargan_dist.objectives.parts import Terms
+from stargan_dist.objectives.recipe import Terms
 from stargan_dist.objectives.recipes import ADAM_V2, TABLE
-from stargan_dist.state import build_optimizers
+from stargan_dist.training.train_state import build_optimizers
 
 Case = tuple[str, int]  # form of F or "literal", domains
 CASES: list[Case] = [
@@ -108,7 +108,7 @@ def make_networks(form: str, domains: int, size: int) -> Networks:
 def time_iteration(form: str, domains: int, size: int, batch_size: int) -> list[float]:
     """Seconds of the parts of one iteration: four of networks and losses, then four of Adam."""
     networks = make_networks(form, domains, size)
-    objective = Objective(TABLE["f"], networks._asdict(), of_domains([""] * domains))
+    objective = Objective(TABLE["f"], networks._asdict(), domain_labels([""] * domains))
     batch = make_batch(size, domains, batch_size)
     engine = Timed(objective, networks)
     objective.iterate(engine, [batch], step=0)

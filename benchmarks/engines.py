@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from precision import DOMAINS, make_batch
 
 from stargan_dist import config as configs
-from stargan_dist.labels import of_domains
-from stargan_dist.monitor import memory_bytes
-from stargan_dist.trainer import begin
-from stargan_dist.world import World
+from stargan_dist.data.labels import domain_labels
+from stargan_dist.distributed.world import World
+from stargan_dist.training.metric_logger import memory_bytes
+from stargan_dist.training.trainer import begin
 
 ZERO = ["--engine.name", "deepspeed", "--engine.zero_stage"]
 ROWS = {
@@ -64,21 +64,21 @@ def work(out: str, size: int, width: int, batch: int, iterations: int, options: 
     base += ["--model.image_size", str(size), "--model.base_width", str(width)]
     config = configs.parse([*base, *options])
     domains = [str(number) for number in range(DOMAINS)]
-    training, engine = begin(config, of_domains(domains), world)
+    training, engine = begin(config, domain_labels(domains), world)
     torch.manual_seed(world.rank)
     micro_batches = make_batch(size, batch, world.device).split(config.engine.accumulate)
     seconds = []
     for iteration in range(1 + iterations):
-        world.wait_for_all()
+        world.barrier()
         if iteration <= 1:  # the first one is not counted
             sent = float(sent_bytes())
         began = time.perf_counter()
         terms = training.iterate(engine, micro_batches, step=0)
-        world.mean(terms)  # waits for the device
+        world.all_reduce_mean(terms)  # waits for the device
         seconds.append(time.perf_counter() - began)
-    world.wait_for_all()
+    world.barrier()
     sent = (sent_bytes() - sent) / iterations / world.size
-    memory = max(world.gather(memory_bytes(world.device)))
+    memory = max(world.all_gather(memory_bytes(world.device)))
     if world.is_main:
         row = {
             "processes": world.size,

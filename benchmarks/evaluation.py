@@ -44,14 +44,18 @@ from torchvision import transforms
 from torchvision.utils import save_image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from stargan_dist import evaluation
-from stargan_dist.batch import to_unit
+from baselines import random_weights as weights
 from stargan_dist.config import Config, DataConfig, EvaluationConfig, ModelConfig
 from stargan_dist.data import demo
+from stargan_dist.data.batch import to_unit
+from stargan_dist.data.labels import domain_labels
 from stargan_dist.data.reader import LoadedSplit, load_split, open_reader
-from stargan_dist.labels import of_domains
-from stargan_dist.metrics.measure import Measure
-from stargan_dist.metrics.protocol import (
+from stargan_dist.distributed.world import World
+from stargan_dist.evaluation import evaluator
+from stargan_dist.evaluation.metrics.statistics import Statistics, distances
+from stargan_dist.evaluation.protocols import MetricSet
+from stargan_dist.evaluation.results import Result
+from stargan_dist.evaluation.tasks import (
     LATENT,
     OUTPUTS,
     REAL,
@@ -60,13 +64,9 @@ from stargan_dist.metrics.protocol import (
     draw_references,
     tasks,
 )
-from stargan_dist.metrics.statistics import Statistics, distances
+from stargan_dist.inference.translator import Translator
 from stargan_dist.objectives import recipes
-from stargan_dist.results import Result
 from stargan_dist.shards.build import build
-from stargan_dist.translate import Translator
-from stargan_dist.world import World
-from tests import weights
 
 SEED = 0
 Outcome = dict[Task, tuple[float, float]]  # the Fréchet distance and LPIPS
@@ -119,8 +119,8 @@ def make_config(folder: Path, size: int) -> Config:
 
 def make_translator(config: Config) -> Translator:
     torch.manual_seed(SEED)
-    labels = of_domains(["cat", "dog", "rabbit"])
-    networks = recipes.build_networks(recipes.row_of(config), labels, config.model)
+    labels = domain_labels(["cat", "dog", "rabbit"])
+    networks = recipes.build_networks(recipes.recipe_of(config), labels, config.model)
     for network in networks.values():
         network.eval().requires_grad_(False)
     return Translator(networks, config, labels, step=0)
@@ -138,7 +138,7 @@ TO_INCEPTION = transforms.Compose(
 
 
 @torch.no_grad()
-def literal(translator: Translator, networks: Measure, folder: Path, clock: Clock) -> Outcome:
+def literal(translator: Translator, networks: MetricSet, folder: Path, clock: Clock) -> Outcome:
     """Every task, one after the other."""
     size = translator.config.model.image_size
     reader = open_reader(translator.config.data, "val")
@@ -158,7 +158,7 @@ def of(split: LoadedSplit, label: int) -> Tensor:
 
 def literal_task(
     translator: Translator,
-    networks: Measure,
+    networks: MetricSet,
     task: Task,
     val: LoadedSplit,
     folder: Path,
@@ -202,7 +202,7 @@ def literal_output(
     return translator.G(to_unit(image[None]), style)
 
 
-def literal_features(networks: Measure, files: list[Path]) -> np.ndarray:
+def literal_features(networks: MetricSet, files: list[Path]) -> np.ndarray:
     rows = []
     for first in range(0, len(files), OUTPUTS):
         images = [Image.open(file).convert("RGB") for file in files[first : first + OUTPUTS]]
@@ -231,17 +231,17 @@ def ours(config: Config, translator: Translator, world: World, clock: Clock) -> 
         owed.append((real, other))
         return 0.0, 0.0
 
-    evaluator = evaluation.Evaluator(config, world)
-    networks = evaluator.collector.measure
+    measuring = evaluator.Evaluator(config, world)
+    networks = measuring.collector.measure
     networks.features.forward = clock.timed("features", networks.features.forward)
     networks.diversity.forward = clock.timed("lpips", networks.diversity.forward)
     translate = clock.timed("generation", Translator.translate)
     with (
-        mock.patch.object(evaluation, "distances", later),
+        mock.patch.object(evaluator, "distances", later),
         mock.patch.object(Translator, "translate", translate),
         clock("all"),
     ):
-        result = evaluator.evaluate(translator, SEED)
+        result = measuring.evaluate(translator, SEED)
     shutil.rmtree(Path(config.run) / "evaluation", ignore_errors=True)
     return _outcome(result, owed, clock) if world.is_main else {}
 
@@ -272,7 +272,7 @@ def difference(a: Outcome, b: Outcome, number: int) -> float:
     return max(abs(a[task][number] - b[task][number]) for task in a) / largest
 
 
-def in_processes(folder: Path, size: int, count: int) -> float:
+def map_in_processes(folder: Path, size: int, count: int) -> float:
     """Seconds of an evaluation by so many processes of one thread."""
     launcher = [sys.executable]
     if count > 1:
@@ -306,7 +306,7 @@ def measure_all(folder: Path, size: int) -> dict[str, float]:
     fast = dataclasses.replace(config, evaluation=lowered)
     ours(fast, translator, world, clocks["ours, bfloat16"])
     translator.bfloat16 = False
-    networks = evaluation.Evaluator(config, world).collector.measure
+    networks = evaluator.Evaluator(config, world).collector.measure
     expected = literal(translator, networks, folder, clocks["literal"])
     world.close()
 
@@ -340,7 +340,7 @@ def main() -> None:
         make_data(Path(folder), args.size, args.sources)
         found = measure_all(Path(folder), args.size)
         if args.processes:
-            one, two = (in_processes(Path(folder), args.size, count) for count in (1, 2))
+            one, two = (map_in_processes(Path(folder), args.size, count) for count in (1, 2))
             found["two_processes_ratio"] = one / two
     rounded = {name: float(f"{value:.3g}") for name, value in found.items()}
     print(json.dumps({"size": args.size, "sources": args.sources, **rounded}))

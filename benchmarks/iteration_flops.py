@@ -21,15 +21,15 @@ from torch.utils.flop_counter import flop_registry
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from stargan_dist.batch import Batch
+from baselines.iteration import literal_iteration
+from baselines.networks import make_plain
 from stargan_dist.config import Config
-from stargan_dist.labels import of_domains
+from stargan_dist.data.batch import Batch
+from stargan_dist.data.labels import domain_labels
 from stargan_dist.nets.v2 import Networks, build_networks
 from stargan_dist.objectives.objective import Objective
-from stargan_dist.objectives.parts import Terms
+from stargan_dist.objectives.recipe import Terms
 from stargan_dist.objectives.recipes import TABLE, resolved
-from tests.nets.plain import make_plain
-from tests.objectives.literal import literal_iteration
 
 
 class FlopCount(TorchDispatchMode):
@@ -82,7 +82,7 @@ def make_batch(size: int, domains: int, batch: int) -> Batch:
 
 def count_gflop(networks: Networks, batch: Batch, *, literal: bool) -> float:
     """GFLOP per image of one iteration, all forwards and backwards."""
-    objective = Objective(TABLE["f"], networks._asdict(), of_domains([]))
+    objective = Objective(TABLE["f"], networks._asdict(), domain_labels([]))
     with FlopCount() as counter:
         if literal:
             literal_iteration(networks, None, batch, resolved(Config()).loss, lambda_ds=1.0)

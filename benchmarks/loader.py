@@ -39,13 +39,13 @@ from torchvision.datasets import ImageFolder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from stargan_dist.batch import to_unit
 from stargan_dist.data import transforms
+from stargan_dist.data.batch import to_unit
+from stargan_dist.data.index import read_index
 from stargan_dist.data.order import Location, generator
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.shards.build import build
-from stargan_dist.shards.index import read_index
 from stargan_dist.shards.pack import Encoding
 
 SIDE, SIZE, BATCH = 512, 256, 8

@@ -16,17 +16,17 @@ import time
 
 import torch
 
-from stargan_dist.batch import Batch
 from stargan_dist.config import ClipConfig
-from stargan_dist.engines.base import Parts
+from stargan_dist.data.batch import Batch
+from stargan_dist.data.labels import domain_labels
+from stargan_dist.distributed.world import World
+from stargan_dist.engines.base import TrainedParts
 from stargan_dist.engines.ddp import DDP
-from stargan_dist.labels import of_domains
 from stargan_dist.nets.precision import POLICIES, Policy
 from stargan_dist.nets.v2 import build_networks
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import ADAM_V2, TABLE
-from stargan_dist.state import build_optimizers
-from stargan_dist.world import World
+from stargan_dist.training.train_state import build_optimizers
 
 DOMAINS = 3
 
@@ -60,8 +60,8 @@ def measure(
     for network in networks:
         network.to(world.device)
     by_letter = networks._asdict()
-    objective = Objective(TABLE["f"], by_letter, of_domains([""] * DOMAINS))
-    parts = Parts(objective.sides, by_letter, build_optimizers(by_letter, ADAM_V2))
+    objective = Objective(TABLE["f"], by_letter, domain_labels([""] * DOMAINS))
+    parts = TrainedParts(objective.sides, by_letter, build_optimizers(by_letter, ADAM_V2))
     engine = DDP(parts, ClipConfig(), {}, world)
     batch = make_batch(size, count, world.device)
     seconds: dict[str, list[float]] = {name: [] for name in policies}
@@ -70,7 +70,7 @@ def measure(
             networks.compute_in(policy)
             begin = time.perf_counter()
             terms = objective.iterate(engine, [batch], step=0)
-            world.mean(terms)  # waits for the device
+            world.all_reduce_mean(terms)  # waits for the device
             seconds[name].append(time.perf_counter() - begin)
     engine.close()
     world.close()

@@ -25,11 +25,7 @@ from PIL import Image
 from torchvision.datasets.folder import make_dataset
 
 from stargan_dist.config import DataConfig
-from stargan_dist.data.sets import open_sets
-from stargan_dist.data.skipped import Skipped
-from stargan_dist.data.stream import Slots, batches, training_loader
-from stargan_dist.shards.build import build
-from stargan_dist.shards.index import (
+from stargan_dist.data.index import (
     INDEX,
     Index,
     Shard,
@@ -38,6 +34,10 @@ from stargan_dist.shards.index import (
     to_json,
     write_index,
 )
+from stargan_dist.data.skipped import Skipped
+from stargan_dist.data.sources import open_sources
+from stargan_dist.data.stream import Slots, batches, training_loader
+from stargan_dist.shards.build import build
 
 DOMAINS = [f"domain{i}" for i in range(10)]
 IMAGE_SIZE = 64
@@ -90,7 +90,7 @@ def first_batch(url: Path, step: int, workers: int) -> tuple[float, float]:
     """Seconds until the batch of a step is there, and the MiB that each worker has to itself."""
     began = time.perf_counter()
     config = DataConfig(str(url), workers=workers)
-    slots = Slots(open_sets(config, "train"), 0, IMAGE_SIZE, 16, BATCH_SIZE)
+    slots = Slots(open_sources(config, "train"), 0, IMAGE_SIZE, 16, BATCH_SIZE)
     loader = training_loader(slots, range(step, step + 1000), rank=0, world_size=1, workers=workers)
     stream = batches(loader, Skipped())
     next(stream)

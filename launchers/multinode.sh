@@ -44,7 +44,7 @@ UNREACHED=255 # ssh's own, for a connection that broke or never was
 GRACE=20     # seconds for the other machines, when one has failed
 HOSTS=()     # by number: the names of the machines as given
 SLOTS=()     # their processes; "" for those of their GPUs
-ORDERS=()    # file descriptors: what stargan_dist.node on each reads
+ORDERS=()    # file descriptors: what stargan_dist.launch.node_agent on each reads
 JOBS=()      # process groups of the connections
 WORST=       # machine and exit code of the first that failed
 STATUS=0
@@ -91,7 +91,7 @@ command_line() { # NUMBER WORD…: what that machine is to run
     set -- --number "$number" --machines "${#HOSTS[@]}" --first "${HOSTS[0]#*@}" --port "$PORT" \
         ${HOSTS[peer]:+--peer "${HOSTS[peer]#*@}"} \
         ${SLOTS[number]:+--slots "${SLOTS[number]}"} -- "$@"
-    echo "cd$(quoted "$PWD") && exec$(quoted "$PYTHON" -m stargan_dist.node "$@")"
+    echo "cd$(quoted "$PWD") && exec$(quoted "$PYTHON" -m stargan_dist.launch.node_agent "$@")"
 }
 
 machine() { # NUMBER WORD…: a connection, to its end, which it reports

@@ -107,7 +107,7 @@ run_ranks() {
   say "$SLURM_JOB_NODELIST: $SLURM_NTASKS process(es), logs in $START"
   srun "${SRUN[@]}" --kill-on-bad-exit=1 --output="$START/rank_%t.log" \
     bash -c "$IGNORE; $rank; echo '$MARK'" rank \
-    "${COMMAND[@]}" python -m stargan_dist.slurm "$@" 2>"$START/srun.log" &
+    "${COMMAND[@]}" python -m stargan_dist.launch.slurm_task "$@" 2>"$START/srun.log" &
   follow $!
   ! grep -qx "$MARK" "$START/rank_0.log" || CODE=$STOPPED
   ((CODE == 0 || CODE == STOPPED)) || name_first

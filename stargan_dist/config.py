@@ -13,7 +13,6 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from stargan_dist.access import Access
 from stargan_dist.errors import UserError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -37,7 +36,7 @@ class SourceConfig:
     """The values of that attribute."""
 
     @property
-    def of_domains(self) -> bool:
+    def labels_are_domains(self) -> bool:
         """Whether its domains are its labels."""
         return not (self.binary or self.category or self.categories)
 
@@ -76,7 +75,23 @@ class DataConfig:
     @property
     def by_domain(self) -> bool:
         """Whether the labels are the domains of a single data set."""
-        return [source.of_domains for source in self.sets.values()] == [True]
+        return [source.labels_are_domains for source in self.sets.values()] == [True]
+
+
+@dataclass(frozen=True)
+class StorageConfig:
+    """How URLs are reached."""
+
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Options of fsspec's file systems by protocol: {s3: {endpoint_url: …}}. No secrets: they are
+    written into the run folder; keep those in the environment."""
+    tries: int = 4
+    """How often a read or a write that fails is tried in all."""
+    wait_seconds: float = 1.0
+    """Before the second try, at most; doubled with each further one."""
+    timeout_seconds: float = 10.0
+    """A read of up to 8 MiB that takes longer has failed. Local files are waited for, and so are
+    writes and listings, for as long as the store's own client allows."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +274,7 @@ class Config:
     or one for the sum of both losses, as ZeRO 3 needs it."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    storage: Access = field(default_factory=Access)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -13,14 +13,16 @@ import dataclasses
 import json
 import os
 
-from stargan_dist import access, compare, monitor, results, storage
-from stargan_dist import checkpoint as checkpoints
+from stargan_dist import storage
 from stargan_dist.config import Config
+from stargan_dist.distributed.world import World
 from stargan_dist.errors import USER_ERROR, run_command
-from stargan_dist.evaluation import Evaluator
-from stargan_dist.results import Result
-from stargan_dist.translate import Translator
-from stargan_dist.world import World
+from stargan_dist.evaluation import compare, results
+from stargan_dist.evaluation.evaluator import Evaluator
+from stargan_dist.evaluation.results import Result
+from stargan_dist.inference.translator import Translator
+from stargan_dist.runs import checkpoint as checkpoints
+from stargan_dist.training import metric_logger
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,20 +65,22 @@ def evaluate(args: argparse.Namespace) -> int:
     world = World()
     try:
         # Rank 0 alone looks which: `latest` of a run in training moves.
-        step = world.from_main(
+        step = world.broadcast_from_main(
             lambda: checkpoints.find_existing(args.run, args.checkpoint, args.protocol).step
         )
-        translator = world.together(lambda: Translator.load(args.run, str(step), world.device))
+        translator = world.run_on_all_ranks(
+            lambda: Translator.load(args.run, str(step), world.device)
+        )
         config = overridden(translator.config, args)
-        access.use(config.storage)
-        world.from_main(lambda: storage.check_writable(args.run))
+        storage.configure(config.storage)
+        world.broadcast_from_main(lambda: storage.check_writable(args.run))
         evaluator = Evaluator(config, world)
         seeds = range(args.seed, args.seed + args.repeat)
         measured = [evaluator.evaluate(translator, seed) for seed in seeds]
         if world.is_main:
             show(args, measured)
         complete = all(result["score"] is not None for result in measured)
-        return 0 if world.from_main(lambda: complete) else USER_ERROR
+        return 0 if world.broadcast_from_main(lambda: complete) else USER_ERROR
     except Exception as error:
         raise world.explained(error) from error
     finally:
@@ -87,7 +91,7 @@ def show(args: argparse.Namespace, measured: list[Result]) -> None:
     """To TensorBoard, and as tables or JSON."""
     for result in measured:
         seed = f"_seed_{result['seed']}" if result["seed"] else ""
-        monitor.show_result(args.run, result, results.label(result) + seed)
+        metric_logger.show_result(args.run, result, results.label(result) + seed)
     if args.json:
         print(json.dumps(measured, ensure_ascii=False))
         return

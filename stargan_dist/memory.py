@@ -20,19 +20,19 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stargan_dist import access
 from stargan_dist import config as configs
-from stargan_dist.batch import Batch
+from stargan_dist import storage
 from stargan_dist.config import Config
-from stargan_dist.data.sets import open_sets
+from stargan_dist.data.batch import Batch
+from stargan_dist.data.labels import Labels, domain_labels
+from stargan_dist.data.sources import open_sources
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.labels import Labels, of_domains
+from stargan_dist.evaluation.results import columns
 from stargan_dist.nets.precision import POLICIES, compute_in
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.objective import Objective
-from stargan_dist.objectives.parts import Terms
-from stargan_dist.results import columns
-from stargan_dist.state import build_optimizers
+from stargan_dist.objectives.recipe import Terms
+from stargan_dist.training.train_state import build_optimizers
 
 ENGINES = ("DDP", "ZeRO 1", "ZeRO 2", "ZeRO 3")  # by stage
 MOMENTS = 2  # Adam's, each of the size of the weights
@@ -96,7 +96,7 @@ class Simulated:
     """
 
     def __init__(self, config: Config, labels: Labels) -> None:
-        row, policy = recipes.row_of(config), POLICIES[config.precision]
+        row, policy = recipes.recipe_of(config), POLICIES[config.precision]
         self.labels, self.dtype = labels, policy.weights
         with default_dtype(self.dtype):  # fake networks cannot be converted later
             self.networks = recipes.build_networks(row, labels, config.model)
@@ -176,7 +176,7 @@ def blank_batch(config: Config, labels: Labels, size: int, dtype: torch.dtype) -
     y = y if labels.by_domain else y[:, None].repeat(1, labels.size).to(dtype)
     z, z2 = (torch.zeros(size, config.model.latent_dim, dtype=dtype) for _ in range(2))
     batch = Batch(x, y, x_ref, x_ref2, y.clone(), z, z2, torch.zeros(size, dtype=dtype))
-    if recipes.row_of(config).references:
+    if recipes.recipe_of(config).references:
         return batch
     return batch._replace(x_ref=None, x_ref2=None)
 
@@ -309,9 +309,9 @@ def labels_of(config: Config) -> Labels:
     Raises:
         UserError: they cannot be read.
     """
-    access.use(config.storage)
+    storage.configure(config.storage)
     try:
-        return open_sets(config.data, "train").labels
+        return open_sources(config.data, "train").labels
     except UserError as error:
         raise UserError(f"{error} (or give the number of domains: --domains K)") from error
 
@@ -319,7 +319,7 @@ def labels_of(config: Config) -> Labels:
 def main() -> None:
     args, config = parse_args()
     count = args.domains
-    labels = of_domains([*map(str, range(count))]) if count else labels_of(config)
+    labels = domain_labels([*map(str, range(count))]) if count else labels_of(config)
     stages = range(len(ENGINES)) if args.zero_stage is None else [args.zero_stage]
     found = by_engine(config, labels, args.processes, stages)
     if args.json:

@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stargan_dist import access, grids, storage
-from stargan_dist.checkpoint import step_name
+from stargan_dist import storage
 from stargan_dist.data import transforms
+from stargan_dist.data.labels import Labels
 from stargan_dist.data.reader import LoadedSplit
-from stargan_dist.data.sets import load_labelled, open_sets
+from stargan_dist.data.sources import load_labelled, open_sources
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.labels import Labels
-from stargan_dist.translate import Translator
+from stargan_dist.inference import grids
+from stargan_dist.inference.translator import Translator
+from stargan_dist.runs.checkpoint import step_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -123,7 +124,7 @@ def draw(args: argparse.Namespace, translator: Translator) -> dict[str, Image.Im
     size, names = translator.config.model.image_size, translator.labels.names
 
     def validation(turn: int) -> LoadedSplit:
-        sets = open_sets(translator.config.data, "val")
+        sets = open_sources(translator.config.data, "val")
         return load_labelled(sets, size, first=turn * args.count, per_domain=args.count)
 
     if args.sources:
@@ -146,7 +147,7 @@ def main() -> None:
     args = parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     translator = Translator.load(args.run, args.checkpoint, device)
-    access.use(translator.config.storage)
+    storage.configure(translator.config.storage)
     check_arguments(args, translator)
     pictures = draw(args, translator)
     out = args.out or storage.join(args.run, "translations")

@@ -4,15 +4,15 @@
 It prints one line, whose first word is the step of the checkpoint that the training would resume.
 """
 
-from stargan_dist import access
-from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
+from stargan_dist import storage
 from stargan_dist.errors import run_command
+from stargan_dist.runs import checkpoint as checkpoints
 
 
 def main() -> None:
     config = configs.parse(prog="stargan_dist.status")
-    access.use(config.storage)
+    storage.configure(config.storage)
     found = checkpoints.find(config.run)
     print(f"{found.step if found else 0} of {config.steps} steps saved in {config.run}")
 

@@ -15,7 +15,7 @@ from stargan_dist.errors import run_command
 
 def main() -> int:
     config = configs.parse()
-    from stargan_dist.trainer import train  # --help and mistakes need not wait for it
+    from stargan_dist.training.trainer import train  # --help and mistakes need not wait for it
 
     return train(config)
 

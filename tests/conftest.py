@@ -16,10 +16,11 @@ import fsspec
 import pytest
 import torch
 
-from stargan_dist import access
+from stargan_dist import storage
+from stargan_dist.config import StorageConfig
 from stargan_dist.data import demo
 from stargan_dist.shards.build import build
-from tests.servers import http_server, s3_server
+from tests.helpers.servers import http_server, s3_server
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "configs" / "smoke.yaml"
@@ -63,7 +64,7 @@ def clean_access():
     """Ways to reach URLs do not leak from test to test."""
     yield
     fsspec.config.conf.clear()
-    access.use(access.Access())
+    storage.configure(StorageConfig())
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +76,7 @@ def s3_address():
 @pytest.fixture
 def s3(s3_address) -> str:
     """An empty bucket of an S3 server, as a URL that this process can open."""
-    access.use(access.Access(options={"s3": {"endpoint_url": s3_address}}))
+    storage.configure(StorageConfig(options={"s3": {"endpoint_url": s3_address}}))
     bucket = f"bucket-{uuid.uuid4().hex[:8]}"
     fsspec.filesystem("s3").mkdir(bucket)
     return f"s3://{bucket}"

@@ -10,9 +10,9 @@ import sys
 import pytest
 from PIL import Image
 
-from stargan_dist import results
+from stargan_dist.evaluation import results
 from tests.conftest import here
-from tests.runs import scalars
+from tests.helpers.runs import scalars
 
 
 def command(module, *args, code=0, **env):

@@ -10,13 +10,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from stargan_dist import config as configs
 from stargan_dist import memory
+from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
-from stargan_dist.labels import Labels, Space, of_domains
 from stargan_dist.memory import LiveBytes, Needs, blank_batch, estimate, measure, shared_out
-from stargan_dist.state import Training
+from stargan_dist.training.train_state import TrainState
 from tests.conftest import SMOKE
 
-DOMAINS = of_domains(["a", "b", "c"])
+DOMAINS = domain_labels(["a", "b", "c"])
 
 
 def make_config(*options):
@@ -45,14 +45,14 @@ class Undistributed:
 
 def iterated(config, batch_size):
     """Real parts of training after an iteration, and what engine they had."""
-    training = Training(config, DOMAINS, torch.device("cpu"))
+    training = TrainState(config, DOMAINS, torch.device("cpu"))
     engine = Undistributed(training)
     batch = blank_batch(config, DOMAINS, batch_size, training.dtype)
     training.objective.iterate(engine, [batch], 0)
     return training, engine
 
 
-TWO_SETS = Labels((Space("a", ("x", "y"), binary=True), Space("b", ("x", "y"))))
+TWO_SETS = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", ("x", "y"))))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_zero_shares_by_stage():
 
 def test_nothing_is_allocated():
     """F of 79 G parameters: no machine would have held it."""
-    told = estimate(make_config("--model.mapping_dim", "512"), of_domains([""] * 100_000))
+    told = estimate(make_config("--model.mapping_dim", "512"), domain_labels([""] * 100_000))
     assert told.weights > 300e9
     assert told.activations > 300e9  # a temporary of Adam
 

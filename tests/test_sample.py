@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
-from stargan_dist.labels import Labels, Space, of_domains
 from stargan_dist.sample import check_arguments, label_of_files
 
-FACES = Space("faces", ("black", "blond", "male"), binary=True)
-KINDS = Space("kinds", ("cat", "dog"), key="kind")
+FACES = LabelSpace("faces", ("black", "blond", "male"), binary=True)
+KINDS = LabelSpace("kinds", ("cat", "dog"), key="kind")
 BOTH = Labels((FACES, KINDS))
 
 
@@ -20,7 +20,7 @@ def test_the_label_of_own_images():
     assert found.tolist() == [0, 1, 1, 0, 0, 1, 0]
     assert label_of_files(BOTH, "kinds", []).tolist() == [0, 0, 0, 0, 0, 0, 1]
     assert label_of_files(Labels((FACES,)), None, ["black=1", "male=-1"]).tolist() == [1, 0, 0]
-    assert label_of_files(of_domains(["a", "b"]), None, []).item() == 0
+    assert label_of_files(domain_labels(["a", "b"]), None, []).item() == 0
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_the_label_of_own_images():
         (BOTH, "kinds", ["cat=1"], "cat is no attribute of kinds, which has categories"),
         (BOTH, None, ["male=maybe"], "attribute male is 'maybe', neither true"),
         (BOTH, None, ["male"], "attribute male is '', neither true"),
-        (of_domains(["a", "b"]), None, ["male=1"], "the labels of this run are its domains"),
+        (domain_labels(["a", "b"]), None, ["male=1"], "the labels of this run are its domains"),
     ],
 )
 def test_mistakes_are_told(labels, name, pairs, said):

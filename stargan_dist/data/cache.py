@@ -11,9 +11,9 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from stargan_dist import storage
-from stargan_dist.access import patiently
+from stargan_dist.data.index import Shard
 from stargan_dist.errors import UserError
-from stargan_dist.shards.index import Shard
+from stargan_dist.storage import with_retries
 
 LOCKS = 64
 ABANDONED_SECONDS = 3600.0
@@ -69,7 +69,7 @@ class ShardCache:
             )
         partial = path.with_suffix(".partial")
         try:
-            patiently(lambda: self._try(url, shard, partial))
+            with_retries(lambda: self._try(url, shard, partial))
             file = partial.open("rb")
             partial.replace(path)
         finally:

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from stargan_dist.console.progress import Progress
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.progress import Progress
 
 Colour = tuple[int, int, int]
 Points = NDArray[np.float64]

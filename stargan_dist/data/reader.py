@@ -21,9 +21,9 @@ from stargan_dist import storage
 from stargan_dist.config import DataConfig
 from stargan_dist.data import transforms
 from stargan_dist.data.cache import ShardCache
+from stargan_dist.data.index import Index, Samples, Shard, read_index, read_samples
 from stargan_dist.data.order import WINDOW_SHARDS, Location
 from stargan_dist.errors import UserError
-from stargan_dist.shards.index import Index, Samples, Shard, read_index, read_samples
 
 STREAMS = 3  # sources, references, second references
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from stargan_dist.batch import Batch
 from stargan_dist.data import transforms
+from stargan_dist.data.batch import Batch
 from stargan_dist.data.order import Location, Order, generator, place, seed_of_set, targets
 from stargan_dist.data.reader import Sample, ShardReader
-from stargan_dist.data.sets import Sets
 from stargan_dist.data.skipped import Fault, Skipped
+from stargan_dist.data.sources import DataSources
 from stargan_dist.data.workers import iterate, open_loader
 from stargan_dist.errors import UserError
 
@@ -46,7 +46,7 @@ class Images:
 
     def __init__(
         self,
-        sets: Sets,
+        sets: DataSources,
         number: int,
         seed: int,
         image_size: int,
@@ -89,7 +89,7 @@ class Images:
         """The label alone. Nothing is decoded, and nothing read where the domain tells it, as it
         does of a substitute; else one that may be replaced is looked at: its substitute's counts.
         """
-        if self.skip and not self.sets.labels.spaces[self.number].of_domains:
+        if self.skip and not self.sets.labels.spaces[self.number].labels_are_domains:
             return self.labelled(location, role, slot)[1]
         return self.sets.label(self.number, location)
 
@@ -138,7 +138,7 @@ class Slots(Dataset[Loaded]):
 
     def __init__(
         self,
-        sets: Sets,
+        sets: DataSources,
         seed: int,
         image_size: int,
         latent_dim: int,
@@ -205,7 +205,7 @@ class Slots(Dataset[Loaded]):
         return label
 
 
-def samples_of(slots: Slots, step: int) -> list[dict[str, Any]]:
+def describe_step(slots: Slots, step: int) -> list[dict[str, Any]]:
     """What a global batch is made of, for a person: keys of its images, by role. `step` counts
     the iterations done before it."""
     rows = []

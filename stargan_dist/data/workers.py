@@ -7,15 +7,16 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
-from stargan_dist import access
+from stargan_dist import storage
+from stargan_dist.config import StorageConfig
 from stargan_dist.errors import UserError
 
 T = TypeVar("T")
 
 
-def _start_worker(how: access.Access, _worker: int) -> None:
+def _start_worker(how: StorageConfig, _worker: int) -> None:
     """Schedulers signal every process of a job; only the ranks answer, workers end with them."""
-    access.use(how)
+    storage.configure(how)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
@@ -37,7 +38,7 @@ def open_loader(
         num_workers=workers,
         multiprocessing_context=start_method if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=partial(_start_worker, access.current()),
+        worker_init_fn=partial(_start_worker, storage.current_config()),
     )
 
 

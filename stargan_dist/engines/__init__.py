@@ -1,10 +1,10 @@
 """What turns losses into steps, on any number of processes."""
 
 from stargan_dist.config import Config
-from stargan_dist.engines.base import Engine, LossScale, Parts
+from stargan_dist.distributed.world import World
+from stargan_dist.engines.base import Engine, LossScale, TrainedParts
 from stargan_dist.engines.ddp import DDP
 from stargan_dist.errors import UserError
-from stargan_dist.world import World
 
 
 def check_engine(config: Config) -> None:
@@ -20,7 +20,7 @@ def check_engine(config: Config) -> None:
         zero.read_settings(config.engine.deepspeed_config)
 
 
-def make_engine(config: Config, parts: Parts, world: World) -> Engine:
+def make_engine(config: Config, parts: TrainedParts, world: World) -> Engine:
     """The engine that a configuration names, around what is trained."""
     clip = config.optim.clip
     scaled = config.precision == "float16"

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from stargan_dist.config import ClipConfig
-from stargan_dist.engines import steps as ordinary
-from stargan_dist.engines.steps import Moments
-from stargan_dist.world import World
+from stargan_dist.distributed.world import World
+from stargan_dist.engines import optimizer_steps as ordinary
+from stargan_dist.engines.optimizer_steps import Moments
 
 Terms = dict[str, Tensor]
 Call = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainedParts:
     """What is trained: sides (modules that compute a loss), their networks, the optimizers."""
 
     sides: Mapping[str, nn.Module]
@@ -67,7 +67,7 @@ class Engine(ABC):
     keeps_graphs = True
 
     def __init__(
-        self, parts: Parts, clip: ClipConfig, scales: Mapping[str, LossScale], world: World
+        self, parts: TrainedParts, clip: ClipConfig, scales: Mapping[str, LossScale], world: World
     ) -> None:
         self.parts, self.clip, self.scales, self.world = parts, clip, scales, world
 
@@ -130,7 +130,7 @@ def mean_terms(rows: Sequence[Terms]) -> Terms:
     return {name: torch.stack([row[name] for row in rows]).mean(0) for name in rows[0]}
 
 
-def part_of(loss: Tensor, calls: int, scale: Tensor | None) -> Tensor:
+def loss_share(loss: Tensor, calls: int, scale: Tensor | None) -> Tensor:
     """What one of several calls adds to the scaled mean of a loss."""
     loss = loss / calls if calls > 1 else loss
     return loss if scale is None else loss * scale

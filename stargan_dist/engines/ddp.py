@@ -8,25 +8,25 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stargan_dist.config import ClipConfig
-from stargan_dist.engines import steps as ordinary
+from stargan_dist.distributed.world import World
+from stargan_dist.engines import optimizer_steps as ordinary
 from stargan_dist.engines.base import (
     Call,
     Engine,
     LossScale,
     Moments,
-    Parts,
     Terms,
+    TrainedParts,
+    loss_share,
     mean_terms,
-    part_of,
 )
-from stargan_dist.world import World
 
 
 class DDP(Engine):
     """DistributedDataParallel around each side; optimizers step the raw networks."""
 
     def __init__(
-        self, parts: Parts, clip: ClipConfig, scales: Mapping[str, LossScale], world: World
+        self, parts: TrainedParts, clip: ClipConfig, scales: Mapping[str, LossScale], world: World
     ) -> None:
         super().__init__(parts, clip, scales, world)
         self._sides: dict[str, nn.Module] = dict(parts.sides)
@@ -40,8 +40,8 @@ class DDP(Engine):
         for number, call in enumerate(calls, start=1):
             with nullcontext() if number == len(calls) else _alone(module):
                 loss, terms = module(*call)
-                self.world.mark()
-                part_of(loss, len(calls), scale).backward()
+                self.world.mark_progress()
+                loss_share(loss, len(calls), scale).backward()
             rows.append(terms)
         return mean_terms(rows)
 

@@ -31,19 +31,19 @@ from torch import Tensor, nn
 
 from stargan_dist import storage
 from stargan_dist.config import ClipConfig, EngineConfig
-from stargan_dist.engines import steps as ordinary
+from stargan_dist.distributed.world import World
+from stargan_dist.engines import optimizer_steps as ordinary
 from stargan_dist.engines.base import (
     Call,
     Engine,
     LossScale,
     Moments,
-    Parts,
     Terms,
+    TrainedParts,
+    loss_share,
     mean_terms,
-    part_of,
 )
 from stargan_dist.errors import UserError
-from stargan_dist.world import World
 
 logger.setLevel(logging.ERROR)  # it warns of every optimizer of torch's
 
@@ -113,7 +113,7 @@ class Zero(Engine):
 
     def __init__(
         self,
-        parts: Parts,
+        parts: TrainedParts,
         clip: ClipConfig,
         scales: Mapping[str, LossScale],
         world: World,
@@ -124,7 +124,7 @@ class Zero(Engine):
         assert not scales
         self.stage = config.zero_stage
         self.keeps_graphs = self.stage < 3
-        world.ensure_group()
+        world.ensure_process_group()
         os.environ.setdefault("LOCAL_RANK", "0")  # it asks, even in a world of one
         self._engines: dict[str, Any] = {}
         for name, network in parts.networks.items():
@@ -146,10 +146,10 @@ class Zero(Engine):
             for engine in engines:
                 _expect_backward(engine, last=number == len(calls))
             loss, terms = self.parts.sides[side](*call)
-            self.world.mark()
+            self.world.mark_progress()
             for engine in engines:
                 engine._backward_prologue()
-            part_of(loss, len(calls), scale).backward()
+            loss_share(loss, len(calls), scale).backward()
             for engine in engines:
                 engine._backward_epilogue()
             rows.append(terms)

@@ -48,7 +48,7 @@ def computing(dtype: Dtype, device: torch.device) -> AbstractContextManager[obje
     return torch.autocast(device.type, dtype, cache_enabled=False)
 
 
-class Part(nn.Module):
+class PrecisionModule(nn.Module):
     """A part of a network with a precision of its own: see `computing`."""
 
     compute: Dtype = None
@@ -56,7 +56,7 @@ class Part(nn.Module):
     """The methods that `compile_parts` compiles."""
 
 
-class Trunk(Part, nn.Sequential):
+class Trunk(PrecisionModule, nn.Sequential):
     """Layers from an image on, which give back the dtype they were given."""
 
     compiled = ("lowered",)
@@ -70,24 +70,26 @@ class Trunk(Part, nn.Sequential):
             return super().forward(x).to(x.dtype)
 
 
-def parts_of(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, Part]]:
+def precision_modules(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, PrecisionModule]]:
     """Every part of some networks, with its network's letter."""
     for letter, network in networks.items():
-        yield from ((letter, part) for part in network.modules() if isinstance(part, Part))
+        yield from (
+            (letter, part) for part in network.modules() if isinstance(part, PrecisionModule)
+        )
 
 
 def compute_in(networks: Mapping[str, nn.Module], policy: Policy) -> None:
     """Tell the parts what to compute in. The weights are left as they are."""
-    for letter, part in parts_of(networks):
+    for letter, part in precision_modules(networks):
         part.compute = getattr(policy, letter)
 
 
-def compile_parts(networks: Mapping[str, nn.Module], backend: str = "inductor") -> None:
+def compile_networks(networks: Mapping[str, nn.Module], backend: str = "inductor") -> None:
     """Compile each part for the shapes it meets. Weights and their names stay as they are.
 
     A compiled part has no second derivative: exact passes of D's trunk are left out.
     """
     compiled = partial(torch.compile, backend=backend, dynamic=False)
-    for _, part in parts_of(networks):
+    for _, part in precision_modules(networks):
         for name in part.compiled:
             setattr(part, name, compiled(getattr(part, name)))

@@ -9,7 +9,7 @@ import math
 from torch import Tensor, nn
 
 from stargan_dist.nets.blocks import Encoded, concatenate
-from stargan_dist.nets.precision import Part, Trunk, computing
+from stargan_dist.nets.precision import PrecisionModule, Trunk, computing
 
 BASE_WIDTH, MAX_WIDTH = 64, 2048  # the paper's
 RESIDUAL_BLOCKS = 6
@@ -35,7 +35,7 @@ class ResidualBlock(nn.Module):
         return x + self.main(x)
 
 
-class Generator(Part):
+class Generator(PrecisionModule):
     """G(x, c) -> (B, 3, H, H) in [-1, 1].
 
     Zero padding throughout: with reflection padding the label would have no effect at the border.

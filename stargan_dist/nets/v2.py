@@ -21,7 +21,7 @@ from stargan_dist.nets.blocks import (
     concatenate,
     he_init,
 )
-from stargan_dist.nets.precision import Part, Policy, Trunk, compute_in, computing
+from stargan_dist.nets.precision import Policy, PrecisionModule, Trunk, compute_in, computing
 
 KEPT_SIZES = (32, 64, 128)  # where the high-pass option keeps the source's features
 
@@ -35,7 +35,7 @@ def widths_of(image_size: int, base_width: int, max_width: int, halvings: int) -
     return [min(first * 2**i, max_width or 512) for i in range(halvings + 1)]
 
 
-class Generator(Part):
+class Generator(PrecisionModule):
     """G(x, s): an encoder with instance norm and a decoder styled by AdaIN.
 
     What guides it is in the style alone. `masks`, for the high-pass option only, are two tensors

@@ -6,16 +6,16 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from stargan_dist.batch import Batch
-from stargan_dist.labels import Labels
-from stargan_dist.objectives.parts import Guide, Networks, Recipe, Terms
-from stargan_dist.objectives.sides import (
-    DiscriminatorSide,
-    GeneratorSide,
+from stargan_dist.data.batch import Batch
+from stargan_dist.data.labels import Labels
+from stargan_dist.objectives.loss_modules import (
+    DiscriminatorLoss,
+    GeneratorLoss,
     Translation,
     named,
     weight_at,
 )
+from stargan_dist.objectives.recipe import Guide, Networks, Recipe, Terms
 
 Phases = tuple[tuple[Guide, ...], ...]
 
@@ -63,8 +63,8 @@ class Objective:
     ) -> None:
         self.row, self.sets = row, len(labels.spaces)
         self.phases = SCHEDULES[schedule](row.guides)
-        self.discriminator = DiscriminatorSide(row, networks, labels)
-        self.generator = GeneratorSide(row, networks, labels)
+        self.discriminator = DiscriminatorLoss(row, networks, labels)
+        self.generator = GeneratorLoss(row, networks, labels)
 
     @property
     def sides(self) -> dict[str, nn.Module]:

@@ -10,21 +10,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stargan_dist import losses
 from stargan_dist.config import Config, LossConfig, ModelConfig, OptimConfig
+from stargan_dist.data.labels import Labels
 from stargan_dist.errors import UserError
-from stargan_dist.labels import Labels
 from stargan_dist.nets import v1, v2
-from stargan_dist.objectives.parts import (
+from stargan_dist.objectives import losses
+from stargan_dist.objectives.loss_modules import DiscriminatorPass, GeneratorPass
+from stargan_dist.objectives.recipe import (
     Critic,
+    DiscriminatorOutput,
     Guide,
-    Judgement,
     Networks,
     Recipe,
     Style,
     Term,
 )
-from stargan_dist.objectives.sides import Inspection, Scene
 
 # Forms of the networks.
 
@@ -66,12 +66,12 @@ def latent_encoder(_num_domains: int, model: ModelConfig) -> nn.Module:
 # Critics.
 
 
-def _one_of_many(D: nn.Module, x: Tensor, y: Tensor, *, exact: bool) -> Judgement:
-    return Judgement(D(x, y, exact=exact))
+def _one_of_many(D: nn.Module, x: Tensor, y: Tensor, *, exact: bool) -> DiscriminatorOutput:
+    return DiscriminatorOutput(D(x, y, exact=exact))
 
 
-def _with_labels(D: nn.Module, x: Tensor, _y: Tensor, *, exact: bool) -> Judgement:
-    return Judgement(*D(x, exact=exact))
+def _with_labels(D: nn.Module, x: Tensor, _y: Tensor, *, exact: bool) -> DiscriminatorOutput:
+    return DiscriminatorOutput(*D(x, exact=exact))
 
 
 MULTI_TASK = Critic(
@@ -120,12 +120,12 @@ REFERENCE = Guide("reference", ("G",), ("x_ref", "x_ref2"), reference=True)
 # Terms.
 
 
-def classification_of_real(seen: Inspection) -> Tensor:
+def classification_of_real(seen: DiscriminatorPass) -> Tensor:
     assert seen.real.cls is not None
     return seen.labels.classification(seen.real.cls, seen.batch.y)
 
 
-def classification_of_fake(made: Scene) -> Tensor:
+def classification_of_fake(made: GeneratorPass) -> Tensor:
     assert made.judged.cls is not None
     return made.labels.classification(made.judged.cls, made.batch.y_trg)
 
@@ -150,7 +150,7 @@ FOOL_CRITIC = Term("adv", lambda made: losses.wasserstein_real(made.judged.src))
 FOOL = Term("adv", lambda made: losses.logistic_real(made.judged.src))
 CLASSIFY = Term("cls", classification_of_real)
 CLASSIFIED = Term("cls", classification_of_fake)
-STYLE = Term("sty", lambda made: losses.l1(made.style_read, made.style))
+STYLE = Term("sty", lambda made: losses.l1(made.style_pred, made.style))
 DIVERSITY = Term(
     "ds", lambda made: losses.l1(made.fake, made.fake2), maximised=True, falls=True
 )  # fmt: skip
@@ -261,7 +261,7 @@ TABLE = {
 }
 
 
-def row_of(config: Config) -> Recipe:
+def recipe_of(config: Config) -> Recipe:
     """The row that a configuration names, with the weights and rates that it gives instead.
 
     Raises:
@@ -307,7 +307,7 @@ def resolved(config: Config) -> Config:
     Raises:
         UserError: as `row_of`.
     """
-    row = row_of(config)
+    row = recipe_of(config)
     weights = {term.name: term.weight for term in (*row.critic_terms, *row.terms)}
     loss = {field.name: weights.get(field.name) for field in dataclasses.fields(LossConfig)}
     return replace(

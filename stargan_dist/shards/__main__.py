@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
-from stargan_dist import access
+from stargan_dist import storage
+from stargan_dist.config import StorageConfig
+from stargan_dist.data.index import Index, read_index
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.shards.build import build
-from stargan_dist.shards.index import Index, read_index
 from stargan_dist.shards.pack import Encoding
 from stargan_dist.shards.preview import preview, write_png
-from stargan_dist.shards.publish import Part, merge, merge_if_last
+from stargan_dist.shards.publish import BuildPart, merge, merge_if_last
 from stargan_dist.shards.summary import facts, table
 from stargan_dist.shards.verify import verify
 
@@ -55,14 +56,14 @@ def _share(text: str) -> float:
     return value
 
 
-def _part(text: str) -> Part:
+def _part(text: str) -> BuildPart:
     try:
         number, of = map(int, text.split("/"))
     except ValueError:
         number, of = 0, 0
     if not 1 <= number <= of:
         raise argparse.ArgumentTypeError(f"{text} must be like 2/4, the second of four parts")
-    return Part(number, of)
+    return BuildPart(number, of)
 
 
 def _options(text: str) -> dict[str, dict[str, Any]]:
@@ -151,7 +152,7 @@ def _add_build(commands: Any) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the set at DEST")
     parser.add_argument(
-        "--part", type=_part, default=Part(), metavar="I/N",
+        "--part", type=_part, default=BuildPart(), metavar="I/N",
         help="build only the I-th of N parts, for `merge` (default: all)",
     )  # fmt: skip
     parser.add_argument(
@@ -252,7 +253,7 @@ def _add_preview(commands: Any) -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
-    if args.part != Part() and args.overwrite:
+    if args.part != BuildPart() and args.overwrite:
         raise UserError(
             f"--part and --overwrite do not go together, parts would remove each other's shards: "
             f"remove {args.dest} first"
@@ -270,7 +271,7 @@ def _build(args: argparse.Namespace) -> None:
         processes=args.processes,
         part=args.part,
     )
-    if args.part != Part():
+    if args.part != BuildPart():
         print(_part_line(args.part, args.dest, index))
         merged = merge_if_last(args.dest, args.part) if args.merge else None
         if merged is None:
@@ -285,7 +286,7 @@ def _encoding(args: argparse.Namespace) -> Encoding | None:
     return None
 
 
-def _part_line(part: Part, dest: str, index: Index) -> str:
+def _part_line(part: BuildPart, dest: str, index: Index) -> str:
     shards = index.shards()
     return (
         f"part {part.number} of {part.of}: {sum(s.samples for s in shards)} images in "
@@ -326,7 +327,7 @@ def _preview(args: argparse.Namespace) -> None:
 
 def main() -> int | None:
     args = parse_args()
-    access.use(access.Access(options=args.storage))
+    storage.configure(StorageConfig(options=args.storage))
     # A scheduler's SIGTERM ends the processes that pack, too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from stargan_dist import storage
+from stargan_dist.console.progress import Progress
+from stargan_dist.data.index import INDEX, Index, Shard, from_json, samples_name, slug
 from stargan_dist.errors import UserError
-from stargan_dist.progress import Progress
-from stargan_dist.shards.index import INDEX, Index, Shard, from_json, samples_name
-from stargan_dist.shards.pack import Encoding, Packed, Task, pack, slug
-from stargan_dist.shards.processes import in_processes
+from stargan_dist.shards.listing import Listing, list_source, split_off
+from stargan_dist.shards.pack import Encoding, Packed, Task, pack
+from stargan_dist.shards.process_pool import map_in_processes
 from stargan_dist.shards.publish import (
     WHOLE,
-    Part,
+    BuildPart,
     check_parts,
     check_trainable,
     publish,
     write_part,
 )
-from stargan_dist.shards.sources import Listing, list_source, split_off
 
 MAX_FAULTS_TOLD = 20
 
@@ -64,7 +64,7 @@ def build(
     skip_bad: bool = False,
     overwrite: bool = False,
     processes: int = 1,
-    part: Part = WHOLE,
+    part: BuildPart = WHOLE,
 ) -> Index:
     """Pack images into shards. The index, written last, publishes them; a part writes its own.
 
@@ -163,7 +163,7 @@ def _remove_set(dest: str, index: Index) -> None:
 def _pack_with_progress(tasks: list[Task], processes: int) -> list[Packed]:
     progress = Progress(sum(len(t.items) for t in tasks), "images", what="building shards")
     packed: list[Packed] = []
-    for task, result in zip(tasks, in_processes(pack, tasks, processes), strict=True):
+    for task, result in zip(tasks, map_in_processes(pack, tasks, processes), strict=True):
         packed.append(result)
         progress.advance(len(task.items))
     progress.close()

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,9 +14,9 @@ import webdataset as wds
 
 from stargan_dist import storage
 from stargan_dist.data import transforms
+from stargan_dist.data.index import Shard, samples_name, slug
 from stargan_dist.errors import UserError
-from stargan_dist.shards.index import Shard, samples_name
-from stargan_dist.shards.sources import IMAGE_SUFFIXES, Item
+from stargan_dist.shards.listing import IMAGE_SUFFIXES, Item
 
 PROGRESS = "progress"  # the folder of what an unpublished build has done
 
@@ -66,11 +65,6 @@ class Packed:
 
     shard: Shard | None
     faults: list[str]
-
-
-def slug(label: int, domain: str) -> str:
-    """A name for keys and files: dots, spaces and slashes would confuse WebDataset or shells."""
-    return f"{label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', domain)[:40]}"
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from itertools import accumulate
 from PIL import Image, ImageDraw, ImageFont
 
 from stargan_dist import storage
+from stargan_dist.console.progress import Progress
+from stargan_dist.data.index import Index, read_index
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import UserError
-from stargan_dist.progress import Progress
-from stargan_dist.shards.index import Index, read_index
 
 ROW = 8  # cells in a row of a domain
 GAP = 4  # pixels between cells

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stargan_dist import storage
+from stargan_dist.data.index import INDEX, Index, Shard, from_json, read_index, to_json
 from stargan_dist.errors import UserError
-from stargan_dist.shards.index import INDEX, Index, Shard, from_json, read_index, to_json
 from stargan_dist.shards.pack import PROGRESS, read_record
 
 PARTS = "parts"
@@ -17,14 +17,14 @@ READERS = 16  # threads that wait for small files
 
 
 @dataclass(frozen=True)
-class Part:
+class BuildPart:
     """The n-th of so many equal parts of a build, counted from 1."""
 
     number: int = 1
     of: int = 1
 
 
-WHOLE = Part()
+WHOLE = BuildPart()
 
 
 def check_trainable(source: str, domains: list[str], train: Mapping[str, Sized]) -> None:
@@ -42,7 +42,7 @@ def publish(dest: str, index: Index) -> None:
         storage.remove_folder(storage.join(dest, folder))
 
 
-def _part_name(part: Part) -> str:
+def _part_name(part: BuildPart) -> str:
     return f"{part.number}-of-{part.of}.json"
 
 
@@ -56,7 +56,7 @@ def _read_part(dest: str, name: str) -> dict[str, Any]:
     return json.loads(storage.read_bytes(storage.join(dest, PARTS, name)))
 
 
-def write_part(dest: str, part: Part, index: Index, plan: str) -> None:
+def write_part(dest: str, part: BuildPart, index: Index, plan: str) -> None:
     row: dict[str, Any] = {"plan": plan, "index": json.loads(to_json(index))}
     text = json.dumps(row, indent=1, ensure_ascii=False)
     storage.write_bytes(storage.join(dest, PARTS, _part_name(part)), text.encode())
@@ -84,7 +84,7 @@ def merge(dest: str, overwrite: bool = False) -> Index:
     if not names:
         raise UserError(f"{dest} holds no parts: build them with --part 1/N … N/N")
     of = int(names[0].removesuffix(".json").rpartition("-of-")[2])
-    wanted = [_part_name(Part(number, of)) for number in range(1, of + 1)]
+    wanted = [_part_name(BuildPart(number, of)) for number in range(1, of + 1)]
     if set(names) - set(wanted):
         raise UserError(
             f"{dest}/{PARTS} holds parts of several builds: remove those of the old one"
@@ -98,7 +98,7 @@ def merge(dest: str, overwrite: bool = False) -> Index:
     return index
 
 
-def merge_if_last(dest: str, part: Part) -> Index | None:
+def merge_if_last(dest: str, part: BuildPart) -> Index | None:
     """Join the parts of a build if none is missing, for whoever has built one; else None.
 
     Two parts that end at once may both find all parts there. They would write the same bytes, and

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stargan_dist.shards.index import Index, Shard
+from stargan_dist.data.index import Index, Shard
 
 MAX_LEFT_OUT_TOLD = 20
 

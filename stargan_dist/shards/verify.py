@@ -22,12 +22,12 @@ import numpy as np
 from webdataset.tariterators import base_plus_ext
 
 from stargan_dist import storage
-from stargan_dist.access import patiently
+from stargan_dist.console.progress import Progress
 from stargan_dist.data import transforms
+from stargan_dist.data.index import Index, Shard, read_index, read_samples, samples_name
 from stargan_dist.errors import UserError
-from stargan_dist.progress import Progress
-from stargan_dist.shards.index import Index, Shard, read_index, read_samples, samples_name
-from stargan_dist.shards.processes import in_processes
+from stargan_dist.shards.process_pool import map_in_processes
+from stargan_dist.storage import with_retries
 
 END_BYTES = 2 * tarfile.BLOCKSIZE  # of zeros, at least, follow the last member of a tar
 NOT_WHOLE = "no whole members of a tar: damaged headers, or wrong offsets beside the shard"
@@ -67,7 +67,7 @@ def verify(url: str, processes: int = 1) -> list[str]:
     tasks = _tasks(url, index)
     progress = Progress(sum(t.shard.samples for t in tasks), "images", what="verifying")
     faults, keys = [], []
-    for task, checked in zip(tasks, in_processes(check_shard, tasks, processes), strict=True):
+    for task, checked in zip(tasks, map_in_processes(check_shard, tasks, processes), strict=True):
         faults += checked.faults
         keys.append(checked.keys)
         progress.advance(task.shard.samples)
@@ -128,7 +128,7 @@ class _Hashed(io.RawIOBase):
 def check_shard(task: Task) -> Checked:
     """Check one shard, the file beside it, and all its samples and images."""
     try:
-        faults, keys = patiently(partial(_read_shard, task))
+        faults, keys = with_retries(partial(_read_shard, task))
     except FileNotFoundError:
         faults, keys = ["is missing"], np.zeros(0, np.uint64)
     except OSError as error:

@@ -4,12 +4,13 @@ import os
 
 import pytest
 
-from stargan_dist import access, storage
+from stargan_dist import storage
+from stargan_dist.config import StorageConfig
 from stargan_dist.data.cache import ShardCache
+from stargan_dist.data.index import Shard
 from stargan_dist.errors import UserError
-from stargan_dist.shards.index import Shard
 
-NO_WAIT = access.Access(tries=3, wait_seconds=0.0)
+NO_WAIT = StorageConfig(tries=3, wait_seconds=0.0)
 
 
 def put(url, data):
@@ -65,7 +66,7 @@ def test_a_reader_keeps_the_file_that_makes_room(tmp_path):
 
 
 def test_a_damaged_shard_is_not_kept(tmp_path):
-    access.use(NO_WAIT)
+    storage.configure(NO_WAIT)
     url = str(tmp_path / "a.tar")
     shard = put(url, b"x" * 100)
     storage.write_bytes(url, b"x" * 99 + b"y")
@@ -76,7 +77,7 @@ def test_a_damaged_shard_is_not_kept(tmp_path):
 
 
 def test_a_download_that_breaks_off_is_begun_again(http, tmp_path):
-    access.use(NO_WAIT)
+    storage.configure(NO_WAIT)
     shard = put(str(tmp_path / "served" / "a.tar"), b"x" * 100)
     http.faults["a.tar"] = ["reset", "500"]
     cache = ShardCache(str(tmp_path / "cache"), 1000)

@@ -5,9 +5,9 @@ import torch
 
 from stargan_dist.data import images
 from stargan_dist.data.images import load_images, share
+from stargan_dist.data.index import read_index
 from stargan_dist.data.reader import ShardReader, load_split
 from stargan_dist.errors import UserError
-from stargan_dist.shards.index import read_index
 
 
 @pytest.mark.parametrize(("count", "world_size"), [(9, 2), (2, 3), (0, 2), (7, 7), (20, 3)])

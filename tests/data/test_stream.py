@@ -7,11 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from stargan_dist import access, storage
-from stargan_dist.batch import Batch
-from stargan_dist.config import DataConfig
+from stargan_dist import storage
+from stargan_dist.config import DataConfig, StorageConfig
 from stargan_dist.data import transforms
+from stargan_dist.data.batch import Batch
 from stargan_dist.data.cache import ShardCache
+from stargan_dist.data.index import read_index
+from stargan_dist.data.labels import domain_labels
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import (
     ShardReader,
@@ -20,12 +22,10 @@ from stargan_dist.data.reader import (
     open_reader,
     working_set_bytes,
 )
-from stargan_dist.data.sets import Sets
 from stargan_dist.data.skipped import Skipped
+from stargan_dist.data.sources import DataSources
 from stargan_dist.data.stream import Slots, batches, training_loader
 from stargan_dist.errors import UserError
-from stargan_dist.labels import of_domains
-from stargan_dist.shards.index import read_index
 
 BATCH_SIZE = 4
 STEPS = 6
@@ -33,7 +33,7 @@ STEPS = 6
 
 def make_slots(url, cache=None, batch_size=BATCH_SIZE, **options):
     reader = ShardReader(url, read_index(url), "train", cache)
-    sets = Sets([reader], of_domains(reader.index.domains))
+    sets = DataSources([reader], domain_labels(reader.index.domains))
     return Slots(sets, seed=3, image_size=32, latent_dim=5, batch_size=batch_size, **options)
 
 
@@ -238,7 +238,7 @@ DAMAGE = {truncate: "it is truncated", corrupt: "a checksum is wrong", remove: "
 def served(shards, http):
     """The shards on a server, one of them to be damaged; few and short tries."""
     shutil.copytree(shards, http.folder, dirs_exist_ok=True)
-    access.use(access.Access(tries=2, wait_seconds=0.0, timeout_seconds=1.0))
+    storage.configure(StorageConfig(tries=2, wait_seconds=0.0, timeout_seconds=1.0))
     return http
 
 

@@ -16,11 +16,11 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from stargan_dist import config as configs
-from stargan_dist import state, trainer
-from stargan_dist.labels import of_domains
+from stargan_dist.data.labels import domain_labels
+from stargan_dist.distributed.world import World
 from stargan_dist.nets.v2 import Discriminator
-from stargan_dist.objectives import recipes, sides
-from stargan_dist.world import World
+from stargan_dist.objectives import loss_modules, recipes
+from stargan_dist.training import train_state, trainer
 from tests.objectives.test_objective import make_batch
 
 ITERATIONS, BATCH = 3, 8
@@ -88,9 +88,9 @@ def plain_optimizers(networks, config, batch_size):
 @contextmanager
 def mutated(case):
     """The named mistake, while it is open."""
-    frozen, row = sides.frozen, recipes.TABLE["f"]
+    frozen, row = loss_modules.frozen, recipes.TABLE["f"]
     if case.endswith("d_not_frozen"):
-        sides.frozen = lambda *nets: frozen(
+        loss_modules.frozen = lambda *nets: frozen(
             *[net for net in nets if not isinstance(net, Discriminator)]
         )
     if case == "e_stepped_by_references":
@@ -99,13 +99,13 @@ def mutated(case):
     try:
         yield
     finally:
-        sides.frozen, recipes.TABLE["f"] = frozen, row
+        loss_modules.frozen, recipes.TABLE["f"] = frozen, row
 
 
 def begin(options, world, saved=None):
     """A training and its engine, from the start or from a saved state, as the trainer does it."""
     config = configs.parse([*BASE, *options])
-    return trainer.begin(config, of_domains(["a", "b", "c"]), world, saved)
+    return trainer.begin(config, domain_labels(["a", "b", "c"]), world, saved)
 
 
 def iterate(training, engine, world, steps, infinite=None):
@@ -146,7 +146,7 @@ def counting(exchanges, bucket):
 
 def main():
     out, *cases = sys.argv[1:]
-    state.build_optimizers = plain_optimizers
+    train_state.build_optimizers = plain_optimizers
     world = World()
     for case in cases:
         with mutated(case):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from stargan_dist import checkpoint as checkpoints
-from stargan_dist.world import World
+from stargan_dist.distributed.world import World
+from stargan_dist.runs import checkpoint as checkpoints
 from tests.distributed.engines import RELEASED, SUMMED, begin, iterate, zero
 
 ENGINES = {"ddp": [], "zero1": zero(1), "zero2": zero(2)}

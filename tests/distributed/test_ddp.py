@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from stargan_dist import checkpoint as checkpoints
-from tests.runs import assert_close, assert_same_bits, scalars, tensors
+from stargan_dist.runs import checkpoint as checkpoints
+from tests.helpers.runs import assert_close, assert_same_bits, scalars, tensors
 
 EXACT = ("--precision", "float64", "--steps", "4", "--checkpoint.every", "4")
 

@@ -8,12 +8,12 @@ import subprocess
 
 import pytest
 
-from stargan_dist import checkpoint as checkpoints
+from baselines import random_weights as weights
+from stargan_dist.data.index import read_index
+from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.shards.build import build
-from stargan_dist.shards.index import read_index
-from tests import weights
 from tests.conftest import PATIENCE_SECONDS, ROOT, Trainer, launch
-from tests.runs import assert_same_bits, scalars
+from tests.helpers.runs import assert_same_bits, scalars
 
 DEMO = ("--evaluation.protocol", "demo", "--evaluation.every", "3")
 
@@ -171,7 +171,7 @@ KILLED = str(ROOT / "tests" / "distributed" / "killed.py")
 def test_killed_in_an_evaluation_and_resumed(train, cache, finished_run, tmp_path, processes):
     """The same command measures what is left of it, and goes on to the bits of an unbroken run."""
     run = tmp_path / "run"
-    moment = "stargan_dist.metrics.collect/Collector:fakes:8"
+    moment = "stargan_dist.evaluation.collector/Collector:fakes:8"
     code = -signal.SIGKILL if processes == 1 else 1
     train(run, *DEMO, *cache, driver=KILLED, KILL_AT=moment, code=code, processes=processes)
     assert checkpoints.find(str(run)).step == 3
@@ -191,7 +191,10 @@ def test_stopped_in_an_evaluation(train, cache, finished_run, tmp_path, every, s
     """By a signal, in mid-training and at the very end: the state is saved, the exit code says
     that there is more to do, and the same command first measures what is left."""
     options = (*DEMO[:2], "--evaluation.every", str(every), *cache)
-    moment = {"KILL_AT": "stargan_dist.metrics.collect/Collector:fakes:3", "KILL_BY": "SIGUSR1"}
+    moment = {
+        "KILL_AT": "stargan_dist.evaluation.collector/Collector:fakes:3",
+        "KILL_BY": "SIGUSR1",
+    }
     run = tmp_path / "run"
     done = train(run, *options, driver=KILLED, code=75, **moment)
     assert f"stopped by SIGUSR1 at step {step}" in done.stdout

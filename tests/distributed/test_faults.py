@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from stargan_dist import checkpoint as checkpoints
 from stargan_dist import storage
-from stargan_dist.shards.index import read_index
+from stargan_dist.data.index import read_index
+from stargan_dist.runs import checkpoint as checkpoints
 from tests.conftest import ROOT, Trainer
-from tests.runs import assert_same_bits, scalars
+from tests.helpers.runs import assert_same_bits, scalars
 
 SKIP = ("--data.on_bad_shard", "skip")
 # One try, as soon as it fails.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import scalars
+from tests.helpers.runs import scalars
 
 pytestmark = pytest.mark.skipif(
     not Path("/dev/nvidia0").exists(), reason="no NVIDIA GPU (/dev/nvidia0) in this machine"

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from stargan_dist import checkpoint as checkpoints
+from stargan_dist.runs import checkpoint as checkpoints
 from tests.distributed.test_resume import KILLED, LONG
 
-IN_STEP_4 = {"KILL_AT": "stargan_dist.trainer/Training:update_ema:4"}
+IN_STEP_4 = {"KILL_AT": "stargan_dist.training.trainer/TrainState:update_ema:4"}
 
 
 def told(stderr):
@@ -39,7 +39,7 @@ def test_a_stuck_rank_is_named_and_ended(train, tmp_path):
     done = train(
         *(tmp_path / "run", *LONG, "--engine.timeout_seconds", "30"),
         processes=2, driver=KILLED, KILL_RANK="1", KILL_BY="sleep", code=1,
-        KILL_AT="stargan_dist.batch/Batch:to:4",
+        KILL_AT="stargan_dist.data.batch/Batch:to:4",
     )  # fmt: skip
     assert time.monotonic() - began < 300  # it stays where it is for an hour
     assert len(told(done.stderr)) == 1, done.stderr

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import PATIENCE_SECONDS, ROOT, launch
 from tests.distributed.moves import ENGINES, OF_THE_SUMMED_SCHEDULE, alike
-from tests.runs import assert_same_bits, tensors
+from tests.helpers.runs import assert_same_bits, tensors
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
 

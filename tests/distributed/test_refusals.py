@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from stargan_dist import storage
-from stargan_dist.shards.index import read_index, write_index
+from stargan_dist.data.index import read_index, write_index
 from tests.conftest import here
 
 

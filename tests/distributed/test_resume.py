@@ -7,21 +7,21 @@ import signal
 import psutil
 import pytest
 
-from stargan_dist import checkpoint as checkpoints
 from stargan_dist import storage
+from stargan_dist.runs import checkpoint as checkpoints
 from tests.conftest import PATIENCE_SECONDS, ROOT
-from tests.runs import assert_same_bits, pictures, scalars
+from tests.helpers.runs import assert_same_bits, pictures, scalars
 
 KILLED = str(ROOT / "tests" / "distributed" / "killed.py")
 # The smoke run has 6 steps and saves at 2, 4 and 6. A save writes three safetensors files.
 MOMENTS = {
-    "before the first checkpoint": "stargan_dist.trainer/Training:update_ema:1",
-    "in a step": "stargan_dist.trainer/Training:update_ema:4",
-    "writing a checkpoint": "stargan_dist.checkpoint:save_file:5",
-    "before it is published": "stargan_dist.storage:_rename:2",
-    "before it is the latest": "stargan_dist.checkpoint:_point_latest:2",
+    "before the first checkpoint": "stargan_dist.training.trainer/TrainState:update_ema:1",
+    "in a step": "stargan_dist.training.trainer/TrainState:update_ema:4",
+    "writing a checkpoint": "stargan_dist.runs.checkpoint:save_file:5",
+    "before it is published": "stargan_dist.storage.writing:_rename:2",
+    "before it is the latest": "stargan_dist.runs.checkpoint:_point_latest:2",
     "removing an old one": "stargan_dist.storage:remove_folder:1",
-    "at the very end": "stargan_dist.trainer/Reporter:end:1",
+    "at the very end": "stargan_dist.training.trainer/Reporter:end:1",
 }
 KEEP_ONE = ("--checkpoint.keep_last", "1")
 

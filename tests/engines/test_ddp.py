@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from stargan_dist import config as configs
-from stargan_dist.batch import Batch
+from stargan_dist.data.batch import Batch
+from stargan_dist.data.labels import domain_labels
+from stargan_dist.distributed.world import World
 from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import LossScale
-from stargan_dist.labels import of_domains
-from stargan_dist.nonfinite import Guard
 from stargan_dist.objectives.recipes import LATENT
-from stargan_dist.state import Training
-from stargan_dist.world import World
+from stargan_dist.training.nonfinite import NonFiniteGuard
+from stargan_dist.training.train_state import TrainState
 
 SMALL = ["--model.image_size", "32", "--model.base_width", "4", "--model.max_width", "8"]
 
@@ -26,7 +26,7 @@ def world():
 def make(world, device, *options):
     """A training and its engine, and a batch on the device."""
     config = configs.parse(["--run", "r", "--data.shards", "s", *SMALL, *options])
-    training = Training(config, of_domains(["a", "b"]), torch.device(device))
+    training = TrainState(config, domain_labels(["a", "b"]), torch.device(device))
     images = torch.randint(256, (3, 4, 3, 32, 32), dtype=torch.uint8)
     labels, latents = torch.randint(2, (2, 4)), torch.randn(2, 4, 16)
     batch = Batch(images[0], labels[0], images[1], images[2], labels[1], *latents, torch.rand(4))
@@ -46,8 +46,10 @@ def test_an_iteration_never_reads_from_the_device(world, monkeypatch, precision)
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)
     terms = training.iterate(engine, [batch], step=0)
     with pytest.raises((RuntimeError, NotImplementedError)):
-        world.mean(terms)  # this is one place that reads; the next is the guard, an iteration late
-    guard = Guard(training.config, world, list, engine.scales)
+        world.all_reduce_mean(
+            terms
+        )  # this is one place that reads; the next is the guard, an iteration late
+    guard = NonFiniteGuard(training.config, world, list, engine.scales)
     with pytest.raises((RuntimeError, NotImplementedError)):
         guard.watch(1, terms)
 

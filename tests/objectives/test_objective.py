@@ -6,16 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stargan_dist.batch import Batch
+from baselines.iteration import literal_iteration
+from baselines.networks import make_plain
 from stargan_dist.config import Config, LossConfig
-from stargan_dist.labels import of_domains
+from stargan_dist.data.batch import Batch
+from stargan_dist.data.labels import domain_labels
 from stargan_dist.nets.v2 import build_networks
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import LATENT, REFERENCE
-from stargan_dist.state import build_optimizers
-from tests.nets.plain import make_plain
-from tests.objectives.literal import literal_iteration
+from stargan_dist.training.train_state import build_optimizers
 
 WEIGHTS = LossConfig(reg=1.0, sty=0.7, cyc=1.3, ds=2.0, ds_iter=5)
 # The paper's rates. Biases ahead of an instance norm have no true gradient, only rounding noise.
@@ -77,8 +77,8 @@ def make_batch(seed, size=4):
 
 def objective_of(nets, weights=None, recipe="f"):
     """The objective of a row for the networks of StarGAN v2."""
-    row = recipes.row_of(Config(recipe=recipe, loss=weights or LossConfig()))
-    return Objective(row, nets._asdict(), of_domains(["a", "b", "c"]))
+    row = recipes.recipe_of(Config(recipe=recipe, loss=weights or LossConfig()))
+    return Objective(row, nets._asdict(), domain_labels(["a", "b", "c"]))
 
 
 def differences(ours, literal):

@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from stargan_dist import checkpoint as checkpoints
 from stargan_dist import config as configs
 from stargan_dist.config import ClipConfig, Config, ModelConfig
+from stargan_dist.data.labels import domain_labels
+from stargan_dist.distributed.world import World
 from stargan_dist.engines.ddp import DDP
-from stargan_dist.labels import of_domains
-from stargan_dist.nets.precision import POLICIES, compile_parts, compute_in
+from stargan_dist.inference.translator import Translator
+from stargan_dist.nets.precision import POLICIES, compile_networks, compute_in
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import LATENT, REFERENCE
-from stargan_dist.state import Training
-from stargan_dist.translate import Translator
-from stargan_dist.world import World
+from stargan_dist.runs import checkpoint as checkpoints
+from stargan_dist.training.train_state import TrainState
 from tests.conftest import SMOKE
 from tests.nets.test_precision import noted
 from tests.objectives.test_objective import make_batch, make_networks, objective_of
@@ -78,7 +78,7 @@ def training(tmp_path):
         "optim.ema": 0.5, "precision": "bfloat16_most",
     }  # fmt: skip
     config = configs.parse([f"--{name}={value}" for name, value in options.items()])
-    training = Training(config, of_domains(["a", "b", "c"]), CPU)
+    training = TrainState(config, domain_labels(["a", "b", "c"]), CPU)
     engine = DDP(training.parts, ClipConfig(), {}, World())
     batch = make_batch(0).to(CPU, training.dtype)
     training.iterate(engine, [batch], 0)
@@ -132,7 +132,7 @@ def test_what_makes_it_faster_changes_nothing(arrange):
     expected = both_sides(make_networks(), batch)
     nets = make_networks()
     if arrange == "compile":
-        compile_parts(nets._asdict(), backend="aot_eager")
+        compile_networks(nets._asdict(), backend="aot_eager")
     else:
         for net in nets:
             net.to(memory_format=torch.channels_last)
@@ -146,8 +146,8 @@ def test_what_makes_it_faster_changes_nothing(arrange):
 
 def losses_of_row(name, arrange, dtype):
     """The losses of both sides of a row, and every gradient."""
-    row = recipes.row_of(Config(recipe=name))
-    labels, model = of_domains(["a", "b", "c"]), ModelConfig(32, 4, 8, 5, 6, 7)
+    row = recipes.recipe_of(Config(recipe=name))
+    labels, model = domain_labels(["a", "b", "c"]), ModelConfig(32, 4, 8, 5, 6, 7)
     torch.manual_seed(0)
     nets = recipes.build_networks(row, labels, model)
     for net in nets.values():
@@ -178,6 +178,6 @@ def test_other_rows_compute_low_where_the_policy_says(name):
 @pytest.mark.parametrize("name", ["stargan", "a"])
 def test_compiled_rows_are_the_same(name):
     plain = losses_of_row(name, lambda nets: None, torch.float64)[1]
-    compiled = losses_of_row(name, lambda nets: compile_parts(nets, "eager"), torch.float64)[1]
+    compiled = losses_of_row(name, lambda nets: compile_networks(nets, "eager"), torch.float64)[1]
     for ours, theirs in zip(compiled, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

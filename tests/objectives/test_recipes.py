@@ -6,21 +6,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stargan_dist import losses
+from baselines.recipes import CRITIC_STEPS, ROWS, literal_iteration
 from stargan_dist.config import Config, LossConfig, ModelConfig, OptimConfig
+from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
-from stargan_dist.labels import Labels, Space, of_domains
-from stargan_dist.objectives import recipes
+from stargan_dist.objectives import losses, recipes
 from stargan_dist.objectives.objective import Objective
-from stargan_dist.objectives.parts import Term
-from stargan_dist.state import build_optimizers
-from tests.objectives.literal_rows import CRITIC_STEPS, ROWS, literal_iteration
+from stargan_dist.objectives.recipe import Term
+from stargan_dist.training.train_state import build_optimizers
 from tests.objectives.test_objective import Undistributed, make_batch
 
 MODEL = ModelConfig(
     image_size=32, base_width=4, max_width=8, style_dim=6, latent_dim=5, mapping_dim=7
 )
-LABELS = of_domains(["a", "b", "c"])
+LABELS = domain_labels(["a", "b", "c"])
 DS_ITER = 8
 
 
@@ -30,7 +29,7 @@ def config_of(name, **loss):
 
 def make(name, labels=LABELS):
     """The objective of a row, its networks and optimizers."""
-    row = recipes.row_of(config_of(name))
+    row = recipes.recipe_of(config_of(name))
     torch.manual_seed(0)
     networks = recipes.build_networks(row, labels, MODEL)
     for network in networks.values():
@@ -114,7 +113,10 @@ def with_gradient(networks):
 def test_labels_of_several_sets_reach_g_and_d():
     """StarGAN on two sets: G is given c with its mask, D classifies what the batch's set knows."""
     labels = Labels(
-        (Space("faces", ("blond", "male"), binary=True), Space("moods", ("glad", "sad", "calm")))
+        (
+            LabelSpace("faces", ("blond", "male"), binary=True),
+            LabelSpace("moods", ("glad", "sad", "calm")),
+        )
     )
     objective, networks, _ = make("stargan", labels)
     c = torch.tensor([[0, 0, 0, 0, 1, 0, 1], [0, 0, 1, 0, 0, 0, 1]], dtype=torch.float64)
@@ -134,7 +136,7 @@ def test_labels_of_several_sets_reach_g_and_d():
 
 def test_sets_are_trained_in_turn_and_g_steps_on_each():
     """Five steps of D on each of two sets, then G's on both."""
-    two = Labels((Space("a", ("x", "y"), binary=True), Space("b", ("x", "y"))))
+    two = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", ("x", "y"))))
     steps = make("stargan", two)[0].generator_steps
     assert [step for step in range(22) if steps(step)] == [8, 9, 18, 19]
     steps = make("stargan")[0].generator_steps
@@ -165,13 +167,13 @@ def test_a_row_of_ones_own_needs_no_other_change(monkeypatch):
 
 
 def test_a_configuration_comes_before_the_row():
-    row = recipes.row_of(config_of("a", cyc=3.0, cls=2.0))
+    row = recipes.recipe_of(config_of("a", cyc=3.0, cls=2.0))
     assert {t.name: t.weight for t in row.terms} == {"adv": 1, "cls": 2, "cyc": 3}
     assert {t.name: t.weight for t in row.critic_terms}["cls"] == 2
     assert recipes.TABLE["a"].terms[2].weight == 10
     optim = replace(config_of("stargan"), optim=OptimConfig(lr=3e-4))
-    assert recipes.row_of(optim).optim.lr == 3e-4
-    assert recipes.row_of(optim).optim.betas == (0.5, 0.999)
+    assert recipes.recipe_of(optim).optim.lr == 3e-4
+    assert recipes.recipe_of(optim).optim.betas == (0.5, 0.999)
 
 
 def test_a_resolved_configuration_says_all_numbers_and_stays_as_it_is():
@@ -179,7 +181,7 @@ def test_a_resolved_configuration_says_all_numbers_and_stays_as_it_is():
         once = recipes.resolved(config_of(name))
         assert recipes.resolved(once) == once
         assert None not in vars(once.optim).values()
-        assert recipes.row_of(once).terms == recipes.row_of(config_of(name)).terms
+        assert recipes.recipe_of(once).terms == recipes.recipe_of(config_of(name)).terms
     assert recipes.resolved(Config(recipe="stargan")).model.max_width == 2048
     assert recipes.resolved(config_of("c")).loss == LossConfig(reg=1, cyc=1, ds_iter=DS_ITER)
 
@@ -197,12 +199,12 @@ def test_a_resolved_configuration_says_all_numbers_and_stays_as_it_is():
 )
 def test_what_no_row_has_is_refused(config, told):
     with pytest.raises(UserError, match=told):
-        recipes.row_of(config)
+        recipes.recipe_of(config)
 
 
 def test_the_rows_are_those_of_the_papers():
     """What SPEC and papers say of v1 and v2, number by number."""
-    v1, v2 = recipes.row_of(Config(recipe="stargan")), recipes.row_of(Config(recipe="f"))
+    v1, v2 = recipes.recipe_of(Config(recipe="stargan")), recipes.recipe_of(Config(recipe="f"))
     assert {t.name: t.weight for t in (*v1.critic_terms, *v1.terms)} == {
         "real": 1, "fake": 1, "reg": 10, "cls": 1, "adv": 1, "cyc": 10,
     }  # fmt: skip

@@ -15,14 +15,15 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from stargan_dist import access, storage
+from stargan_dist import storage
+from stargan_dist.config import StorageConfig
+from stargan_dist.data.index import read_index, read_samples
 from stargan_dist.errors import UserError
 from stargan_dist.shards import pack as packing
 from stargan_dist.shards import publish
 from stargan_dist.shards.build import build
-from stargan_dist.shards.index import read_index, read_samples
 from stargan_dist.shards.pack import Encoding
-from stargan_dist.shards.publish import Part, merge, merge_if_last
+from stargan_dist.shards.publish import BuildPart, merge, merge_if_last
 from stargan_dist.shards.verify import verify
 from tests.conftest import digest
 
@@ -91,7 +92,7 @@ def test_the_same_images_give_the_same_bytes_by_any_number_of_processes(animals,
 def test_parts_join_to_what_one_build_writes(animals, shards, tmp_path):
     url = str(tmp_path / "parts")
     for number in (3, 1, 2):
-        build(str(animals), url, val_fraction=0.25, shard_images=4, part=Part(number, 3))
+        build(str(animals), url, val_fraction=0.25, shard_images=4, part=BuildPart(number, 3))
         assert not (tmp_path / "parts" / "index.json").exists()
     merge(url)
     assert digest(url) == digest(shards)
@@ -102,7 +103,7 @@ def test_of_two_last_parts_one_may_come_too_late(animals, shards, tmp_path, monk
     """Both found all parts there; now the other one has removed them, and published or failed."""
     url = str(tmp_path / "parts")
     for number in (1, 2):
-        build(str(animals), url, val_fraction=0.25, shard_images=4, part=Part(number, 2))
+        build(str(animals), url, val_fraction=0.25, shard_images=4, part=BuildPart(number, 2))
 
     def too_late(dest):
         if published:
@@ -112,21 +113,21 @@ def test_of_two_last_parts_one_may_come_too_late(animals, shards, tmp_path, monk
 
     monkeypatch.setattr(publish, "merge", too_late)
     if published:
-        assert merge_if_last(url, Part(2, 2)) == read_index(shards)
+        assert merge_if_last(url, BuildPart(2, 2)) == read_index(shards)
     else:
         with pytest.raises(UserError, match="holds no parts"):
-            merge_if_last(url, Part(2, 2))
+            merge_if_last(url, BuildPart(2, 2))
 
 
 def test_missing_and_strange_parts_are_refused(folder, dest):
     with pytest.raises(UserError, match="holds no parts"):
         merge(dest)
-    build(str(folder), dest, part=Part(2, 3))
+    build(str(folder), dest, part=BuildPart(2, 3))
     with pytest.raises(UserError, match=r"2 of 3 parts are missing, first 1-of-3\.json"):
         merge(dest)
     with pytest.raises(UserError, match=r"holds part 2-of-3\.json of another build"):
-        build(str(folder), dest, part=Part(3, 3), shard_images=1)
-    build(str(folder), dest, part=Part(1, 2))
+        build(str(folder), dest, part=BuildPart(3, 3), shard_images=1)
+    build(str(folder), dest, part=BuildPart(1, 2))
     with pytest.raises(UserError, match="parts of several builds"):
         merge(dest)
     assert not (Path(dest) / "index.json").exists()
@@ -135,10 +136,10 @@ def test_missing_and_strange_parts_are_refused(folder, dest):
 def test_a_shard_that_was_replaced_since_its_part_was_built_is_told(folder, dest):
     """Another build came between, as if it had not seen the parts, and packed a shard of ours."""
     for number in (1, 2):
-        build(str(folder), dest, part=Part(number, 2), val_fraction=0)
+        build(str(folder), dest, part=BuildPart(number, 2), val_fraction=0)
     parts = {path: path.read_bytes() for path in (Path(dest) / "parts").iterdir()}
     shutil.rmtree(Path(dest) / "parts")
-    build(str(folder), dest, part=Part(1, 2), val_fraction=0, encoding=Encoding(size=8))
+    build(str(folder), dest, part=BuildPart(1, 2), val_fraction=0, encoding=Encoding(size=8))
     for path, data in parts.items():
         path.write_bytes(data)
     with pytest.raises(UserError, match="packed again since its part was built"):
@@ -277,7 +278,7 @@ def test_a_manifest_on_a_web_server(folder, dest, http):
 
 def test_a_source_that_fails_for_now_skips_nothing(folder, dest, http):
     """A server's failure is no fault of an image: not even --skip-bad leaves it out."""
-    access.use(access.Access(tries=2, wait_seconds=0.0))
+    storage.configure(StorageConfig(tries=2, wait_seconds=0.0))
     shutil.copytree(folder / "b c", http.folder / "b")
     rows = ["path,domain", *(f"b/x.y%20{i}.png,{'ab'[i % 2]}" for i in range(3))]
     (http.folder / "list.csv").write_text("\n".join(rows), encoding="utf-8")
@@ -363,8 +364,8 @@ def test_an_unreadable_image_is_told(folder, dest):
 
 def test_other_pixels_under_the_old_names_are_packed_anew(folder, dest):
     """Whether the build was interrupted, or its index removed."""
-    build(str(folder), dest, part=Part(1, 2), val_fraction=0)
-    build(str(folder), dest, part=Part(2, 2), val_fraction=0)
+    build(str(folder), dest, part=BuildPart(1, 2), val_fraction=0)
+    build(str(folder), dest, part=BuildPart(2, 2), val_fraction=0)
     shutil.rmtree(Path(dest) / "parts")  # all are packed, none is published
     changed = folder / "b c" / "x.y 1.png"
     noise(11).save(changed)
@@ -379,7 +380,7 @@ def test_other_pixels_under_the_old_names_are_packed_anew(folder, dest):
 
 def test_a_kill_between_the_tar_and_its_file_leaves_no_wrong_pair(folder, dest, monkeypatch):
     """A build with other options replaced a tar and died; the first one goes on."""
-    build(str(folder), dest, part=Part(1, 2), val_fraction=0)
+    build(str(folder), dest, part=BuildPart(1, 2), val_fraction=0)
     shutil.rmtree(Path(dest) / "parts")
 
     def killed(*_):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stargan_dist.data.index import read_index
 from stargan_dist.errors import run_command
 from stargan_dist.shards.__main__ import facts, main, table
-from stargan_dist.shards.index import read_index
 from tests.conftest import digest
 
 

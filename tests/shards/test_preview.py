@@ -6,11 +6,11 @@ import pytest
 from PIL import Image, ImageColor
 
 from stargan_dist import storage
+from stargan_dist.data.index import read_index, read_samples
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import UserError
 from stargan_dist.shards.build import build
-from stargan_dist.shards.index import read_index, read_samples
 from stargan_dist.shards.preview import (
     CROSS,
     MARGIN,

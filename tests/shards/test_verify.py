@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stargan_dist import access, storage
+from stargan_dist import storage
+from stargan_dist.config import StorageConfig
+from stargan_dist.data.index import read_index, read_samples, samples_name, write_index
 from stargan_dist.errors import UserError
-from stargan_dist.shards.index import read_index, read_samples, samples_name, write_index
 from stargan_dist.shards.verify import repeated_keys, verify
+from stargan_dist.storage import reading
 
 DOMAIN, NUMBER = "dog", 1  # the shard that is damaged: neither the first one nor the last
 SAMPLE = 2  # and the sample
@@ -273,7 +275,7 @@ def test_an_intact_set_has_no_faults(shards):
 
 
 def test_samples_may_be_longer_than_what_is_read_at_once(shards, monkeypatch):
-    monkeypatch.setattr(storage, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1000)
     assert verify(shards) == []
 
 
@@ -366,7 +368,7 @@ def test_a_fault_of_the_storage_is_one_of_that_shard(shards, name, monkeypatch):
     monkeypatch.setattr(
         storage, "read_blocks", lambda url: (broken if url.endswith(name) else whole)(url)
     )
-    access.use(access.Access(tries=2, wait_seconds=0.01))
+    storage.configure(StorageConfig(tries=2, wait_seconds=0.01))
     assert verify(shards) == [f"{name}: cannot be read: RuntimeError: gone"]
 
 
@@ -380,7 +382,7 @@ def test_a_fault_that_passes_is_none(shards, name, monkeypatch):
         return whole(url)
 
     monkeypatch.setattr(storage, "read_blocks", once)
-    access.use(access.Access(wait_seconds=0.01))
+    storage.configure(StorageConfig(wait_seconds=0.01))
     assert verify(shards) == []
     assert failed
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from tests import machines as pretended
-from tests.machines import HEAD, Machines, script
+from tests.helpers import machines as pretended
+from tests.helpers.machines import HEAD, Machines, script
 
 PROGRAMS = {
     "sbatch": "slurm-client",

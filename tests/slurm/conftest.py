@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.machines import Machines
+from tests.helpers.machines import Machines
 from tests.slurm.cluster import Cluster, unavailable
 
 

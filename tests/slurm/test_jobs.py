@@ -19,8 +19,8 @@ import pytest
 
 from stargan_dist.shards.build import build
 from tests.conftest import ROOT, SMOKE, digest
-from tests.machines import Machines, script
-from tests.runs import assert_same_bits, pictures, scalars
+from tests.helpers.machines import Machines, script
+from tests.helpers.runs import assert_same_bits, pictures, scalars
 from tests.slurm.cluster import Cluster, until
 
 TRAIN, NODES = "slurm/train_8gpu.sh", "slurm/train_multinode.sh"

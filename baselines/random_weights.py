@@ -1,0 +1,49 @@
+"""Files of weights in the layouts of the published ones, seeded and random."""
+
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import nn
+from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+from torchvision.models import alexnet, inception_v3
+
+from stargan_dist.evaluation.metrics.pretrained import Weights
+
+
+def _drawn(network: nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """He initialisation: random features, but neither vanishing nor exploding ones."""
+    rng = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, generator=rng)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias, std=0.1, generator=rng)
+    return network.state_dict()
+
+
+def paper_inception(seed: int = 0) -> dict[str, torch.Tensor]:
+    return _drawn(inception_v3(weights=None, init_weights=False), seed)
+
+
+def tf_inception(seed: int = 0) -> dict[str, torch.Tensor]:
+    extractor = fidelity.FeatureExtractorInceptionV3
+    with (
+        mock.patch.object(fidelity, "load_state_dict_from_url"),
+        mock.patch.object(extractor, "load_state_dict"),
+    ):
+        return _drawn(extractor("inception-v3-compat", ["2048"]), seed)
+
+
+def alexnet_features(seed: int = 0) -> dict[str, torch.Tensor]:
+    state = _drawn(alexnet(weights=None), seed)
+    return {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+
+
+def write(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    torch.save(state, path)
+    return path
+
+
+def loaded(network: str, state: dict[str, torch.Tensor]) -> Weights:
+    return Weights(network, "drawn.pth", "0" * 64, False, state)

@@ -1,0 +1,108 @@
+"""A small network that learns from a set's own images what to measure them by.
+
+For sets such as the drawn animals, and for machines without pretrained weights. Its numbers are
+called demo_fid, demo_kid and demo_lpips: they compare runs on one set, and nothing else.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stargan_dist.data.order import generator
+from stargan_dist.data.reader import ShardReader, load_split
+from stargan_dist.evaluation.metrics.lpips import mean_pairwise_distance
+
+NAMES = ("demo_fid", "demo_kid", "demo_lpips")
+SIDE = 32
+WIDTHS = (16, 32, 64)
+IMAGES = 500  # of each domain, at most
+STEPS, BATCH, LR = 300, 64, 2e-3
+
+
+class DemoNetwork(nn.Module):
+    """A classifier of domains at 32 px, and the features of its layers."""
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, num_domains: int) -> None:
+        super().__init__()
+        pairs = zip((3, *WIDTHS), WIDTHS, strict=False)
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
+        self.head = nn.Linear(WIDTHS[-1], num_domains)
+        self.register_buffer("centre", torch.zeros(sum(WIDTHS)))
+        self.register_buffer("scale", torch.ones(sum(WIDTHS)))
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, H) in [-1, 1] -> features at 32, 16 and 8 px."""
+        h, features = F.adaptive_avg_pool2d(images, SIDE), []
+        for i, convolution in enumerate(self.convolutions):
+            h = F.relu(convolution(F.max_pool2d(h, 2) if i else h))
+            features.append(h)
+        return features
+
+    def means(self, images: Tensor) -> Tensor:
+        """(N, 112)"""
+        return torch.cat([layer.mean((2, 3)) for layer in self.layers(images)], dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores of the domains (N, K)."""
+        return self.head(self.layers(images)[-1].mean((2, 3)))
+
+
+class DemoFeatures(nn.Module):
+    """uint8 (N, 3, H, H) -> means of all layers (N, 112), standardised over the training images."""
+
+    num_features = sum(WIDTHS)
+
+    def __init__(self, network: DemoNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = self.network.means(images.float() / 127.5 - 1)
+        return (means - self.network.centre) / self.network.scale
+
+
+class DemoDiversity(nn.Module):
+    """As LPIPS, with all channels of a layer weighing the same: (S, n, 3, H, H) -> (S,)."""
+
+    def __init__(self, network: DemoNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        groups, n = images.shape[:2]
+        layers = [f.unflatten(0, (groups, n)) for f in self.network.layers(images.flatten(0, 1))]
+        return mean_pairwise_distance(layers, [torch.ones_like(f[0, 0, :, 0, 0]) for f in layers])
+
+
+def build(num_domains: int, state: Mapping[str, Tensor]) -> DemoNetwork:
+    network = DemoNetwork(num_domains)
+    network.load_state_dict(dict(state))
+    return network.requires_grad_(False).eval()
+
+
+def train(reader: ShardReader) -> dict[str, Tensor]:
+    """Weights learnt from training images, the same for the same images (and threads)."""
+    largest = max(reader.size(domain) for domain in range(len(reader.index.domains)))
+    split = load_split(reader, SIDE, per_domain=min(IMAGES, largest))
+    images, labels = split.images.float() / 127.5 - 1, split.labels
+    rng = generator(0, "demo network")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**31)))
+        network = DemoNetwork(len(split.domains))
+    optimizer = torch.optim.Adam(network.parameters(), lr=LR)
+    for _ in range(STEPS):
+        chosen = torch.from_numpy(rng.integers(len(images), size=BATCH))
+        flipped = images[chosen].flip(3) if rng.random() < 0.5 else images[chosen]
+        optimizer.zero_grad()
+        F.cross_entropy(network(flipped), labels[chosen]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        means = network.means(images)
+        network.centre.copy_(means.mean(0))
+        network.scale.copy_(means.std(0) + 0.1 * means.std())  # some channels are dead
+    return network.state_dict()

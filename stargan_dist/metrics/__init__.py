@@ -1,1 +1,0 @@
-"""What a trained generator is measured by."""

@@ -1,0 +1,145 @@
+"""The launcher files do what they say, with real launches where this machine can."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from accelerate.commands.config import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+from stargan_dist import config as configs
+from stargan_dist.runs import checkpoint as checkpoints
+from tests.conftest import PATIENCE_SECONDS, ROOT, SMOKE
+
+LAUNCHERS = ROOT / "launchers"
+PROCESSES = {"cpu": 2, "gpu1": 1, "gpu8": 8, "nodes": 16}
+ENGINES = {
+    "ddp": ("ddp", 1, False, "exact"),
+    "zero1": ("deepspeed", 1, False, "exact"),
+    "zero2": ("deepspeed", 2, False, "exact"),
+    "zero2_offload": ("deepspeed", 2, True, "exact"),
+    "zero3": ("deepspeed", 3, False, "summed"),
+}
+
+
+def launcher_file(name):
+    return str(LAUNCHERS / f"{name}.yaml")
+
+
+def test_every_file_is_looked_at():
+    assert {path.stem for path in LAUNCHERS.glob("*.yaml")} == PROCESSES.keys()
+    assert {path.stem for path in (LAUNCHERS / "engines").glob("*.yaml")} == ENGINES.keys()
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_accelerate_starts_as_many_processes_and_asks_nothing_else(name, caplog):
+    file = load_config_from_file(launcher_file(name))
+    command = ["--config_file", launcher_file(name), "-m", "stargan_dist.train"]
+    launch, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
+    assert launch.num_processes == file.num_processes == PROCESSES[name]
+    assert launch.num_machines == (2 if name == "nodes" else 1)
+    assert launch.multi_gpu == (name != "gpu1")  # else one process is started, whatever the number
+    assert (launch.mixed_precision, launch.dynamo_backend) == ("no", "no")
+    assert not (launch.use_deepspeed or launch.use_fsdp or launch.use_megatron_lm or launch.tpu)
+    assert not caplog.records
+
+
+def test_the_command_line_says_which_machine_this_is():
+    said = ("--machine_rank", "3", "--num_machines", "4", "--num_processes", "32")
+    address = ("--main_process_ip", "10.0.0.1")
+    command = ["--config_file", launcher_file("nodes"), *said, *address, "-m", "x"]
+    launch, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
+    assert (launch.machine_rank, launch.num_machines, launch.num_processes) == (3, 4, 32)
+    assert launch.main_process_ip == "10.0.0.1"
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_engines_go_with_a_preset(name):
+    presets = [str(ROOT / "configs" / "afhq.yaml"), str(LAUNCHERS / "engines" / f"{name}.yaml")]
+    config = configs.parse([word for preset in presets for word in ("--config", preset)])
+    engine = config.engine
+    assert (engine.name, engine.zero_stage, engine.offload_optimizer, config.schedule) == (
+        ENGINES[name]
+    )
+    plain = configs.to_dict(configs.parse(["--config", presets[0]]))
+    ours = configs.to_dict(config)
+    assert {key for key in ours if ours[key] != plain[key]} <= {"engine", "schedule"}
+
+
+def test_the_deepspeed_settings_leave_the_training_its_own():
+    zero = pytest.importorskip("stargan_dist.engines.zero")
+    path = str(LAUNCHERS / "deepspeed_gpu.json")
+    with_file = configs.EngineConfig(name="deepspeed", deepspeed_config=path)
+    settings = zero.settings_of(with_file, stage=2, bound=0.0, rank_batch=1)
+    assert settings["zero_optimization"]["stage"] == 2
+    assert settings["zero_optimization"]["overlap_comm"] is True
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    assert zero.read_settings(path)["zero_optimization"].keys() <= (
+        DeepSpeedZeroConfig.model_fields.keys()
+    )
+
+
+def test_commands_name_files_that_exist():
+    documents = [*LAUNCHERS.rglob("*.yaml"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    file = re.compile(r"\b(?:launchers|configs)/[\w/]+\.(?:yaml|json|sh)")
+    named = {(doc.name, path) for doc in documents for path in file.findall(doc.read_text())}
+    assert named
+    assert {(d, path) for d, path in named if not (ROOT / path).is_file()} == set()
+
+
+def launch(shards, run, home, *options, launcher=()):
+    """`accelerate launch` of the smoke configuration, by a user with a home of their own."""
+    accelerate = (sys.executable, "-m", "accelerate.commands.launch", *launcher)
+    training = ("-m", "stargan_dist.train", "--config", str(SMOKE), "--data.shards", shards)
+    done = subprocess.run(
+        [*accelerate, *training, "--run", str(run), *options],
+        cwd=ROOT, env=os.environ | {"HF_HOME": str(home)}, text=True, capture_output=True,
+        check=False, timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_cpu_trains_with_two_processes_whatever_a_users_default_is(shards, tmp_path):
+    (tmp_path / "accelerate").mkdir()
+    default = "distributed_type: 'NO'\nmixed_precision: bf16\ndynamo_backend: INDUCTOR\n"
+    (tmp_path / "accelerate" / "default_config.yaml").write_text(default)
+    launcher = ("--config_file", launcher_file("cpu"))
+    done = launch(shards, tmp_path / "run", tmp_path, launcher=launcher)
+    assert "2 process(es) on cpu" in done.stdout
+    assert done.stderr == ""
+    assert checkpoints.find(str(tmp_path / "run")).step == 6
+
+
+def test_accelerate_without_any_configuration_trains(shards, tmp_path):
+    """On a machine without GPUs: by one process."""
+    done = launch(shards, tmp_path / "run", tmp_path, "--steps", "2")
+    assert "1 process(es) on cpu" in done.stdout
+    assert checkpoints.find(str(tmp_path / "run")).step == 2
+
+
+@pytest.mark.slow
+def test_torchrun_trains_with_two_processes(shards, tmp_path):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
+    training = ("-m", "--", "stargan_dist.train", "--config", str(SMOKE), "--data.shards", shards)
+    done = subprocess.run(
+        [*torchrun, *training, "--run", str(tmp_path / "run"), "--steps", "2"],
+        cwd=ROOT, text=True, capture_output=True, check=False, timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 process(es) on cpu" in done.stdout
+    assert checkpoints.find(str(tmp_path / "run")).step == 2
+
+
+def test_an_engine_trains_and_accelerates_own_deepspeed_option_may_agree(shards, tmp_path):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
+    launcher = ("--config_file", launcher_file("cpu"), "--use_deepspeed", "--zero_stage", "2")
+    engine = ("--config", str(LAUNCHERS / "engines" / "zero2.yaml"))
+    run = tmp_path / "run"
+    done = launch(shards, run, tmp_path, *engine, "--steps", "2", launcher=launcher)
+    assert "2 process(es) on cpu" in done.stdout
+    assert checkpoints.find(str(run)).config["engine"]["zero_stage"] == 2
+    assert checkpoints.find(str(run)).step == 2

@@ -1,0 +1,155 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from stargan_dist.errors import UserError
+from stargan_dist.shards.listing import Item, list_source, split_off
+
+
+def paths(listing):
+    return {
+        split: {domain: [item.path for item in items] for domain, items in domains.items()}
+        for split, domains in listing.splits.items()
+    }
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "images"
+    touch(root, "dog/2.png", "dog/1 x.y.JPG", "cat/ü.png", "cat/sub/3.webp")
+    return root
+
+
+def test_folders_are_domains(folder):
+    listing = list_source(str(folder))
+    assert paths(listing) == {
+        "": {"cat": ["cat/sub/3.webp", "cat/ü.png"], "dog": ["dog/1 x.y.JPG", "dog/2.png"]}
+    }
+    assert listing.domains == ["cat", "dog"]
+    assert listing.faults == []
+
+
+def test_split_folders(folder, tmp_path):
+    (tmp_path / "root").mkdir()
+    folder.rename(tmp_path / "root" / "train")
+    touch(tmp_path / "root", "val/cat/9.png")
+    listing = list_source(str(tmp_path / "root"))
+    assert paths(listing)["val"] == {"cat": ["val/cat/9.png"]}
+    assert split_off(listing, 0.5, seed=0) is listing
+
+
+def test_links(folder):
+    """Links to images are images; links to folders are told; loops end."""
+    (folder / "cat" / "linked.png").symlink_to(folder / "dog" / "2.png")
+    (folder / "cat" / "loop").symlink_to("..")
+    (folder / "bird").symlink_to(folder / "dog")
+    listing = list_source(str(folder))
+    assert "cat/linked.png" in paths(listing)[""]["cat"]
+    assert listing.domains == ["cat", "dog"]
+    assert listing.faults == [
+        "bird: a stray file or link beside the folders",
+        "cat/loop: links to folders are not followed, name the folder itself",
+    ]
+
+
+def test_names_that_are_not_utf8_are_told(folder):
+    Path(os.fsdecode(os.fsencode(folder / "cat") + b"/\xff.png")).touch()
+    listing = list_source(str(folder))
+    assert listing.faults == ["'cat/\\udcff.png': the name is not UTF-8"]
+
+
+MANIFESTS = {
+    "m.csv": "path,domain,smiling,age,note\ndog/2.png,dog,-1,3.5,007\ncat/ü.png,cat,1,4,NaN\n",
+    "m.jsonl": '{"path": "dog/2.png", "domain": "dog", "smiling": -1, "age": 3.5, "note": "007"}\n'
+    '\n{"path": "cat/ü.png", "domain": "cat", "smiling": 1, "age": 4, "note": "NaN"}\n',
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_keep_attributes(folder, name):
+    (folder / name).write_text(MANIFESTS[name], encoding="utf-8")
+    listing = list_source(str(folder / name))
+    assert listing.splits == {
+        "": {
+            "dog": [Item("dog/2.png", {"smiling": -1, "age": 3.5, "note": "007"})],
+            "cat": [Item("cat/ü.png", {"smiling": 1, "age": 4, "note": "NaN"})],
+        }
+    }
+    assert listing.root == f"{folder}/"
+
+
+def test_manifests_can_split(folder):
+    rows = ["path,domain,split", "1,a,train", "2,b,train", "3,a,val", "4,b,test"]
+    (folder / "m.csv").write_text("\n".join(rows))
+    listing = list_source(str(folder / "m.csv"))
+    assert paths(listing) == {
+        "train": {"a": ["1"], "b": ["2"]}, "val": {"a": ["3"]}, "test": {"b": ["4"]},
+    }  # fmt: skip
+    assert listing.splits["train"]["a"] == [Item("1", None)]
+
+
+def test_one_domain_is_enough_where_attributes_can_be_labels(tmp_path):
+    (tmp_path / "m.csv").write_text("path,domain,male\n1,face,-1\n")
+    listing = list_source(str(tmp_path / "m.csv"))
+    assert listing.splits[""]["face"] == [Item("1", {"male": -1})]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("m.csv", "path,kind\n1,a\n", r"line 2: a row needs the fields path and domain"),
+        ("m.csv", "path,domain\n1,a\n2\n", r"line 3: a row needs"),
+        ("m.csv", "path,domain\n1,a,x\n", r"line 2: more cells than the header names"),
+        ("m.csv", "path,domain\n1,a\n1,b\n", r"line 3: 1 is listed twice"),
+        ("m.csv", "path,domain,split\n1,a,dev\n", r"line 2: split dev is none of train, val, test"),
+        ("m.csv", "path,domain,split\n1,a,train\n2,b,\n", r"name it in all or none"),
+        ("m.jsonl", '{"path": "1", "domain": "a"}\n{"path"\n', r"line 2: Expecting"),
+        ("m.jsonl", "[1]\n", r"line 1: "),
+        ("m.csv", "path,domain\n1,a\n", r"at least two domains, or attributes: \['a'\] found"),
+        ("m.csv", b"\xff\xfe\x00", r"cannot read the manifest"),
+    ],
+)
+def test_bad_manifests_are_told_by_row(tmp_path, name, text, complaint):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=complaint):
+        list_source(str(tmp_path / name))
+
+
+def test_a_list_names_the_validation_images(folder, tmp_path):
+    (tmp_path / "val.txt").write_text("dog/2.png\r\ncat/ü.png\n", encoding="utf-8")
+    listing = list_source(str(folder), str(tmp_path / "val.txt"))
+    assert paths(listing) == {
+        "train": {"cat": ["cat/sub/3.webp"], "dog": ["dog/1 x.y.JPG"]},
+        "val": {"cat": ["cat/ü.png"], "dog": ["dog/2.png"]},
+    }
+
+
+def test_a_list_of_unknown_images_is_refused(folder, tmp_path):
+    (tmp_path / "val.txt").write_text("dog/2.png\ndog/4.png\n")
+    with pytest.raises(UserError, match=r"names 1 images that .* such as dog/4.png"):
+        list_source(str(folder), str(tmp_path / "val.txt"))
+
+
+def test_a_fraction_is_a_seeded_draw_in_each_domain(tmp_path):
+    touch(tmp_path, *(f"{domain}/{i:03d}.png" for domain in "ab" for i in range(100)))
+    listing = list_source(str(tmp_path))
+    splits = paths(split_off(listing, 0.25, seed=0))
+    for domain in "ab":
+        assert len(splits["val"][domain]) == 25
+        both = splits["train"][domain] + splits["val"][domain]
+        assert sorted(both) == paths(listing)[""][domain]
+        assert splits["val"][domain] == sorted(splits["val"][domain])
+    assert paths(split_off(listing, 0.25, seed=0)) == splits
+    assert paths(split_off(listing, 0.25, seed=1)) != splits
+
+
+def test_what_is_no_source_is_told(tmp_path):
+    with pytest.raises(UserError, match="is not a folder, nor a manifest"):
+        list_source(str(tmp_path / "nothing"))

@@ -1,0 +1,139 @@
+import subprocess
+import sys
+
+import pytest
+
+from stargan_dist import storage
+from stargan_dist.errors import UserError
+from stargan_dist.storage import reading
+
+
+@pytest.fixture(params=["local", "memory"])
+def base(request, tmp_path):
+    if request.param == "local":
+        yield str(tmp_path / "base")
+    else:
+        yield "memory://base"
+        if storage.exists("memory://base"):
+            storage.remove_folder("memory://base")
+
+
+def publish(url, files, fail=False):
+    with storage.published_folder(url, last="manifest") as folder:
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        if fail:
+            raise RuntimeError("in the middle")
+
+
+def test_bytes_come_back_and_are_replaced(base):
+    url = storage.join(base, "deep", "file")
+    storage.write_bytes(url, b"one")
+    storage.write_bytes(url, b"two")
+    assert storage.read_bytes(url) == b"two"
+    assert storage.list_names(storage.join(base, "deep")) == ["file"]
+    assert storage.list_names(storage.join(base, "nowhere")) == []
+
+
+def test_a_published_folder_is_complete(base):
+    url = storage.join(base, "folder")
+    publish(url, {"a": "1", "manifest": "m"})
+    assert storage.list_names(url) == ["a", "manifest"]
+    assert storage.list_names(base) == ["folder"]
+
+
+def test_a_failure_publishes_nothing_and_leaves_nothing(base):
+    url = storage.join(base, "folder")
+    with pytest.raises(RuntimeError):
+        publish(url, {"a": "1"}, fail=True)
+    assert storage.list_names(base) == []
+
+
+def test_publishing_again_replaces_the_folder(base):
+    url = storage.join(base, "folder")
+    publish(url, {"a": "1", "old": "x", "manifest": "m"})
+    publish(url, {"a": "2", "manifest": "n"})
+    assert storage.list_names(url) == ["a", "manifest"]
+    assert storage.read_bytes(storage.join(url, "a")) == b"2"
+
+
+def test_an_upload_ends_with_the_file_that_completes_it(monkeypatch):
+    order = []
+    fs, _ = storage.filesystem("memory://set")
+    original = type(fs).put_file
+
+    def note(self, local, remote, **kwargs):
+        order.append(remote.rsplit("/", 1)[-1])
+        return original(self, local, remote, **kwargs)
+
+    monkeypatch.setattr(type(fs), "put_file", note)
+    publish("memory://set/folder", {"manifest": "m", "a": "1", "z": "2"})
+    assert order == ["a", "z", "manifest"]
+    storage.remove_folder("memory://set")
+
+
+def test_leftovers_of_killed_writers_are_hidden_and_removed(tmp_path):
+    (tmp_path / f"{storage.PARTIAL}dead").mkdir()
+    (tmp_path / f"{storage.PARTIAL}file").touch()
+    (tmp_path / "good").mkdir()
+    assert storage.list_names(str(tmp_path)) == ["good"]
+    storage.remove_leftovers(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["good"]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write to .*choose another folder"):
+        storage.check_writable(str(tmp_path / "file" / "run"))
+
+
+def test_unknown_protocols_are_told():
+    with pytest.raises(UserError, match="cannot open nope://"):
+        storage.read_bytes("nope://x/y")
+
+
+def test_a_lock_is_held_against_other_processes_and_ends_with_its_own(tmp_path):
+    holder = (
+        "import sys, os; from stargan_dist import storage\n"
+        f"with storage.locked({str(tmp_path)!r}, 'taken'):\n"
+        "    print('held', flush=True); sys.stdin.read(); os._exit(9)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(UserError, match="taken"), storage.locked(str(tmp_path), "taken"):
+        pass
+    process.communicate()
+    with storage.locked(str(tmp_path), "taken"):
+        pass
+
+
+def test_ranges_end_with_the_file(base):
+    url = storage.join(base, "file")
+    storage.write_bytes(url, b"0123456789")
+    assert storage.read_range(url, 3, 6) == b"345"
+    assert storage.read_range(url, 8, 12) == b"89"
+
+
+def test_blocks_join_to_the_file(base, monkeypatch):
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 4)
+    url = storage.join(base, "file")
+    storage.write_bytes(url, b"0123456789")
+    assert list(storage.read_blocks(url)) == [b"0123", b"4567", b"89"]
+
+
+@pytest.mark.parametrize(
+    ("url", "folder"),
+    [("a/b.csv", "a/"), ("b.csv", "."), ("memory://b.csv", "memory://"), ("s3://k/b", "s3://k/")],
+)
+def test_parents(url, folder):
+    assert storage.parent(url) == folder
+
+
+@pytest.mark.parametrize(
+    ("url", "joined"),
+    [("a", "a/x"), ("a/", "a/x"), ("/", "/x"), ("memory://", "memory://x"), (".", "./x")],
+)
+def test_joins(url, joined):
+    assert storage.join(url, "x") == joined
