@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from stargan_dist.data import transforms
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.index import read_index
-from stargan_dist.data.order import Location, generator
+from stargan_dist.data.order import Location, seeded_rng
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.shards.build import build
@@ -146,7 +146,7 @@ class Loader:
 
     def load(self, number: int) -> torch.Tensor:
         data = self.reader.read(self.places[number]).image
-        rng = generator(0, "augment", number)
+        rng = seeded_rng(0, "augment", number)
         return torch.from_numpy(transforms.load_augmented(data, SIZE, rng, fast=self.fast))
 
     def batches(self) -> Iterator[torch.Tensor]:
@@ -182,7 +182,7 @@ def mean_psnr(loader: Loader, originals: Loader) -> float:
     for i, place in enumerate(originals.places):
         original = originals.reader.read(place).image
         data = loader.reader.read(place).image
-        error = loader.load(i).numpy() - reference(original, data, generator(0, "augment", i))
+        error = loader.load(i).numpy() - reference(original, data, seeded_rng(0, "augment", i))
         values.append(10 * math.log10(255**2 / np.square(error, dtype=np.float64).mean()))
     return mean(values)
 

@@ -67,7 +67,7 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in policies}
     for _ in range(1 + repeats):
         for name, policy in policies.items():
-            networks.compute_in(policy)
+            networks.set_precision(policy)
             begin = time.perf_counter()
             terms = objective.iterate(engine, [batch], step=0)
             world.all_reduce_mean(terms)  # waits for the device

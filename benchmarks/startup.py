@@ -34,7 +34,7 @@ from stargan_dist.data.index import (
     to_json,
     write_index,
 )
-from stargan_dist.data.skipped import Skipped
+from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.data.sources import open_sources
 from stargan_dist.data.stream import Slots, batches, training_loader
 from stargan_dist.shards.build import build
@@ -92,7 +92,7 @@ def first_batch(url: Path, step: int, workers: int) -> tuple[float, float]:
     config = DataConfig(str(url), workers=workers)
     slots = Slots(open_sources(config, "train"), 0, IMAGE_SIZE, 16, BATCH_SIZE)
     loader = training_loader(slots, range(step, step + 1000), rank=0, world_size=1, workers=workers)
-    stream = batches(loader, Skipped())
+    stream = batches(loader, SkippedSamples())
     next(stream)
     seconds = time.perf_counter() - began
     for _ in range(20):

@@ -32,7 +32,7 @@ from sheets import across, sheet
 from stargan_dist.console.progress import clock
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.index import read_index
-from stargan_dist.data.order import generator
+from stargan_dist.data.order import seeded_rng
 from stargan_dist.data.reader import LoadedSplit, ShardReader, load_split
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.inference.translator import Translator
@@ -191,7 +191,7 @@ def write(path: Path, data: bytes) -> None:
 def outputs(translator: Translator, x: torch.Tensor) -> torch.Tensor:
     """Cells (S, 1 + domains · latents, …) of sources (S, …): the latents are always the same."""
     domains, latent_dim = len(translator.domains), translator.config.model.latent_dim
-    drawn = generator(0, "ablation").standard_normal((domains * PICTURE_LATENTS, latent_dim))
+    drawn = seeded_rng(0, "ablation").standard_normal((domains * PICTURE_LATENTS, latent_dim))
     z = torch.from_numpy(drawn).to(x).repeat(len(x), 1)
     y_trg = torch.arange(domains).repeat_interleave(PICTURE_LATENTS).repeat(len(x))
     return across(x, translator.from_latents(x, y_trg, z))

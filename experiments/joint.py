@@ -28,7 +28,7 @@ from torch import Tensor
 
 from stargan_dist.data.demo import EXPRESSIONS, SPECIES, write_dataset
 from stargan_dist.data.index import INDEX, read_index
-from stargan_dist.data.order import generator
+from stargan_dist.data.order import seeded_rng
 from stargan_dist.data.reader import ShardReader, load_split
 from stargan_dist.errors import run_command
 from stargan_dist.inference.translator import Translator
@@ -185,7 +185,7 @@ def picture(translator: Translator, val: dict[str, Known]) -> Image.Image:
     targets = [(what, target) for what in SETS for target in range(len(SETS[what]))]
     blocks = {}
     for name, known in val.items():
-        chosen = generator(0, "joint").choice(len(known.images), PICTURE_SOURCES, replace=False)
+        chosen = seeded_rng(0, "joint").choice(len(known.images), PICTURE_SOURCES, replace=False)
         x = known.images[torch.from_numpy(chosen)]
         outputs = torch.stack([translate(translator, x, *target) for target in targets], dim=1)
         blocks[f"{name} set"] = across(x, outputs.flatten(0, 1))

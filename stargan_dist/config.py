@@ -441,7 +441,7 @@ def check_world(config: Config, world_size: int) -> None:
         )
 
 
-def described(config: Config) -> str:
+def describe(config: Config) -> str:
     """How a run computes, for its first line."""
     engine = config.engine
     parts = [

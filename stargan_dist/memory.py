@@ -28,7 +28,7 @@ from stargan_dist.data.labels import Labels, domain_labels
 from stargan_dist.data.sources import open_sources
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.evaluation.results import columns
-from stargan_dist.nets.precision import POLICIES, compute_in
+from stargan_dist.nets.precision import POLICIES, set_precision
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipe import Terms
@@ -100,7 +100,7 @@ class Simulated:
         self.labels, self.dtype = labels, policy.weights
         with default_dtype(self.dtype):  # fake networks cannot be converted later
             self.networks = recipes.build_networks(row, labels, config.model)
-        compute_in(self.networks, policy)
+        set_precision(self.networks, policy)
         self.objective = Objective(row, self.networks, labels, config.schedule)
         self.optimizers = build_optimizers(self.networks, row.optim)
         self.counter = LiveBytes()
@@ -173,7 +173,7 @@ def blank_batch(config: Config, labels: Labels, size: int, dtype: torch.dtype) -
     image = (size, 3, config.model.image_size, config.model.image_size)
     x, x_ref, x_ref2 = (torch.zeros(image, dtype=dtype) for _ in range(3))
     y = torch.zeros(size, dtype=torch.int64)
-    y = y if labels.by_domain else y[:, None].repeat(1, labels.size).to(dtype)
+    y = y if labels.by_domain else y[:, None].repeat(1, labels.vector_dim).to(dtype)
     z, z2 = (torch.zeros(size, config.model.latent_dim, dtype=dtype) for _ in range(2))
     batch = Batch(x, y, x_ref, x_ref2, y.clone(), z, z2, torch.zeros(size, dtype=dtype))
     if recipes.recipe_of(config).references:
@@ -328,7 +328,7 @@ def main() -> None:
     each = config.batch_size // args.processes
     kind = "domains" if labels.by_domain else "labels"
     print(
-        f"{labels.known} {kind}, {config.model.image_size} px, {config.precision}, "
+        f"{labels.num_labels} {kind}, {config.model.image_size} px, {config.precision}, "
         f"processes: {args.processes}, batch of each: {each}\n"
     )
     print(table(found), NOTES, sep="\n\n")

@@ -17,7 +17,7 @@ from stargan_dist import storage
 from stargan_dist.data import transforms
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.reader import LoadedSplit
-from stargan_dist.data.sources import load_labelled, open_sources
+from stargan_dist.data.sources import load_labelled_images, open_sources
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.inference import grids
 from stargan_dist.inference.translator import Translator
@@ -101,7 +101,7 @@ def label_of_files(labels: Labels, name: str | None, pairs: list[str]) -> Tensor
         raise UserError(f"--set: {name} is none of {', '.join(names)}")
     number = names.index(name) if name is not None else 0
     values = {attribute: value for attribute, _, value in (p.partition("=") for p in pairs)}
-    return torch.from_numpy(labels.vector(number, labels.spaces[number].given(values)))
+    return torch.from_numpy(labels.vector(number, labels.spaces[number].encode_known(values)))
 
 
 def check_arguments(args: argparse.Namespace, translator: Translator) -> None:
@@ -125,7 +125,7 @@ def draw(args: argparse.Namespace, translator: Translator) -> dict[str, Image.Im
 
     def validation(turn: int) -> LoadedSplit:
         sets = open_sources(translator.config.data, "val")
-        return load_labelled(sets, size, first=turn * args.count, per_domain=args.count)
+        return load_labelled_images(sets, size, first=turn * args.count, per_domain=args.count)
 
     if args.sources:
         label = label_of_files(translator.labels, args.set, args.attributes)

@@ -14,27 +14,27 @@ from stargan_dist.data.workers import iterate, open_loader
 BATCHES_OF_A_WORKER = 8  # for fewer a process is not started
 
 
-class Numbered(NamedTuple):
+class NumberedImages(NamedTuple):
     """Images uint8 (B, 3, size, size) that follow each other in the domain."""
 
     first: int
     images: Tensor
 
 
-class Images(Dataset[Numbered]):
+class Images(Dataset[NumberedImages]):
     """The images of one domain of a split, resized but otherwise as they are."""
 
     def __init__(self, reader: ShardReader, domain: int, size: int) -> None:
         self.reader, self.domain, self.size = reader, domain, size
 
-    def __getitem__(self, number: int) -> Numbered:
+    def __getitem__(self, number: int) -> NumberedImages:
         """Raises UserError if it cannot be read or decoded."""
         image, _ = self.reader.image(self.reader.locate(self.domain, number))
-        return Numbered(number, torch.from_numpy(transforms.fit(image, self.size))[None])
+        return NumberedImages(number, torch.from_numpy(transforms.fit(image, self.size))[None])
 
 
-def _collate(items: list[Numbered]) -> Numbered:
-    return Numbered(items[0].first, torch.cat([item.images for item in items]))
+def _collate(items: list[NumberedImages]) -> NumberedImages:
+    return NumberedImages(items[0].first, torch.cat([item.images for item in items]))
 
 
 def share(count: int, batch_size: int, rank: int, world_size: int) -> list[range]:
@@ -55,7 +55,7 @@ def load_images(
     workers: int,
     start_method: str,
     pin_memory: bool,
-) -> Generator[Numbered, None, None]:
+) -> Generator[NumberedImages, None, None]:
     """Images of a domain by number, batch after batch. Close the generator to end its workers."""
     images = Images(reader, domain, size)
     loader = open_loader(

@@ -44,7 +44,7 @@ class LabelSpace:
         """Whether a sample's domain tells its label."""
         return not (self.binary or self.key)
 
-    def own(self, attributes: Mapping[str, Any], domain: str) -> np.ndarray:
+    def encode(self, attributes: Mapping[str, Any], domain: str) -> np.ndarray:
         """This set's part of the label of a sample: float32 (number of columns,) of 0 and 1.
 
         Args:
@@ -63,7 +63,7 @@ class LabelSpace:
             raise UserError(f"{where} is {category!r}, not one of {', '.join(self.columns)}")
         return np.array([category == name for name in self.columns], np.float32)
 
-    def given(self, values: Mapping[str, Any]) -> np.ndarray:
+    def encode_known(self, values: Mapping[str, Any]) -> np.ndarray:
         """As `own`, of an image of which some attributes are known: the others do not hold. Of a
         set of categories all are zero, which is of no influence on targets.
 
@@ -76,7 +76,7 @@ class LabelSpace:
             raise UserError(f"{unknown[0]} is no attribute of {self.name}, which has {held}")
         if not self.binary:
             return np.zeros(len(self.columns), np.float32)
-        return self.own(dict.fromkeys(self.columns, 0) | dict(values), "")
+        return self.encode(dict.fromkeys(self.columns, 0) | dict(values), "")
 
 
 def _attribute(attributes: Mapping[str, Any], name: str) -> Any:
@@ -104,14 +104,14 @@ class Labels:
     spaces: tuple[LabelSpace, ...]
 
     @property
-    def known(self) -> int:
+    def num_labels(self) -> int:
         """The number of categories and attributes of all sets: what D classifies."""
         return sum(len(space.columns) for space in self.spaces)
 
     @property
-    def size(self) -> int:
+    def vector_dim(self) -> int:
         """The length of c, with m if there are several sets."""
-        return self.known + (len(self.spaces) if len(self.spaces) > 1 else 0)
+        return self.num_labels + (len(self.spaces) if len(self.spaces) > 1 else 0)
 
     @property
     def by_domain(self) -> bool:
@@ -128,7 +128,7 @@ class Labels:
             for column in space.columns
         ]
 
-    def part(self, number: int) -> slice:
+    def column_slice(self, number: int) -> slice:
         """Where in c the columns of a set lie."""
         begin = sum(len(space.columns) for space in self.spaces[:number])
         return slice(begin, begin + len(self.spaces[number].columns))
@@ -136,28 +136,28 @@ class Labels:
     def vector(self, number: int, own: np.ndarray) -> np.ndarray:
         """c, float32 (size,), of an image of set `number` with that set's labels: zero for those
         of other sets, and m."""
-        c = np.zeros(self.size, np.float32)
-        c[self.part(number)] = own
+        c = np.zeros(self.vector_dim, np.float32)
+        c[self.column_slice(number)] = own
         if len(self.spaces) > 1:
-            c[self.known + number] = 1
+            c[self.num_labels + number] = 1
         return c
 
-    def vectors(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+    def to_vectors(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         """c, (B, size), of labels as they travel: int64 (B,) or float (B, size)."""
         if y.is_floating_point():
             return y.to(dtype)
-        return fn.one_hot(y, self.size).to(dtype)
+        return fn.one_hot(y, self.vector_dim).to(dtype)
 
-    def classification(self, logits: Tensor, y: Tensor) -> Tensor:
+    def classification_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """The classification loss of logits (B, known) under labels as they travel: a scalar.
 
         For each image the cross-entropy of its set's categories, or the sum of the binary ones of
         its set's attributes. What its set does not know contributes nothing: no gradient either.
         """
-        c = self.vectors(y, logits.dtype)
-        of_set = c[:, self.known :] if len(self.spaces) > 1 else torch.ones_like(c[:, :1])
+        c = self.to_vectors(y, logits.dtype)
+        of_set = c[:, self.num_labels :] if len(self.spaces) > 1 else torch.ones_like(c[:, :1])
         losses = [
-            _loss(space, logits[:, self.part(i)], c[:, self.part(i)])
+            _loss(space, logits[:, self.column_slice(i)], c[:, self.column_slice(i)])
             for i, space in enumerate(self.spaces)
         ]
         return (torch.stack(losses, 1) * of_set).sum(1).mean()
@@ -173,7 +173,7 @@ class Labels:
         rows = []
         for number, space in enumerate(self.spaces):
             base = self._base(y, number)
-            begin = self.part(number).start
+            begin = self.column_slice(number).start
             for i in range(len(space.columns)):
                 c = y.new_tensor(self.vector(number, _aimed(space, base, i)))
                 rows.append((self.names[begin + i], c))
@@ -182,7 +182,7 @@ class Labels:
     def _base(self, y: Tensor, number: int) -> np.ndarray:
         """What is known of an image in terms of a set: nothing (zeros), if it is of another."""
         # Of an image of another set these columns are zero already.
-        return y[self.part(number)].detach().cpu().float().numpy()
+        return y[self.column_slice(number)].detach().cpu().float().numpy()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -17,7 +17,7 @@ import numpy as np
 WINDOW_SHARDS = 16  # samples are shuffled within groups of this many (shuffled) shards
 
 
-def generator(seed: int, *words: str | int) -> np.random.Generator:
+def seeded_rng(seed: int, *words: str | int) -> np.random.Generator:
     """A random generator of its own for every purpose: a function of the seed and the words."""
     numbers = (zlib.crc32(w.encode()) if isinstance(w, str) else w for w in words)
     return np.random.default_rng([seed, *numbers])
@@ -26,7 +26,7 @@ def generator(seed: int, *words: str | int) -> np.random.Generator:
 @lru_cache(maxsize=64)
 def targets(seed: int, step: int, batch_size: int) -> tuple[int, ...]:
     """A permutation of a step's global batch: image i is given the label of image targets[i]."""
-    return tuple(generator(seed, "targets", step).permutation(batch_size).tolist())
+    return tuple(seeded_rng(seed, "targets", step).permutation(batch_size).tolist())
 
 
 def place(slot: int, batch_size: int, sets: int) -> tuple[int, int]:
@@ -39,9 +39,9 @@ def place(slot: int, batch_size: int, sets: int) -> tuple[int, int]:
     return number, turn * batch_size + i
 
 
-def seed_of_set(seed: int, number: int) -> int:
+def data_source_seed(seed: int, number: int) -> int:
     """The seed of a data set's order: sets of one form would be read in step otherwise."""
-    return int(generator(seed, "set", number).integers(2**63)) if number else seed
+    return int(seeded_rng(seed, "set", number).integers(2**63)) if number else seed
 
 
 class Location(NamedTuple):
@@ -54,12 +54,12 @@ class Location(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _domains_of_block(num_domains: int, seed: int, stream: str, block: int) -> np.ndarray:
-    return generator(seed, stream, "domains", block).permutation(num_domains)
+    return seeded_rng(seed, stream, "domains", block).permutation(num_domains)
 
 
 @lru_cache(maxsize=512)
 def _window(seed: int, stream: str, domain: int, epoch: int, window: int, size: int) -> np.ndarray:
-    order = generator(seed, stream, "window", domain, epoch, window).permutation(size)
+    order = seeded_rng(seed, stream, "window", domain, epoch, window).permutation(size)
     return order.astype(np.int32)  # half the memory of the cache
 
 
@@ -124,7 +124,7 @@ class Order:
         the domain has no more.
         """
         starts = np.concatenate([[0], np.cumsum(self.counts[domain])])
-        rng = generator(self.seed, "substitute", *words)
+        rng = seeded_rng(self.seed, "substitute", *words)
         drawn = rng.choice(self.sizes[domain], min(count, self.sizes[domain]), replace=False)
         shards = np.searchsorted(starts, drawn, side="right") - 1
         return [
@@ -139,5 +139,5 @@ def _shards_of_pass(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pass's order of the shards, and where each one's samples begin in it (and the end)."""
     counts = np.asarray(order.counts[domain])
-    shards = generator(order.seed, stream, "shards", domain, epoch).permutation(len(counts))
+    shards = seeded_rng(order.seed, stream, "shards", domain, epoch).permutation(len(counts))
     return shards, np.concatenate([[0], np.cumsum(counts[shards])])

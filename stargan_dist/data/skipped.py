@@ -15,7 +15,7 @@ class Fault(NamedTuple):
     reason: str
 
 
-class Skipped:
+class SkippedSamples:
     """What was replaced, by shard. `rows` are plain values, as a checkpoint keeps them."""
 
     def __init__(self, rows: Rows | None = None) -> None:
@@ -26,7 +26,7 @@ class Skipped:
         row["samples"] += samples
 
     @classmethod
-    def joined(cls, ranks: Iterable[Rows]) -> "Skipped":
+    def joined(cls, ranks: Iterable[Rows]) -> "SkippedSamples":
         """What all ranks replaced together."""
         whole = cls()
         for rows in ranks:

@@ -62,12 +62,12 @@ class DataSources:
             return torch.tensor(location.domain)
         reader, space = self.readers[number], self.labels.spaces[number]
         if space.labels_are_domains:
-            own = space.own({}, reader.index.domains[location.domain])
+            own = space.encode({}, reader.index.domains[location.domain])
             return torch.from_numpy(self.labels.vector(number, own))
         sample = sample or reader.read(location)
         try:
             attributes = sample.facts.get("attributes", {})
-            own = space.own(attributes, sample.facts["domain"])
+            own = space.encode(attributes, sample.facts["domain"])
         except UserError as error:
             raise UserError(
                 f"sample {sample.key} of shard {reader.shard(location).name} in {reader.url}: "
@@ -110,7 +110,7 @@ def _space(name: str, source: SourceConfig, index: Index) -> LabelSpace:
     return LabelSpace(name, tuple(source.categories or index.domains), key=source.category)
 
 
-def load_labelled(
+def load_labelled_images(
     sets: DataSources, size: int, *, first: int = 0, per_domain: int, domains: int | None = None
 ) -> LoadedSplit:
     """As `load_split`, of every set, one after the other. Labels are as they travel.

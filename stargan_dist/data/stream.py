@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from stargan_dist.data import transforms
 from stargan_dist.data.batch import Batch
-from stargan_dist.data.order import Location, Order, generator, place, seed_of_set, targets
+from stargan_dist.data.order import Location, Order, data_source_seed, place, seeded_rng, targets
 from stargan_dist.data.reader import Sample, ShardReader
-from stargan_dist.data.skipped import Fault, Skipped
+from stargan_dist.data.skipped import Fault, SkippedSamples
 from stargan_dist.data.sources import DataSources
 from stargan_dist.data.workers import iterate, open_loader
 from stargan_dist.errors import UserError
@@ -59,14 +59,14 @@ class Images:
         self.seed, self.image_size, self.crops = seed, image_size, crops
         self.fast, self.skip = fast, skip
         counts = self.reader.index.counts(self.reader.split)
-        self.order = Order(counts, seed_of_set(seed, number))
+        self.order = Order(counts, data_source_seed(seed, number))
 
     def image(self, location: Location, role: str, slot: int) -> Tensor:
         """Raises UserError if the sample cannot be read or decoded."""
         return self._image(self.reader.read(location), location, role, slot)
 
     def _image(self, sample: Sample, location: Location, role: str, slot: int) -> Tensor:
-        rng = generator(self.seed, "augment", role, slot)
+        rng = seeded_rng(self.seed, "augment", role, slot)
         try:
             return torch.from_numpy(
                 transforms.load_augmented(
@@ -176,9 +176,9 @@ class Slots(Dataset[Loaded]):
 
     def __getitem__(self, slot: int) -> Loaded:
         images, _ = self.place(slot)
-        latents = generator(self.seed, "latent", slot).standard_normal((2, self.latent_dim))
+        latents = seeded_rng(self.seed, "latent", slot).standard_normal((2, self.latent_dim))
         z, z2 = torch.from_numpy(latents.astype(np.float32))
-        mix = torch.tensor(generator(self.seed, "mix", slot).random(), dtype=torch.float32)
+        mix = torch.tensor(seeded_rng(self.seed, "mix", slot).random(), dtype=torch.float32)
         faults: list[Fault] = []
         (x, y), _ = images.readable(
             images.labelled, self.source(slot), "source", slot, set(), faults
@@ -232,7 +232,7 @@ def _collate(slots: list[Loaded]) -> Loaded:
     return Loaded(batch, [fault for slot in slots for fault in slot.faults])
 
 
-class RankSlots(Sampler[list[int]]):
+class RankSampler(Sampler[list[int]]):
     """The slots of one rank, a list for each step: ranks share out each global batch in order."""
 
     def __init__(self, steps: range, batch_size: int, rank: int, world_size: int) -> None:
@@ -261,7 +261,7 @@ def training_loader(
     """This rank's batches of the given steps, in order, whatever the number of workers."""
     return open_loader(
         slots,
-        RankSlots(steps, slots.batch_size, rank, world_size),
+        RankSampler(steps, slots.batch_size, rank, world_size),
         _collate,
         workers=workers,
         start_method=start_method,
@@ -269,7 +269,7 @@ def training_loader(
     )
 
 
-def batches(loader: DataLoader[Loaded], skipped: Skipped) -> Generator[Batch, None, None]:
+def batches(loader: DataLoader[Loaded], skipped: SkippedSamples) -> Generator[Batch, None, None]:
     """Iterate a loader, as `workers.iterate` does.
 
     What was replaced is added to `skipped` as its batch is handed out, not when it is prefetched.

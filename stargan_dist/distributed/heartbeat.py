@@ -88,7 +88,7 @@ class Heartbeat:
     def _watch(self) -> None:
         """Live on until the end. End this process if the world has ended and it hangs in a wait."""
         ended_seconds = 0.0
-        seen = Changes()
+        seen = LastChanges()
         try:
             while not self._stop.wait(INTERVAL_SECONDS):
                 self._say()
@@ -100,7 +100,7 @@ class Heartbeat:
         except dist.DistError:  # the launcher that kept the store has gone
             pass
 
-    def _hopeless(self, seen: "Changes") -> bool:
+    def _hopeless(self, seen: "LastChanges") -> bool:
         silent, behind = seen.since(self.signs(), time.monotonic())
         return silent > SILENCE_SECONDS or behind > self.timeout_seconds
 
@@ -130,7 +130,7 @@ class Heartbeat:
         return told if self.rank == teller else ""
 
 
-class Changes:
+class LastChanges:
     """Since when, on this machine's clock, each rank says the same."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.console.progress import Progress
 from stargan_dist.data.batch import to_uint8, to_unit
-from stargan_dist.data.images import Numbered, load_images, share
+from stargan_dist.data.images import NumberedImages, load_images, share
 from stargan_dist.data.reader import open_reader
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError
@@ -132,7 +132,7 @@ class Collector:
 
     def _images(
         self, split: str, label: int, batch_size: int, progress: Progress
-    ) -> Iterator[Numbered]:
+    ) -> Iterator[NumberedImages]:
         """This rank's images of a domain, on its device."""
         loaded = load_images(
             self.readers[split],
@@ -147,10 +147,10 @@ class Collector:
             for first, images in loaded:
                 if self.stopped():
                     return
-                yield Numbered(first, images.to(self.world.device, non_blocking=True))
+                yield NumberedImages(first, images.to(self.world.device, non_blocking=True))
                 progress.advance(len(images))
 
-    def _real_images(self, split: str, label: int, what: str) -> Iterator[Numbered]:
+    def _real_images(self, split: str, label: int, what: str) -> Iterator[NumberedImages]:
         """Real images in batches of REAL_BATCH, with progress of their own."""
         total = sum(map(len, self._share(split, label, REAL_BATCH)))
         progress = Progress(total, "images", what=what, shown=self.world.is_main, brief=True)
@@ -175,11 +175,11 @@ class Collector:
         what = f"styles of {translator.domains[label]}"
 
         def encode() -> Tensor:
-            codes = [torch.zeros(0, translator.code_dim)]
+            codes = [torch.zeros(0, translator.conditioning_dim)]
             for _, images in self._real_images("val", label, what):
                 y = torch.full((REAL_BATCH,), label, device=images.device)
                 x_ref = to_unit(_full(images), translator.dtype)
-                styles = translator.codes_of_references(x_ref, y)
+                styles = translator.condition_on_references(x_ref, y)
                 codes.append(styles[: len(images)].cpu())
             return torch.cat(codes)
 
@@ -254,7 +254,7 @@ def _guides(
         drawn = draw_latents(task, source, translator.config.model.latent_dim, seed)
         z = torch.from_numpy(drawn).to(device, translator.dtype, non_blocking=True)
         y_trg = torch.full((OUTPUTS,), task.target, device=device)
-        return translator.codes_of_latents(z, y_trg)
+        return translator.condition_on_latents(z, y_trg)
     assert styles is not None
     picked = torch.from_numpy(draw_references(task, source, len(styles), seed))
     return styles.index_select(0, picked.to(device, non_blocking=True))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stargan_dist.data.order import generator
+from stargan_dist.data.order import seeded_rng
 
 OUTPUTS = 10  # of each source, as in the paper
 LATENT, REFERENCE, REAL = GUIDES = ("latent", "reference", "real")
@@ -43,9 +43,9 @@ def tasks(num_domains: int, guides: Sequence[str] = GUIDES) -> list[Task]:
 
 def draw_latents(task: Task, source: int, latent_dim: int, seed: int) -> np.ndarray:
     """z of each output of one source, (OUTPUTS, latent_dim) ~ N(0, I)."""
-    return generator(seed, "evaluate", *task, source).standard_normal((OUTPUTS, latent_dim))
+    return seeded_rng(seed, "evaluate", *task, source).standard_normal((OUTPUTS, latent_dim))
 
 
 def draw_references(task: Task, source: int, count: int, seed: int) -> np.ndarray:
     """The number of the reference of each output of one source, (OUTPUTS,), below `count`."""
-    return generator(seed, "evaluate", *task, source).integers(count, size=OUTPUTS)
+    return seeded_rng(seed, "evaluate", *task, source).integers(count, size=OUTPUTS)

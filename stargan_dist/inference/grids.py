@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from stargan_dist.data.batch import to_uint8, to_unit
-from stargan_dist.data.order import generator
+from stargan_dist.data.order import seeded_rng
 from stargan_dist.data.reader import LoadedSplit
 from stargan_dist.inference.translator import Translator
 
@@ -35,7 +35,7 @@ def latent_grid(
     shown = [_targets(translator, inputs, y, only) for y in inputs.labels]
     names = [name for name, _ in shown[0]]
     count, latent_dim = len(names) * latents, translator.config.model.latent_dim
-    drawn = generator(seed, "grid").standard_normal((count, latent_dim))
+    drawn = seeded_rng(seed, "grid").standard_normal((count, latent_dim))
     z = torch.from_numpy(drawn).to(translator.device, translator.dtype)
     rows = []
     for x, targets in zip(inputs.images, shown, strict=True):

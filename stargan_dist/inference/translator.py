@@ -43,7 +43,7 @@ class Translator:
         self.networks = dict(networks)
         self.G: Any = networks["G"]
         self.codes = Conditioning(row, self.networks, labels)
-        self.code_dim = row.code_dim(labels, config.model)
+        self.conditioning_dim = row.conditioning_dim(labels, config.model)
         self.diverse, self.guided_by_references = row.diverse, row.references
         self.config, self.labels, self.step = config, labels, step
         self.bfloat16 = bfloat16
@@ -90,15 +90,15 @@ class Translator:
             return self.G.decode(encoded, codes).to(self.dtype)
 
     @torch.no_grad()
-    def codes_of_latents(self, z: Tensor, y_trg: Tensor) -> Tensor:
-        return self.codes.code(self.codes.style_of_latents(z, y_trg), y_trg)
+    def condition_on_latents(self, z: Tensor, y_trg: Tensor) -> Tensor:
+        return self.codes.code(self.codes.style_from_latents(z, y_trg), y_trg)
 
     @torch.no_grad()
-    def codes_of_references(self, x_ref: Tensor, y_trg: Tensor) -> Tensor:
-        return self.codes.code(self.codes.style_of_images(x_ref, y_trg), y_trg)
+    def condition_on_references(self, x_ref: Tensor, y_trg: Tensor) -> Tensor:
+        return self.codes.code(self.codes.style_from_images(x_ref, y_trg), y_trg)
 
     def from_latents(self, x: Tensor, y_trg: Tensor, z: Tensor) -> Tensor:
-        return self.translate(x, self.codes_of_latents(z, y_trg))
+        return self.translate(x, self.condition_on_latents(z, y_trg))
 
     def from_references(self, x: Tensor, y_trg: Tensor, x_ref: Tensor) -> Tensor:
-        return self.translate(x, self.codes_of_references(x_ref, y_trg))
+        return self.translate(x, self.condition_on_references(x_ref, y_trg))

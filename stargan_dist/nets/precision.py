@@ -37,7 +37,7 @@ POLICIES = {
 }
 
 
-def computing(dtype: Dtype, device: torch.device) -> AbstractContextManager[object]:
+def autocast_to(dtype: Dtype, device: torch.device) -> AbstractContextManager[object]:
     """Autocast to a dtype; None: whatever is the case around it.
 
     Autocast's cache of lowered weights is off: a part uses each weight once, so there is nothing
@@ -66,7 +66,7 @@ class Trunk(PrecisionModule, nn.Sequential):
         return super().forward(x) if exact else self.lowered(x)
 
     def lowered(self, x: Tensor) -> Tensor:
-        with computing(self.compute, x.device):
+        with autocast_to(self.compute, x.device):
             return super().forward(x).to(x.dtype)
 
 
@@ -78,7 +78,7 @@ def precision_modules(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, 
         )
 
 
-def compute_in(networks: Mapping[str, nn.Module], policy: Policy) -> None:
+def set_precision(networks: Mapping[str, nn.Module], policy: Policy) -> None:
     """Tell the parts what to compute in. The weights are left as they are."""
     for letter, part in precision_modules(networks):
         part.compute = getattr(policy, letter)

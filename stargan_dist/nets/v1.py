@@ -9,7 +9,7 @@ import math
 from torch import Tensor, nn
 
 from stargan_dist.nets.blocks import Encoded, concatenate
-from stargan_dist.nets.precision import PrecisionModule, Trunk, computing
+from stargan_dist.nets.precision import PrecisionModule, Trunk, autocast_to
 
 BASE_WIDTH, MAX_WIDTH = 64, 2048  # the paper's
 RESIDUAL_BLOCKS = 6
@@ -65,7 +65,7 @@ class Generator(PrecisionModule):
 
     def decode(self, encoded: Encoded, c: Tensor) -> Tensor:
         x = encoded.bottleneck
-        with computing(self.compute, x.device):
+        with autocast_to(self.compute, x.device):
             h = self.body(concatenate(x, c))
         return self.to_rgb(h.to(x.dtype))  # outside: bfloat16 is coarser than 8 bits
 

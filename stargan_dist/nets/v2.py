@@ -21,7 +21,7 @@ from stargan_dist.nets.blocks import (
     concatenate,
     he_init,
 )
-from stargan_dist.nets.precision import Policy, PrecisionModule, Trunk, compute_in, computing
+from stargan_dist.nets.precision import Policy, PrecisionModule, Trunk, autocast_to, set_precision
 
 KEPT_SIZES = (32, 64, 128)  # where the high-pass option keeps the source's features
 
@@ -84,7 +84,7 @@ class Generator(PrecisionModule):
     def encode(self, x: Tensor) -> Encoded:
         """The half that does not depend on the style."""
         kept = {}
-        with computing(self.compute, x.device):
+        with autocast_to(self.compute, x.device):
             h = self.from_rgb(x)
             for block in self.encoder:
                 if self.high_pass is not None and h.shape[2] in KEPT_SIZES:
@@ -99,7 +99,7 @@ class Generator(PrecisionModule):
         if (masks is None) != (self.high_pass is None):
             raise ValueError("masks belong to the high-pass option (w_hpf > 0): give both or none")
         h = encoded.bottleneck
-        with computing(self.compute, h.device):
+        with autocast_to(self.compute, h.device):
             for block in self.decoder:
                 h = block(h, s)
                 if masks is not None and h.shape[2] in encoded.kept:
@@ -274,9 +274,9 @@ class Networks(NamedTuple):
     E: StyleEncoder
     D: Discriminator
 
-    def compute_in(self, policy: Policy) -> None:
+    def set_precision(self, policy: Policy) -> None:
         """Tell the parts what to compute in."""
-        compute_in(self._asdict(), policy)
+        set_precision(self._asdict(), policy)
 
 
 def build_networks(

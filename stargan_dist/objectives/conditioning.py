@@ -16,14 +16,14 @@ class Conditioning:
     def __init__(self, row: Recipe, networks: Networks, labels: Labels) -> None:
         self.row, self.networks, self.labels = row, networks, labels
 
-    def style_of_latents(self, z: Tensor, y: Tensor) -> Tensor:
+    def style_from_latents(self, z: Tensor, y: Tensor) -> Tensor:
         return self.row.style.of_latents(self.networks, z, y)
 
-    def style_of_images(self, x: Tensor, y: Tensor) -> Tensor:
+    def style_from_images(self, x: Tensor, y: Tensor) -> Tensor:
         return self.row.style.of_images(self.networks, x, y)
 
     def code(self, style: Tensor, y: Tensor) -> Tensor:
         """What G is given."""
         if not self.row.label:
             return style
-        return torch.cat([self.labels.vectors(y, style.dtype), style], dim=1)
+        return torch.cat([self.labels.to_vectors(y, style.dtype), style], dim=1)

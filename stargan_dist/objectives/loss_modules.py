@@ -95,7 +95,7 @@ class GeneratorPass:
     @cached_property
     def style_pred(self) -> Tensor:
         """The style that E finds in the fake."""
-        return self.side.codes.style_of_images(self.fake, self.batch.y_trg)
+        return self.side.codes.style_from_images(self.fake, self.batch.y_trg)
 
     @cached_property
     def style2(self) -> Tensor:
@@ -114,7 +114,7 @@ class GeneratorPass:
     def back(self) -> Tensor:
         """The fake translated back, by the source's own label and style."""
         codes, x, y = self.side.codes, self.batch.x, self.batch.y
-        return self.side.G(self.fake, codes.code(codes.style_of_images(x, y), y))
+        return self.side.G(self.fake, codes.code(codes.style_from_images(x, y), y))
 
 
 def weight_at(term: Term, step: int, ds_iter: int) -> float:
@@ -145,8 +145,8 @@ class DiscriminatorLoss(nn.Module):
 
     def forward(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Terms]:
         seen = DiscriminatorPass(self.row, self.D, self.labels, batch, fake)
-        values = {term.name: term.of(seen) for term in self.row.critic_terms}
-        loss = _sum(self.row.critic_terms, values, 0, self.row.ds_iter)
+        values = {term.name: term.of(seen) for term in self.row.discriminator_terms}
+        loss = _sum(self.row.discriminator_terms, values, 0, self.row.ds_iter)
         return loss, _detached(values)
 
 
@@ -166,7 +166,7 @@ class GeneratorLoss(nn.Module):
     def style(self, batch: Batch, guide: Guide, *, second: bool = False) -> Tensor:
         """The style that guides to y_trg, or a second one."""
         given = getattr(batch, guide.inputs[second])
-        made = self.codes.style_of_images if guide.reference else self.codes.style_of_latents
+        made = self.codes.style_from_images if guide.reference else self.codes.style_from_latents
         return made(given, batch.y_trg)
 
     def idle(self, guide: Guide) -> list[nn.Module]:

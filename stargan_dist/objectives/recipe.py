@@ -107,7 +107,7 @@ class Recipe:
     critic: Critic
     label: bool
     style: Style
-    critic_terms: tuple[Term, ...]
+    discriminator_terms: tuple[Term, ...]
     terms: tuple[Term, ...]
     guides: tuple[Guide, ...]
     optim: OptimConfig
@@ -117,9 +117,9 @@ class Recipe:
     max_width: int = 512
     ds_iter: int = 100_000
 
-    def code_dim(self, labels: Labels, model: ModelConfig) -> int:
+    def conditioning_dim(self, labels: Labels, model: ModelConfig) -> int:
         """The length of what G is given."""
-        return (labels.size if self.label else 0) + self.style.dim(model)
+        return (labels.vector_dim if self.label else 0) + self.style.dim(model)
 
     @property
     def references(self) -> bool:
@@ -138,4 +138,4 @@ class Recipe:
         return self.permuted and not (self.critic.by_domain or "F" in self.style.networks)
 
     def __post_init__(self) -> None:
-        assert not any(term.falls for term in self.critic_terms), "of D no weight falls"
+        assert not any(term.falls for term in self.discriminator_terms), "of D no weight falls"

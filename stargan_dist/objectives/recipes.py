@@ -122,12 +122,12 @@ REFERENCE = Guide("reference", ("G",), ("x_ref", "x_ref2"), reference=True)
 
 def classification_of_real(seen: DiscriminatorPass) -> Tensor:
     assert seen.real.cls is not None
-    return seen.labels.classification(seen.real.cls, seen.batch.y)
+    return seen.labels.classification_loss(seen.real.cls, seen.batch.y)
 
 
 def classification_of_fake(made: GeneratorPass) -> Tensor:
     assert made.judged.cls is not None
-    return made.labels.classification(made.judged.cls, made.batch.y_trg)
+    return made.labels.classification_loss(made.judged.cls, made.batch.y_trg)
 
 
 def wasserstein(penalty: float) -> tuple[Term, ...]:
@@ -180,7 +180,7 @@ STARGAN_ROW = Recipe(
     critic=STARGAN,
     label=True,
     style=NOTHING,
-    critic_terms=(*wasserstein(10.0), CLASSIFY),
+    discriminator_terms=(*wasserstein(10.0), CLASSIFY),
     terms=(FOOL_CRITIC, CLASSIFIED, CYCLE_10),
     guides=(BY_LABEL,),
     optim=ADAM_V1,
@@ -202,14 +202,14 @@ B = replace(
     A,
     about="A with a multi-task discriminator",
     critic=MULTI_TASK,
-    critic_terms=wasserstein(10.0),
+    discriminator_terms=wasserstein(10.0),
     terms=(FOOL_CRITIC, CYCLE_10),
 )
 C = replace(
     B,
     about="B with R1 and the logistic loss, and AdaIN instead of concatenation",
     generator=adain,
-    critic_terms=LOGISTIC,
+    discriminator_terms=LOGISTIC,
     terms=(FOOL, CYCLE),
     critic_steps=1,
     permuted=False,
@@ -219,7 +219,7 @@ C_ACGAN = replace(
     C,
     about="C with A's discriminator: the tuned row for labels of any kind",
     critic=ACGAN,
-    critic_terms=(*LOGISTIC, CLASSIFY),
+    discriminator_terms=(*LOGISTIC, CLASSIFY),
     terms=(FOOL, CLASSIFIED, CYCLE),
     permuted=True,
 )
@@ -279,12 +279,12 @@ def recipe_of(config: Config) -> Recipe:
         )
     given = _given(config.loss)
     ds_iter = given.pop("ds_iter")
-    own = {term.name for term in (*row.critic_terms, *row.terms)}
+    own = {term.name for term in (*row.discriminator_terms, *row.terms)}
     for name in given.keys() - own:
         raise UserError(f"loss.{name}: recipe {config.recipe} has no such term; leave it at null")
     return replace(
         row,
-        critic_terms=_weighted(row.critic_terms, given),
+        discriminator_terms=_weighted(row.discriminator_terms, given),
         terms=_weighted(row.terms, given),
         ds_iter=ds_iter,
         optim=replace(row.optim, **_given(config.optim)),
@@ -308,7 +308,7 @@ def resolved(config: Config) -> Config:
         UserError: as `row_of`.
     """
     row = recipe_of(config)
-    weights = {term.name: term.weight for term in (*row.critic_terms, *row.terms)}
+    weights = {term.name: term.weight for term in (*row.discriminator_terms, *row.terms)}
     loss = {field.name: weights.get(field.name) for field in dataclasses.fields(LossConfig)}
     return replace(
         config,
@@ -320,6 +320,8 @@ def resolved(config: Config) -> Config:
 
 def build_networks(row: Recipe, labels: Labels, model: ModelConfig) -> dict[str, nn.Module]:
     """The networks of a recipe by letter, initialised from torch's current random state."""
-    networks = {"G": row.generator(row.code_dim(labels, model), model)}
-    networks |= {letter: make(labels.known, model) for letter, make in row.style.networks.items()}
-    return networks | {"D": row.critic.network(labels.known, model)}
+    networks = {"G": row.generator(row.conditioning_dim(labels, model), model)}
+    networks |= {
+        letter: make(labels.num_labels, model) for letter, make in row.style.networks.items()
+    }
+    return networks | {"D": row.critic.network(labels.num_labels, model)}

@@ -174,7 +174,7 @@ def _latest(run: str, steps: list[int]) -> int:
     return steps[-1]
 
 
-def of_letter(letter: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tensors_of_network(letter: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of one network, by names without its letter."""
     prefix = f"{letter}."
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -183,7 +183,7 @@ def of_letter(letter: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_networks(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
     """Fill networks from tensors named `LETTER.parameter`."""
     for letter, network in networks.items():
-        network.load_state_dict(of_letter(letter, tensors))
+        network.load_state_dict(tensors_of_network(letter, tensors))
 
 
 def _describe(folder: Path) -> dict[str, dict[str, Any]]:
@@ -226,7 +226,7 @@ def _point_latest(run: str, step: int) -> None:
     storage.write_bytes(storage.join(_folder(run), LATEST), f"{step_name(step)}\n".encode())
 
 
-def superseded(
+def superseded_steps(
     steps: Iterable[int], *, keep_last: int, keep_every: int, best: Iterable[int]
 ) -> list[int]:
     """The steps that may go: not among the newest, no multiple of `keep_every`, not the best."""
@@ -236,7 +236,7 @@ def superseded(
     return [step for step in steps if step not in kept]
 
 
-def remove_superseded(
+def apply_retention(
     run: str, step: int, protocol: str, *, keep_last: int, keep_every: int
 ) -> None:
     """Apply the retention after a save at `step`.
@@ -250,5 +250,5 @@ def remove_superseded(
     except (OSError, UserError) as error:
         print(f"no checkpoint is removed: the best is not known ({error})", file=sys.stderr)
         return
-    for old in superseded(reached, keep_last=keep_last, keep_every=keep_every, best=best):
+    for old in superseded_steps(reached, keep_last=keep_last, keep_every=keep_every, best=best):
         storage.remove_folder(storage.join(_folder(run), step_name(old)), first=MANIFEST)

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from stargan_dist import storage
-from stargan_dist.data.order import generator
+from stargan_dist.data.order import seeded_rng
 from stargan_dist.errors import UserError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -245,7 +245,7 @@ def split_off(listing: Listing, val_fraction: float, seed: int) -> Listing:
         return listing
 
     def drawn(domain: str, items: list[Item]) -> list[bool]:
-        order = generator(seed, "split", domain).permutation(len(items))
+        order = seeded_rng(seed, "split", domain).permutation(len(items))
         val = set(order[: round(val_fraction * len(items))].tolist())
         return [i in val for i in range(len(items))]
 

@@ -12,8 +12,8 @@ from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.reader import LoadedSplit
-from stargan_dist.data.skipped import Rows, Skipped
-from stargan_dist.data.sources import DataSources, load_labelled, open_sources
+from stargan_dist.data.skipped import Rows, SkippedSamples
+from stargan_dist.data.sources import DataSources, load_labelled_images, open_sources
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation import results
@@ -32,7 +32,7 @@ GRID_DOMAINS = 8  # a grid shows the first so many
 def _told(labels: Labels) -> str:
     """What the labels are, for a run's first line."""
     if labels.by_domain:
-        return f"{labels.known} domains"
+        return f"{labels.num_labels} domains"
     sets = ", ".join(
         f"{space.name}: {len(space.columns)} {'attributes' if space.binary else 'categories'}"
         for space in labels.spaces
@@ -74,7 +74,7 @@ class Reporter:
             self._write_status("running", start)
             print(
                 f"{config.run}: steps {start} to {config.steps}, {world.size} process(es) "
-                f"on {world.device.type}, {configs.described(config)}, "
+                f"on {world.device.type}, {configs.describe(config)}, "
                 f"{_told(sets.labels)}, {sets.images} images"
                 f"{', fast decoding' * config.data.fast_decoding}",
                 flush=True,
@@ -108,7 +108,7 @@ class Reporter:
         held = (counts for r in self.sets.readers for counts in r.index.counts("val"))
         sets = open_sources(config.data, "val") if all(map(sum, held)) else self.sets
         return [
-            load_labelled(
+            load_labelled_images(
                 sets, config.model.image_size,
                 first=first, per_domain=count, domains=GRID_DOMAINS,
             )
@@ -116,7 +116,7 @@ class Reporter:
         ]  # fmt: skip
 
     def log(
-        self, step: int, terms: Mapping[str, torch.Tensor], skipped: Skipped, nonfinite: int
+        self, step: int, terms: Mapping[str, torch.Tensor], skipped: SkippedSamples, nonfinite: int
     ) -> None:
         """Read the losses of a step from the device, averaged over the ranks.
 

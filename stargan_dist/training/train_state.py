@@ -11,9 +11,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from stargan_dist.config import Config, EngineConfig, OptimConfig
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
-from stargan_dist.data.order import generator
+from stargan_dist.data.order import seeded_rng
 from stargan_dist.engines.base import Engine, TrainedParts
-from stargan_dist.nets.precision import POLICIES, compile_networks, compute_in
+from stargan_dist.nets.precision import POLICIES, compile_networks, set_precision
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.losses import falling
 from stargan_dist.objectives.objective import Objective
@@ -67,7 +67,7 @@ class TrainState:
         self.labels = labels
         row, policy = recipes.recipe_of(config), POLICIES[config.precision]
         self.dtype = policy.weights
-        torch_seed = int(generator(config.seed, "networks").integers(2**63))
+        torch_seed = int(seeded_rng(config.seed, "networks").integers(2**63))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed)
             self.networks = recipes.build_networks(row, labels, config.model)
@@ -82,7 +82,7 @@ class TrainState:
             if letter != "D"
         }
         # After the copies: averages compute as their weights are, and are not compiled.
-        compute_in(self.networks, policy)
+        set_precision(self.networks, policy)
         if config.engine.compile:
             compile_networks(self.networks)
         assert config.optim.ema is not None
@@ -138,7 +138,7 @@ class TrainState:
 
     def restore_optimizers(self, engine: Engine, state: State) -> None:
         for letter in self.networks:
-            engine.load_moments(letter, checkpoints.of_letter(letter, state.optimizers))
+            engine.load_moments(letter, checkpoints.tensors_of_network(letter, state.optimizers))
         for side, scale in engine.scales.items():
             if side in state.scales:
                 scale.load(state.scales[side])

@@ -17,7 +17,7 @@ from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
-from stargan_dist.data.skipped import Rows, Skipped
+from stargan_dist.data.skipped import Rows, SkippedSamples
 from stargan_dist.data.sources import DataSources, open_sources
 from stargan_dist.data.stream import Loaded, Slots, batches, describe_step, training_loader
 from stargan_dist.distributed.world import REMEDY, World, launched_world_size
@@ -201,7 +201,7 @@ class _Fit:
         samples = partial(describe_step, slots)
         self.guard = NonFiniteGuard(config, world, samples, self.engine.scales, prepared.nonfinite)
         self.saver = AsyncWriter(background=config.checkpoint.background)
-        self.skipped = Skipped(prepared.skipped if world.is_main else {})
+        self.skipped = SkippedSamples(prepared.skipped if world.is_main else {})
 
     def __call__(self) -> int:
         """Iterate until all steps are done, or a signal comes. Returns FINISHED or STOPPED."""
@@ -249,7 +249,7 @@ class _Fit:
         logged = _logged_at(step, config.monitor.log_every, config.steps, sets)
         saved = saved or _at(step, config.checkpoint.every, config.steps)
         if logged or saved:
-            everywhere = Skipped.joined(self.world.all_gather(self.skipped.rows))
+            everywhere = SkippedSamples.joined(self.world.all_gather(self.skipped.rows))
             everywhere.check(config.data.max_skipped)
             self.guard.check()
         if logged:
@@ -260,7 +260,7 @@ class _Fit:
             self._save(step, self._facts(everywhere))
         self.saver.check()
 
-    def _facts(self, skipped: Skipped) -> dict[str, Any]:
+    def _facts(self, skipped: SkippedSamples) -> dict[str, Any]:
         """What a checkpoint's manifest says of the run."""
         return {
             "config": configs.to_dict(self.config),
@@ -281,7 +281,7 @@ class _Fit:
 def _write(config: Config, step: int, state: State, facts: dict[str, Any]) -> None:
     checkpoints.save(config.run, step, state, facts)
     keep = config.checkpoint
-    checkpoints.remove_superseded(
+    checkpoints.apply_retention(
         config.run,
         step,
         config.evaluation.protocol,

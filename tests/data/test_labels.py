@@ -38,10 +38,10 @@ def test_a_vector_knows_its_own_set_alone_and_says_which():
 
 def test_domains_become_one_hot():
     labels = domain_labels(["cat", "dog", "wild"])
-    c = labels.vectors(torch.tensor([2, 0]), torch.float64)
+    c = labels.to_vectors(torch.tensor([2, 0]), torch.float64)
     assert c.dtype == torch.float64
     assert c.tolist() == [[0, 0, 1], [1, 0, 0]]
-    assert labels.vectors(c, torch.float32).tolist() == c.tolist()
+    assert labels.to_vectors(c, torch.float32).tolist() == c.tolist()
 
 
 def literal_bce(logits, truth):
@@ -131,12 +131,12 @@ def test_targets_of_several_sets():
 @pytest.mark.parametrize("false", [False, 0, -1, "0", "-1", "False", -1.0])
 def test_binary_values(true, false):
     space = LabelSpace("s", ("a", "b"), binary=True)
-    assert space.own({"a": true, "b": false, "c": 7}, "").tolist() == [1, 0]
+    assert space.encode({"a": true, "b": false, "c": 7}, "").tolist() == [1, 0]
 
 
 def test_categories_by_attribute_and_by_domain():
-    assert LabelSpace("s", ("1", "2"), key="who").own({"who": 2}, "x").tolist() == [0, 1]
-    assert LabelSpace("s", ("x", "y")).own({}, "x").tolist() == [1, 0]
+    assert LabelSpace("s", ("1", "2"), key="who").encode({"who": 2}, "x").tolist() == [0, 1]
+    assert LabelSpace("s", ("x", "y")).encode({}, "x").tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_categories_by_attribute_and_by_domain():
 )
 def test_values_that_are_not_known(space, attributes, said):
     with pytest.raises(UserError, match=said):
-        space.own(attributes, "x")
+        space.encode(attributes, "x")
 
 
 @pytest.mark.parametrize("labels", [BOTH, domain_labels(["cat", "dog"])])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from stargan_dist.data.order import WINDOW_SHARDS, Location, Order
-from stargan_dist.data.stream import RankSlots
+from stargan_dist.data.stream import RankSampler
 
 COUNTS = ((5, 3, 1), (4,), tuple([2] * (WINDOW_SHARDS + 3)))
 SIZES = [sum(counts) for counts in COUNTS]
@@ -94,8 +94,8 @@ def test_a_slot_far_away_costs_no_walk_through_the_slots_before():
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_share_out_each_global_batch(world_size):
-    whole = list(RankSlots(range(3, 6), 8, rank=0, world_size=1))
-    ranks = [list(RankSlots(range(3, 6), 8, rank, world_size)) for rank in range(world_size)]
+    whole = list(RankSampler(range(3, 6), 8, rank=0, world_size=1))
+    ranks = [list(RankSampler(range(3, 6), 8, rank, world_size)) for rank in range(world_size)]
     assert [[*chain(*step)] for step in zip(*ranks, strict=True)] == whole
     assert whole[0] == list(np.arange(24, 32))
 

@@ -15,9 +15,9 @@ from stargan_dist import sample
 from stargan_dist.config import DataConfig, SourceConfig
 from stargan_dist.data import transforms
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
-from stargan_dist.data.order import Order, generator, place, targets
+from stargan_dist.data.order import Order, place, seeded_rng, targets
 from stargan_dist.data.reader import ShardReader, open_reader
-from stargan_dist.data.sources import DataSources, load_labelled, open_sources
+from stargan_dist.data.sources import DataSources, load_labelled_images, open_sources
 from stargan_dist.data.stream import Slots, describe_step
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation.evaluator import Evaluator
@@ -98,11 +98,11 @@ def test_slots_of_a_single_set_are_written_out(shards):
             ("x_ref2", "reference2", ref2),
         )
         for field, role, location in roles:
-            rng = generator(3, "augment", role, slot)
+            rng = seeded_rng(3, "augment", role, slot)
             image = transforms.load_augmented(reader.read(location).image, 32, rng, fast=False)
             assert np.array_equal(getattr(batch, field).numpy(), image)
         assert (batch.y.item(), batch.y_trg.item()) == (source.domain, ref.domain)
-        z = generator(3, "latent", slot).standard_normal((2, 5)).astype(np.float32)
+        z = seeded_rng(3, "latent", slot).standard_normal((2, 5)).astype(np.float32)
         assert torch.equal(torch.stack([batch.z, batch.z2]), torch.from_numpy(z))
 
 
@@ -231,11 +231,13 @@ def test_what_a_batch_was_made_of_can_be_told(joint):
 
 
 def test_images_of_grids_have_labels(joint, faces, kinds, shards):
-    some = load_labelled(joint, 32, first=1, per_domain=2)
+    some = load_labelled_images(joint, 32, first=1, per_domain=2)
     assert some.images.shape == (2 + 2 * 2, 3, 32, 32)
     assert some.labels[:, 7:].tolist() == [[1, 0]] * 2 + [[0, 1]] * 4
     assert some.domains == ["black", "blond", "brown", "male", *SPECIES]
-    plain = load_labelled(open_sources(DataConfig(shards), "val"), 32, per_domain=1, domains=2)
+    plain = load_labelled_images(
+        open_sources(DataConfig(shards), "val"), 32, per_domain=1, domains=2
+    )
     assert plain.labels.tolist() == [0, 1] and plain.domains == ["cat", "dog"]
 
 

@@ -22,7 +22,7 @@ from stargan_dist.data.reader import (
     open_reader,
     working_set_bytes,
 )
-from stargan_dist.data.skipped import Skipped
+from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.data.sources import DataSources
 from stargan_dist.data.stream import Slots, batches, training_loader
 from stargan_dist.errors import UserError
@@ -48,7 +48,7 @@ def load(slots, steps=range(STEPS), rank=0, world_size=1, skipped=None, **option
         rank=rank, world_size=world_size, **{"workers": 0, "start_method": "fork"} | options,
         pin_memory=False,
     )  # fmt: skip
-    return list(batches(loader, Skipped() if skipped is None else skipped))
+    return list(batches(loader, SkippedSamples() if skipped is None else skipped))
 
 
 def load_world(slots, steps, world_size, **options):
@@ -264,7 +264,7 @@ def test_a_bad_shard_ends_the_run_in_one_line(served, damage, workers):
 def test_a_bad_shard_can_be_skipped(served, sequence, damage):
     bad = damaged_shard(served)
     damage(served, bad)
-    skipped = Skipped()
+    skipped = SkippedSamples()
     replaced = load(make_slots(served.url, skip=True), skipped=skipped)
     assert list(skipped.rows) == [f"train/{bad.name}"]
     assert DAMAGE[damage] in skipped.rows[f"train/{bad.name}"]["reason"]
@@ -285,14 +285,14 @@ def test_what_replaces_a_sample_does_not_depend_on_the_world(served):
     """What is damaged for good gives one sequence, and one count, whoever reads it."""
     truncate(served, damaged_shard(served))
     slots = make_slots(str(served.folder), skip=True)
-    whole, skipped = load(slots, skipped=(one := Skipped())), one.rows
+    whole, skipped = load(slots, skipped=(one := SkippedSamples())), one.rows
     for ranks, workers in ((2, 0), (4, 1)):
         assert_same(load_world(slots, range(STEPS), ranks, workers=workers), whole)
     parts = []
     for rank, steps in product((0, 1), (range(3), range(3, STEPS))):
-        parts.append(Skipped())
+        parts.append(SkippedSamples())
         load(slots, steps, rank=rank, world_size=2, skipped=parts[-1])
-    joined = Skipped.joined(part.rows for part in parts)
+    joined = SkippedSamples.joined(part.rows for part in parts)
     assert {s: r["samples"] for s, r in joined.rows.items()} == {
         s: r["samples"] for s, r in skipped.items()
     }

@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from stargan_dist.distributed import heartbeat
-from stargan_dist.distributed.heartbeat import Changes, Heartbeat, RankStatus, verdict
+from stargan_dist.distributed.heartbeat import Heartbeat, LastChanges, RankStatus, verdict
 
 NOW = time.time()
 THERE = [RankStatus(beats=10, marks=7, doing="step 4", seconds=NOW, left=False) for _ in range(3)]
@@ -63,7 +63,7 @@ def test_one_who_left_and_one_who_died(left):
 
 
 def test_silence_and_lateness_are_measured_by_this_machines_clock():
-    seen = Changes()
+    seen = LastChanges()
     assert seen.since(THERE, now=100.0) == (0, 0)
     # All at work for long: nobody is late.
     at_work = [replace(sign, beats=sign.beats + 9) for sign in THERE]

@@ -35,7 +35,7 @@ def make_networks(policy, **kwargs):
     torch.manual_seed(0)
     sizes = {"image_size": 32, "base_width": 4, "max_width": 8, "style_dim": 6, "latent_dim": 5}
     nets = build_networks(3, mapping_dim=7, **sizes, **kwargs)
-    nets.compute_in(POLICIES[policy])
+    nets.set_precision(POLICIES[policy])
     return nets
 
 
@@ -95,9 +95,9 @@ def test_float32_is_exact_again_after_a_low_policy(name):
     """What a policy does is kept in the networks alone, and nothing of it in torch."""
     nets, x, s = make_networks("float32"), make_images(), torch.randn(2, 6)
     expected = nets.G(x, s), nets.E(x, Y), nets.D(x, Y)
-    nets.compute_in(POLICIES[name])
+    nets.set_precision(POLICIES[name])
     low = nets.G(x, s), nets.E(x, Y), nets.D(x, Y)
-    nets.compute_in(POLICIES["float32"])
+    nets.set_precision(POLICIES["float32"])
     again = nets.G(x, s), nets.E(x, Y), nets.D(x, Y)
     lowered = (getattr(POLICIES[name], letter) is not None for letter in "GED")
     for before, between, after, differs in zip(expected, low, again, lowered, strict=True):

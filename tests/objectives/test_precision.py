@@ -9,7 +9,7 @@ from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.ddp import DDP
 from stargan_dist.inference.translator import Translator
-from stargan_dist.nets.precision import POLICIES, compile_networks, compute_in
+from stargan_dist.nets.precision import POLICIES, compile_networks, set_precision
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import LATENT, REFERENCE
@@ -27,7 +27,7 @@ def losses_and_gradients(policy):
     nets, batch = make_networks(), make_batch(0).to(CPU, torch.float32)
     for net in nets:
         net.float()
-    nets.compute_in(policy)
+    nets.set_precision(policy)
     objective = objective_of(nets)
     translation = objective.generator.translate(batch, LATENT)
     d_loss, d_terms = objective.discriminator(batch, translation.fake)
@@ -168,7 +168,7 @@ def test_other_rows_compute_low_where_the_policy_says(name):
     """Wasserstein and its penalty, labels that are concatenated, the encoder of latents."""
     policy = POLICIES["bfloat16_most"]
     exact = losses_of_row(name, lambda nets: None, torch.float32)
-    near = losses_of_row(name, lambda nets: compute_in(nets, policy), torch.float32)
+    near = losses_of_row(name, lambda nets: set_precision(nets, policy), torch.float32)
     assert {g.dtype for g in near[1]} == {torch.float32}
     assert all(g.isfinite().all() for g in near[1])
     assert torch.equal(near[0]["real"], exact[0]["real"])  # what penalties differentiate is exact

@@ -169,7 +169,7 @@ def test_a_row_of_ones_own_needs_no_other_change(monkeypatch):
 def test_a_configuration_comes_before_the_row():
     row = recipes.recipe_of(config_of("a", cyc=3.0, cls=2.0))
     assert {t.name: t.weight for t in row.terms} == {"adv": 1, "cls": 2, "cyc": 3}
-    assert {t.name: t.weight for t in row.critic_terms}["cls"] == 2
+    assert {t.name: t.weight for t in row.discriminator_terms}["cls"] == 2
     assert recipes.TABLE["a"].terms[2].weight == 10
     optim = replace(config_of("stargan"), optim=OptimConfig(lr=3e-4))
     assert recipes.recipe_of(optim).optim.lr == 3e-4
@@ -205,7 +205,7 @@ def test_what_no_row_has_is_refused(config, told):
 def test_the_rows_are_those_of_the_papers():
     """What SPEC and papers say of v1 and v2, number by number."""
     v1, v2 = recipes.recipe_of(Config(recipe="stargan")), recipes.recipe_of(Config(recipe="f"))
-    assert {t.name: t.weight for t in (*v1.critic_terms, *v1.terms)} == {
+    assert {t.name: t.weight for t in (*v1.discriminator_terms, *v1.terms)} == {
         "real": 1, "fake": 1, "reg": 10, "cls": 1, "adv": 1, "cyc": 10,
     }  # fmt: skip
     assert (v1.critic_steps, v1.permuted, v1.references, v1.crops) == (5, True, False, 0)

@@ -120,7 +120,7 @@ def test_a_full_disk_is_told(tmp_path):
 def test_retention(keep_last, keep_every, best, gone):
     steps = [1, 2, 3, 4, 5, 6]
     assert (
-        checkpoints.superseded(steps, keep_last=keep_last, keep_every=keep_every, best=best) == gone
+        checkpoints.superseded_steps(steps, keep_last=keep_last, keep_every=keep_every, best=best) == gone
     )
 
 
@@ -158,7 +158,7 @@ def test_retention_keeps_the_best_evaluated(run):
     for step in (1, 2, 3):
         checkpoints.save(run, step, make_state(step), FACTS)
         write_evaluation(run, step, [2.0, 1.0, 3.0][step - 1])
-    checkpoints.remove_superseded(run, 3, "paper", keep_last=1, keep_every=0)
+    checkpoints.apply_retention(run, 3, "paper", keep_last=1, keep_every=0)
     assert checkpoints.list_steps(run) == [2, 3]
     assert checkpoints.find(run, "best").step == 2
 
@@ -166,5 +166,5 @@ def test_retention_keeps_the_best_evaluated(run):
 def test_a_run_that_was_set_back_keeps_what_it_saves(run):
     for step in (2, 4, 6, 4):
         checkpoints.save(run, step, make_state(step), FACTS)
-    checkpoints.remove_superseded(run, 4, "paper", keep_last=1, keep_every=0)
+    checkpoints.apply_retention(run, 4, "paper", keep_last=1, keep_every=0)
     assert checkpoints.find(run).step == 4

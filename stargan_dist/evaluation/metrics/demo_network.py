@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stargan_dist.data.order import generator
+from stargan_dist.data.order import seeded_rng
 from stargan_dist.data.reader import ShardReader, load_split
 from stargan_dist.evaluation.metrics.lpips import mean_pairwise_distance
 
@@ -90,7 +90,7 @@ def train(reader: ShardReader) -> dict[str, Tensor]:
     largest = max(reader.size(domain) for domain in range(len(reader.index.domains)))
     split = load_split(reader, SIDE, per_domain=min(IMAGES, largest))
     images, labels = split.images.float() / 127.5 - 1, split.labels
-    rng = generator(0, "demo network")
+    rng = seeded_rng(0, "demo network")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**31)))
         network = DemoNetwork(len(split.domains))
