@@ -109,7 +109,7 @@ def make_config(folder: Path, size: int) -> Config:
     return Config(
         run=str(folder / "run"),
         data=DataConfig(shards=str(folder / "shards"), workers=0),
-        model=ModelConfig(image_size=size),
+        model=ModelConfig(image_size=cast(Any, size)),
         evaluation=EvaluationConfig(
             inception_weights=str(folder / "inception.pth"),
             alexnet_weights=str(folder / "alexnet.pth"),

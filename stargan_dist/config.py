@@ -1,130 +1,138 @@
-"""The configuration: typed, from defaults < YAML files < command line.
+"""The configuration of a run: typed, from defaults < YAML files < command line.
 
-`--config a.yaml --config b.yaml --optim.lr 2e-4`; `--print_config` shows the result. The resolved
+`--config a.yaml --config b.yaml --optim.lr 2e-4`; `--print_config` prints the result. The resolved
 configuration is written into the run folder, and a resumed run must agree with it.
 """
 
 import dataclasses
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from stargan_dist.errors import UserError
 
+logger = logging.getLogger(__name__)
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One data set of several, and what its images are labelled with: binary attributes, or
-    categories; with neither, its domains are the categories."""
+    """One data source of several, and the labels of its images: binary attributes or categories.
+
+    With neither, its domains are the categories.
+    """
 
     shards: str = ""
     """Folder or URL of its shards."""
     binary: list[str] = field(default_factory=list)
     """Attributes in the samples' JSON that are true or false (1, 0 or -1)."""
     exclusive: list[list[str]] = field(default_factory=list)
-    """Groups of them of which one holds, such as colours of hair: in a target one is set and the
-    others are cleared; an attribute of no group is flipped."""
+    """Groups of binary attributes of which exactly one is true, such as hair colours. A target sets
+    one attribute of a group and clears the others; it flips an attribute outside all groups."""
     category: str = ""
-    """Attribute in the samples' JSON that names the category; empty: the domain does."""
+    """Attribute in the samples' JSON that names the category; empty: the domain is the category."""
     categories: list[str] = field(default_factory=list)
     """The values of that attribute."""
 
     @property
     def labels_are_domains(self) -> bool:
-        """Whether its domains are its labels."""
+        """The domains of this source are its labels."""
         return not (self.binary or self.category or self.categories)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from."""
+    """Where the images come from and how they are loaded."""
 
     shards: str = ""
     """Folder or URL of the shards (`python -m stargan_dist.shards build`). Their domains are the
     labels."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
-    """Instead: data sets by name, with labels of their own. Steps take one after the other."""
-    workers: int = 4
-    """Loader processes of each rank. Their number has no influence on the samples."""
+    """In place of `shards`: data sources by name, each with its own labels. Steps alternate between
+    them."""
+    workers: NonNegativeInt = 4
+    """Loader processes per rank. Their number does not affect the samples."""
     start_method: Literal["fork", "spawn", "forkserver"] = "fork"
-    """How they are started: fork is the quickest; the others cannot inherit a held lock."""
+    """Start method of the loader processes: fork is the fastest; the others inherit no locks."""
     fast_decoding: bool = False
-    """Decode and resize plain JPEGs the fast way: at a reduced scale where they are large, and
-    with rounding errors of another kind (PSNR 50 dB and more)."""
+    """Decode and resize plain JPEGs faster: large images at reduced scale, and with different
+    rounding (PSNR 50 dB or more)."""
     cache: str = ""
-    """Local folder that keeps whole shards, for all ranks of a node; empty: each sample is fetched
-    by its range of bytes."""
-    cache_gib: float = 100.0
-    """The cache's bound; what was used longest ago makes room."""
+    """Local folder for whole shards, shared by all ranks of a node; empty: fetch each sample by its
+    byte range."""
+    cache_gib: PositiveFloat = 100.0
+    """Size limit of the cache. The least recently used shards are removed."""
     on_bad_shard: Literal["stop", "skip"] = "stop"
-    """What a sample that cannot be read does: end the run, or be replaced by another one."""
-    max_skipped: int = 100
-    """A run that has replaced more samples than this ends."""
+    """Policy for unreadable samples: stop the run, or replace them."""
+    max_skipped: NonNegativeInt = 100
+    """Replaced samples after which the run stops."""
 
     @property
     def sets(self) -> dict[str, SourceConfig]:
-        """The data sets by name; that of `shards` has none."""
+        """All data sources by name; the one given as `shards` has an empty name."""
         return self.sources or {"": SourceConfig(self.shards)}
 
     @property
     def by_domain(self) -> bool:
-        """Whether the labels are the domains of a single data set."""
+        """The labels are the domains of a single data source."""
         return [source.labels_are_domains for source in self.sets.values()] == [True]
 
 
 @dataclass(frozen=True)
 class StorageConfig:
-    """How URLs are reached."""
+    """Access to URLs."""
 
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Options of fsspec's file systems by protocol: {s3: {endpoint_url: …}}. No secrets: they are
-    written into the run folder; keep those in the environment."""
-    tries: int = 4
-    """How often a read or a write that fails is tried in all."""
-    wait_seconds: float = 1.0
-    """Before the second try, at most; doubled with each further one."""
-    timeout_seconds: float = 10.0
-    """A read of up to 8 MiB that takes longer has failed. Local files are waited for, and so are
-    writes and listings, for as long as the store's own client allows."""
+    """Options of fsspec's file systems by protocol: {s3: {endpoint_url: …}}. Keep secrets in the
+    environment: these options are written into the run folder."""
+    tries: PositiveInt = 4
+    """Attempts of each read and write, the first one included."""
+    wait_seconds: NonNegativeFloat = 1.0
+    """Maximum wait before the second attempt; doubled for each further one."""
+    timeout_seconds: PositiveFloat = 10.0
+    """Time limit of a read of up to 8 MiB. Local files have none; writes and listings have that of
+    the store's own client."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size and form of the networks."""
+    """Sizes and forms of the networks."""
 
-    image_size: int = 256
-    """Pixels a side: a power of two from 32 to 1024."""
-    base_width: int = 0
-    """Channels at full size; 0: the paper's, 2**14 / image_size (StarGAN's: 64)."""
-    max_width: int = 0
-    """Channels are doubled with each halving of the size, up to this; 0: the paper's, 512
-    (StarGAN's: 2048)."""
-    latent_dim: int = 16
+    image_size: Literal[32, 64, 128, 256, 512, 1024] = 256
+    """Width and height in pixels."""
+    base_width: NonNegativeInt = 0
+    """Channels at full resolution; 0: the paper's, 2**14 / image_size (StarGAN: 64)."""
+    max_width: NonNegativeInt = 0
+    """Channels double with each downsampling, up to this number; 0: the paper's, 512 (StarGAN:
+    2048)."""
+    latent_dim: PositiveInt = 16
     """Length of a latent z."""
-    style_dim: int = 64
+    style_dim: PositiveInt = 64
     """Length of a style code s."""
-    mapping_dim: int = 512
+    mapping_dim: PositiveInt = 512
     """Width of the mapping network F."""
     mapping: Literal["branches", "heads", "conditional"] = "branches"
     """Form of F: 4 shared layers and 4 per domain; 6 and 1; or conditional, for many domains."""
     w_hpf: float = 0.0
-    """High-pass option of G. Needs landmark masks, which training does not make yet: 0."""
+    """Weight of G's high-pass option. It needs landmark masks, which training does not produce yet:
+    must be 0."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses; null: the recipe's own."""
+    """Weights of the loss terms; null: the recipe's own."""
 
     reg: float | None = None
-    """Of D: R1, or the gradient penalty."""
+    """R1, or the gradient penalty, of D."""
     cls: float | None = None
-    """Classification by an ACGAN's D."""
+    """Classification by an ACGAN discriminator."""
     sty: float | None = None
     """Style (or latent) reconstruction."""
     cyc: float | None = None
@@ -132,24 +140,24 @@ class LossConfig:
     ds: float | None = None
     """Diversity, at the first step."""
     ms: float | None = None
-    """Mode seeking, MSGAN's form of it."""
-    ds_iter: int = 100_000
-    """The step at which the diversity weight, falling linearly, reaches 0."""
+    """Mode seeking, MSGAN's form of diversity."""
+    ds_iter: PositiveInt = 100_000
+    """Step at which the diversity weight, decaying linearly, reaches 0."""
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Largest norm of each network's gradient, beyond which it is scaled down; 0: none."""
+    """Maximum gradient norm of each network; larger gradients are scaled down. 0: no clipping."""
 
-    G: float = 0.0
-    F: float = 0.0
-    E: float = 0.0
-    D: float = 0.0
+    G: NonNegativeFloat = 0.0
+    F: NonNegativeFloat = 0.0
+    E: NonNegativeFloat = 0.0
+    D: NonNegativeFloat = 0.0
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam, one for each network, and the averages of their weights; null: the recipe's own."""
+    """Adam, one per network, and the averages of the weights; null: the recipe's own."""
 
     lr: float | None = None
     """Learning rate of G, E and D."""
@@ -158,96 +166,98 @@ class OptimConfig:
     betas: tuple[float, float] | None = None
     """Adam's decay rates."""
     weight_decay: float | None = None
-    """L2, not decoupled."""
+    """L2 penalty, not decoupled."""
     ema: float | None = None
-    """Decay of the averaged weights of G, F and E, per step; 0: no averaging."""
+    """Decay per step of the averaged weights of G, F and E; 0: no averaging."""
     decay_begin: int | None = None
-    """The step from which all rates fall linearly …"""
+    """Step at which all learning rates begin to decay linearly …"""
     decay_end: int | None = None
-    """… to 0 at this step; 0: they do not fall."""
+    """… and the step at which they reach 0; 0: no decay."""
     lr_scaling: Literal["off", "linear", "sqrt"] = "off"
-    """How both rates grow with the batch: not at all, or by batch_size / 8 (8 is the paper's
-    batch), or by its square root, as theory has it for Adam (arXiv 2205.10287)."""
+    """Scaling of both learning rates with the batch: none, by batch_size / 8 (8 is the paper's
+    batch), or by its square root, as theory suggests for Adam (arXiv 2205.10287)."""
     clip: ClipConfig = field(default_factory=ClipConfig)
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What a gradient that is not finite does: end the run, or leave its network as it was."""
-    max_nonfinite: int = 100
-    """A run in which more iterations than this had one ends."""
+    """Policy for gradients that are not finite: stop the run, or leave their network unchanged."""
+    max_nonfinite: NonNegativeInt = 100
+    """Iterations with such gradients after which the run stops."""
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How the processes share the work. None of it changes what is computed, beyond rounding."""
+    """Distribution of the work over the processes. It changes results by rounding alone."""
 
     name: Literal["ddp", "deepspeed"] = "ddp"
-    """Every process holds everything, or DeepSpeed spreads it over them."""
+    """Every process holds everything, or DeepSpeed shards it over the processes."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """Of DeepSpeed: what is spread. 1: optimizer states; 2: gradients as well; 3: weights of G, F
-    and E as well (schedule summed; D stays at 2); 0: nothing."""
+    """What DeepSpeed shards. 1: optimizer states; 2: gradients as well; 3: weights of G, F and E as
+    well (needs schedule summed; D stays at 2); 0: nothing."""
     offload_optimizer: bool = False
-    """Of DeepSpeed: keep optimizer states in the machine's memory, and step there."""
+    """DeepSpeed: keep optimizer states in host memory, and step there."""
     offload_parameters: bool = False
-    """Of DeepSpeed at stage 3: keep weights in the machine's memory, too."""
+    """DeepSpeed at stage 3: keep weights in host memory as well."""
     deepspeed_config: str = ""
     """JSON file of further DeepSpeed settings (bucket sizes, overlap, …)."""
-    accumulate: int = 1
-    """Micro-batches that each process makes of its share of a batch: less memory, same gradient."""
-    timeout_seconds: float = 600.0
-    """A rank that the others have waited for so long ends the run."""
+    accumulate: PositiveInt = 1
+    """Micro-batches per process and batch: less memory, same gradient."""
+    timeout_seconds: PositiveFloat = 600.0
+    """Time to wait for a rank before the run ends."""
     tf32: bool = True
-    """On GPUs: multiply float32 numbers with 10-bit mantissas, which is many times as fast."""
+    """On GPUs: multiply float32 numbers with 10-bit mantissas, which is many times faster."""
     channels_last: Literal["auto", "on", "off"] = "auto"
-    """Keep channels innermost in convolutions. auto: on GPUs, with DDP; DeepSpeed cannot."""
+    """Memory format of convolutions. auto: channels last on GPUs with DDP; DeepSpeed does not
+    support it."""
     compile: bool = False
-    """Compile G and the trunks of E and D (torch.compile, for one batch size). R1's pass, whose
-    gradient is differentiated again, stays as it is. Minutes at the start of each process."""
+    """Compile G and the trunks of E and D (torch.compile, for one batch size). The pass of R1,
+    whose gradient is differentiated again, is not compiled. Takes minutes at the start of each
+    process."""
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When the state is saved, and how long it is kept."""
+    """When checkpoints are saved, and which are kept."""
 
-    every: int = 5000
+    every: PositiveInt = 5000
     """Steps between checkpoints."""
-    keep_last: int = 3
-    """The newest so many stay."""
-    keep_every: int = 0
-    """Those at multiples of this stay for good; 0: none."""
+    keep_last: PositiveInt = 3
+    """Number of newest checkpoints to keep."""
+    keep_every: NonNegativeInt = 0
+    """Keep checkpoints at multiples of this step for good; 0: none."""
     background: bool = True
-    """Write while training goes on. A failed write is tried again, then ends the run."""
+    """Write while training continues. A failed write is retried, then stops the run."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How translations are measured, and when during training."""
+    """How translations are evaluated, and when during training."""
 
-    every: int = 0
-    """Steps between evaluations, which save a checkpoint as well; 0: none."""
+    every: NonNegativeInt = 0
+    """Steps between evaluations, each of which saves a checkpoint first; 0: none."""
     protocol: Literal["paper", "clean", "demo"] = "paper"
-    """Which networks see the images: torchvision's Inception-v3, as in the paper; the TensorFlow
-    one, as in most of the literature; or a small one trained on the set's own images."""
+    """Feature extractors: torchvision's Inception-v3, as in the paper; the TensorFlow one, as in
+    most of the literature; or a small network trained on the dataset's own images."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the generator. What measures its images always computes in float32."""
+    """Compute dtype of the generator. Feature extractors always compute in float32."""
     cache: str = ""
-    """Folder or URL that keeps the statistics of real images; empty: beside the shards."""
+    """Folder or URL for the statistics of real images; empty: beside the shards."""
     inception_weights: str = ""
-    """File or URL of the Inception network's weights; empty: downloaded."""
+    """File or URL of the weights of the Inception network; empty: download them."""
     alexnet_weights: str = ""
-    """File or URL of torchvision's AlexNet weights, for LPIPS; empty: downloaded."""
+    """File or URL of the weights of torchvision's AlexNet, for LPIPS; empty: download them."""
 
 
 @dataclass(frozen=True)
 class MonitorConfig:
-    """What a run is watched with."""
+    """Logging and sample grids."""
 
-    log_every: int = 50
-    """Steps between progress lines and TensorBoard scalars."""
-    sample_every: int = 2500
+    log_every: PositiveInt = 50
+    """Steps between log lines and logged metrics."""
+    sample_every: NonNegativeInt = 2500
     """Steps between grids of translations; 0: none."""
-    sources: int = 2
-    """Sources of each domain in a grid; as many references."""
-    latents: int = 3
-    """Latents for each target domain in a grid."""
+    sources: PositiveInt = 2
+    """Sources per domain in a grid; also the number of references."""
+    latents: PositiveInt = 3
+    """Latents per target domain in a grid."""
 
 
 @dataclass(frozen=True)
@@ -255,23 +265,23 @@ class Config:
     """A training run."""
 
     run: str = ""
-    """Folder or URL of the run. The same command again resumes it."""
+    """Folder or URL of the run. The same command resumes it."""
     recipe: str = "f"
-    """What is trained, a row of the table in objectives/recipes.py: a to f, the rows of the paper's
+    """What to train, a row of the table in objectives/recipes.py: a to f, the rows of the paper's
     ablation (f: StarGAN v2); stargan; c_acgan; f_mode_seeking."""
-    steps: int = 100_000
-    """Iterations in all."""
-    batch_size: int = 8
-    """Sources in each iteration, over all ranks together."""
+    steps: PositiveInt = 100_000
+    """Iterations in total."""
+    batch_size: PositiveInt = 8
+    """Sources per iteration, over all ranks."""
     seed: int = 0
-    """Of the initial weights, the order of the samples, augmentations and latents."""
+    """Seed of initial weights, sample order, augmentations and latents."""
     precision: Literal["float32", "bfloat16", "bfloat16_most", "float16", "float64"] = "float32"
-    """What the networks compute in. bfloat16: G, all else float32; bfloat16_most and float16: the
-    trunks of E and D as well, but for D's pass with R1. Weights and averaged networks are float32.
-    float64 is for tests of equality."""
-    schedule: Literal["exact", "summed"] = "exact"
-    """Steps of the generator side: one for latents, then one of G for references, as published;
-    or one for the sum of both losses, as ZeRO 3 needs it."""
+    """Compute dtype of the networks. bfloat16: G alone; bfloat16_most and float16: also the trunks
+    of E and D, except in D's pass with R1. Weights and averaged networks are float32. float64 is
+    for equality tests."""
+    schedule: Literal["published", "summed", "exact"] = "published"
+    """Generator steps of an iteration: one for latents, then one of G for references, as published;
+    or one for the sum of both losses, which ZeRO 3 needs. (exact: the former name of published.)"""
     engine: EngineConfig = field(default_factory=EngineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
@@ -283,112 +293,167 @@ class Config:
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
 
-# What may differ when a run is resumed: none of it changes the parameters that come out.
+# Fields that may change when a run is resumed: none of them changes the resulting parameters.
 FREE_FIELDS = (
     "run", "steps", "checkpoint.", "engine.", "evaluation.", "monitor.", "storage.", "data.shards",
     "data.workers", "data.start_method", "data.cache", "data.on_bad_shard", "data.max_skipped",
     "optim.on_nonfinite", "optim.max_nonfinite",
 )  # fmt: skip
-FREE_OF_SOURCE = re.compile(r"data\.sources\.[\w-]+\.shards")
+FREE_SOURCE_FIELDS = re.compile(r"data\.sources\.[\w-]+\.shards")
 
 
 def parse(argv: Sequence[str] | None = None, prog: str = "stargan_dist.train") -> Config:
     """Build the configuration from a command line.
 
     Raises:
-        UserError: unknown key, wrong type or impossible value.
+        UserError: unknown key, wrong type or invalid value.
     """
     parser = ArgumentParser(
         prog=f"python -m {prog}",
-        description="Train StarGAN v2, or another row of its table (--recipe). "
-        "The same command again resumes the run.",
+        description="Train StarGAN v2, or another recipe of its table (--recipe). "
+        "The same command resumes the run.",
         exit_on_error=False,
+        allow_abbrev=True,
     )
     parser.add_argument("--config", action="config", help="YAML file; may be given several times.")
     parser.add_class_arguments(Config)
-    try:
+    with _parse_errors():
         namespace = parser.parse_args(None if argv is None else list(argv))
-    except ArgumentError as error:
-        raise UserError(" ".join(str(error).split())) from error
     del namespace["config"]
-    config = Config(**parser.instantiate_classes(namespace).as_dict())
+    config = _build(parser, namespace)
+    if config.schedule == "exact":
+        logger.warning("schedule: exact is now called published")
+    return _checked(config)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Build a configuration from plain values: the inverse of `to_dict`, with all checks.
+
+    Raises:
+        UserError: unknown key, wrong type or invalid value.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config)
+    with _parse_errors():
+        namespace = parser.parse_object(values)
+    return _checked(_build(parser, namespace))
+
+
+# Phrases of jsonargparse's errors, and clearer ones.
+CLEARER_ERRORS = (
+    (r'^Parser key "([^"]*)": ', r"\1: "),
+    (r"Not of type \w+: (\S+) does not conform to restriction v(.*)$", r"must be \2, not \1"),
+    (r"Not of type \w+: ", ""),
+    (r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)$", r"must be one of \1, not \2"),
+)
+
+
+@contextmanager
+def _parse_errors() -> Iterator[None]:
+    """Convert errors of the parser to UserErrors of one line."""
+    try:
+        yield
+    except ArgumentError as error:
+        message = " ".join(str(error).split())
+        for pattern, replacement in CLEARER_ERRORS:
+            message = re.sub(pattern, replacement, message)
+        raise UserError(message) from error
+
+
+def _build(parser: ArgumentParser, namespace: Namespace) -> Config:
+    return Config(**_plain(parser.instantiate(namespace).as_dict()))
+
+
+def _plain(value: Any) -> Any:
+    """Convert jsonargparse's restricted numbers to int and float."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    number_types = (kind for kind in (bool, int, float) if isinstance(value, kind))
+    return next(number_types, lambda same: same)(value)
+
+
+def _checked(config: Config) -> Config:
+    """Return a valid configuration, with present names in place of former ones."""
+    if config.schedule == "exact":
+        config = dataclasses.replace(config, schedule="published")
     check(config)
     return config
 
 
+Rule = tuple[object, str]  # a condition that must be true, and the error if it is not
+
+
 def check(config: Config) -> None:
-    """Raises UserError for values that cannot work, naming the field."""
-    size, model, loss, optim = config.model.image_size, config.model, config.loss, config.optim
-    engine = config.engine
-    zero3 = engine.name == "deepspeed" and engine.zero_stage == 3
-    rules: list[Rule] = [
+    """Check what the types of single fields do not express.
+
+    Raises:
+        UserError: fields have values that do not work, or not together. Names the field.
+    """
+    rules = [
         (config.run, "run: name the folder of the run (--run RUN)"),
         *_source_rules(config.data),
-        (32 <= size <= 1024 and size & (size - 1) == 0,
-         f"model.image_size: {size} is not a power of two from 32 to 1024"),
-        (model.w_hpf == 0, "model.w_hpf: training has no landmark masks yet, leave it at 0"),
-        (min(model.base_width, model.max_width) >= 0,
-         "model.base_width, model.max_width: must not be negative"),
-        (loss.ds_iter >= 1, "loss.ds_iter: must be at least 1"),
+        *_training_rules(config),
+        *_engine_rules(config),
+    ]
+    for condition, message in rules:
+        if not condition:
+            raise UserError(message)
+
+
+def _training_rules(config: Config) -> list[Rule]:
+    optim = config.optim
+    return [
         (all(rate is None or rate > 0 for rate in (optim.lr, optim.lr_mapping)),
          "optim.lr, optim.lr_mapping: must be positive"),
         (optim.ema is None or 0 <= optim.ema < 1, "optim.ema: must be in [0, 1)"),
         (all(0 <= beta < 1 for beta in optim.betas or ()), "optim.betas: each must be in [0, 1)"),
+        (config.model.w_hpf == 0,
+         "model.w_hpf: training does not produce landmark masks yet; leave it at 0"),
         (not optim.decay_end or 0 <= (optim.decay_begin or 0) < optim.decay_end,
-         "optim.decay_begin: must not be negative, and below optim.decay_end"),
+         "optim.decay_begin: must not be negative, and must be less than optim.decay_end"),
         (optim.decay_end is None or optim.decay_end or not optim.decay_begin,
-         "optim.decay_end: at 0 rates do not fall, so optim.decay_begin has no use"),
+         "optim.decay_begin: has no effect where optim.decay_end is 0; set both or neither"),
         (not optim.decay_end or config.steps <= optim.decay_end,
-         f"steps: at step {optim.decay_end} rates have fallen to 0 (optim.decay_end)"),
-        (config.data.workers >= 0, "data.workers: must not be negative"),
-        (config.data.max_skipped >= 0, "data.max_skipped: must not be negative"),
-        (config.data.cache_gib > 0, "data.cache_gib: must be positive"),
-        (config.storage.wait_seconds >= 0, "storage.wait_seconds: must not be negative"),
-        (config.storage.timeout_seconds > 0, "storage.timeout_seconds: must be positive"),
-        (config.checkpoint.keep_last >= 1, "checkpoint.keep_last: must be at least 1"),
-        (config.evaluation.every >= 0, "evaluation.every: must not be negative"),
+         f"steps: learning rates reach 0 at step {optim.decay_end} (optim.decay_end); "
+         "reduce steps or raise optim.decay_end"),
         (config.data.by_domain or not config.evaluation.every,
-         "evaluation.every: what is measured is translation into domains, and data.sources has "
-         "other labels: leave it at 0 and look at the grids"),
-        (optim.max_nonfinite >= 0, "optim.max_nonfinite: must not be negative"),
-        (min(dataclasses.astuple(optim.clip)) >= 0, "optim.clip: must not be negative"),
-        (engine.timeout_seconds > 0, "engine.timeout_seconds: must be positive"),
-        ((engine.name == "deepspeed" and engine.zero_stage) or not engine.offload_optimizer,
-         "engine.offload_optimizer: ZeRO 1 to 3 alone can do it (--engine.name deepspeed)"),
-        (engine.name == "deepspeed" or engine.zero_stage == 1,
-         "engine.zero_stage: is for --engine.name deepspeed"),
-        (engine.name == "ddp" or engine.channels_last != "on",
-         "engine.channels_last: DeepSpeed lays weights out in its own way, leave it at auto"),
+         "evaluation.every: evaluation measures translation between domains, and data.sources has "
+         "other labels; leave it at 0 and look at the sample grids"),
+    ]  # fmt: skip
+
+
+def _engine_rules(config: Config) -> list[Rule]:
+    engine, clip = config.engine, config.optim.clip
+    deepspeed = engine.name == "deepspeed"
+    zero3 = deepspeed and engine.zero_stage == 3
+    return [
+        ((deepspeed and engine.zero_stage) or not engine.offload_optimizer,
+         "engine.offload_optimizer: needs ZeRO 1, 2 or 3 (--engine.name deepspeed)"),
+        (deepspeed or engine.zero_stage == 1,
+         "engine.zero_stage: needs --engine.name deepspeed"),
+        (not deepspeed or engine.channels_last != "on",
+         "engine.channels_last: DeepSpeed has a memory layout of its own; leave it at auto"),
         (not (zero3 and engine.compile),
-         "engine.compile: stage 3 takes weights apart between modules, which breaks graphs"),
+         "engine.compile: ZeRO 3 shards weights between modules, which breaks compiled graphs; "
+         "use a lower engine.zero_stage"),
         (zero3 or not engine.offload_parameters,
-         "engine.offload_parameters: DeepSpeed at stage 3 alone can do it"),
-        (engine.name == "deepspeed" or not engine.deepspeed_config,
-         "engine.deepspeed_config: is for --engine.name deepspeed"),
-        (engine.name == "ddp" or config.precision not in ("float16", "float64"),
+         "engine.offload_parameters: needs DeepSpeed at stage 3 (--engine.zero_stage 3)"),
+        (deepspeed or not engine.deepspeed_config,
+         "engine.deepspeed_config: needs --engine.name deepspeed"),
+        (not deepspeed or config.precision not in ("float16", "float64"),
          f"precision: DeepSpeed trains in float32 or bfloat16, not {config.precision}"),
         (not zero3 or config.schedule == "summed",
-         "engine.zero_stage: 3 needs --schedule summed. A second step, of G alone, would apply "
-         "what stage 3 keeps of the gradients of F and E once more"),
-        (not zero3 or not any(dataclasses.astuple(optim.clip)[:3]),
-         "optim.clip: stage 3 has G, F and E in one optimizer, whose gradients it cannot clip "
-         "network by network"),
+         "engine.zero_stage: 3 needs --schedule summed. A second step, of G alone, would apply the "
+         "gradients of F and E that stage 3 keeps once more"),
+        (not zero3 or not any((clip.G, clip.F, clip.E)),
+         "optim.clip: ZeRO 3 has one optimizer for G, F and E, and cannot clip each network; set "
+         "optim.clip.D alone"),
     ]  # fmt: skip
-    positive = {
-        "steps": config.steps, "batch_size": config.batch_size,
-        "storage.tries": config.storage.tries, "engine.accumulate": engine.accumulate,
-        "model.latent_dim": model.latent_dim,
-        "model.style_dim": model.style_dim, "model.mapping_dim": model.mapping_dim,
-        "checkpoint.every": config.checkpoint.every, "monitor.log_every": config.monitor.log_every,
-        "monitor.sources": config.monitor.sources, "monitor.latents": config.monitor.latents,
-    }  # fmt: skip
-    rules += [(value >= 1, f"{name}: must be at least 1") for name, value in positive.items()]
-    for holds, complaint in rules:
-        if not holds:
-            raise UserError(complaint)
-
-
-Rule = tuple[object, str]  # what must hold, and the complaint
 
 
 def _source_rules(data: DataConfig) -> list[Rule]:
@@ -396,12 +461,12 @@ def _source_rules(data: DataConfig) -> list[Rule]:
         (data.shards or data.sources,
          "data.shards: name the shards (--data.shards URL), or data.sources"),
         (not (data.shards and data.sources),
-         "data.shards: is for a single set; leave it empty where data.sources names some"),
+         "data.shards: names a single dataset; leave it empty where data.sources is given"),
     ]  # fmt: skip
     for name, source in data.sources.items():
         rules += _rules_of_source(f"data.sources.{name}", source)
-        told = f"data.sources: a name is of letters, digits, _ and -, not {name!r}"
-        rules.append((re.fullmatch(r"[\w-]+", name), told))
+        message = f"data.sources: a name consists of letters, digits, _ and -, not {name!r}"
+        rules.append((re.fullmatch(r"[\w-]+", name), message))
     return rules
 
 
@@ -410,7 +475,7 @@ def _rules_of_source(where: str, source: SourceConfig) -> list[Rule]:
     return [
         (source.shards, f"{where}.shards: name the shards"),
         (not (source.binary and (source.category or source.categories)),
-         f"{where}.binary: a set has binary attributes or categories, not both"),
+         f"{where}.binary: a data source has binary attributes or categories, not both"),
         (len({*source.binary}) == len(source.binary), f"{where}.binary: an attribute occurs twice"),
         ({*grouped} <= {*source.binary},
          f"{where}.exclusive: {', '.join(sorted({*grouped} - {*source.binary}))} must be among "
@@ -429,77 +494,73 @@ def _rules_of_source(where: str, source: SourceConfig) -> list[Rule]:
 
 
 def check_world(config: Config, world_size: int) -> None:
-    """Raises UserError unless the global batch divides evenly among ranks and micro-batches."""
+    """Check that the global batch divides evenly among ranks and micro-batches.
+
+    Raises:
+        UserError: it does not. Names the next batch size that does.
+    """
     micro_batches = config.engine.accumulate
     parts = world_size * micro_batches
     if config.batch_size % parts:
-        times = f" times engine.accumulate, {micro_batches}" if micro_batches > 1 else ""
+        factor = f" times engine.accumulate, {micro_batches}" if micro_batches > 1 else ""
         raise UserError(
             f"batch_size: {config.batch_size} is the global batch and must be a multiple of the "
-            f"number of processes, {world_size}{times}; "
-            f"{parts * -(-config.batch_size // parts)} would do"
+            f"number of processes, {world_size}{factor}; "
+            f"{parts * -(-config.batch_size // parts)} works"
         )
 
 
 def describe(config: Config) -> str:
-    """How a run computes, for its first line."""
+    """Describe engine, precision and schedule in a few words."""
     engine = config.engine
-    parts = [
+    words = [
         "DDP" if engine.name == "ddp" else f"ZeRO {engine.zero_stage}",
         config.precision,
         f"{config.schedule} schedule",
     ]
     if engine.accumulate > 1:
-        parts.append(f"{engine.accumulate} micro-batches")
-    return ", ".join(parts)
+        words.append(f"{engine.accumulate} micro-batches")
+    return ", ".join(words)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain values only, as YAML and JSON have them."""
-    row = dataclasses.asdict(config)
-    row["optim"]["betas"] = config.optim.betas and list(config.optim.betas)
-    return row
+    """Return plain values, as in YAML and JSON."""
+    values = dataclasses.asdict(config)
+    values["optim"]["betas"] = config.optim.betas and list(config.optim.betas)
+    return values
 
 
 def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
-def from_dict(row: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`, with the same checks as the command line."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Config)
-    try:
-        config = Config(**parser.instantiate_classes(parser.parse_object(row)).as_dict())
-    except ArgumentError as error:
-        raise UserError(" ".join(str(error).split())) from error
-    check(config)
-    return config
-
-
-def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted names."""
     flat: dict[str, Any] = {}
-    for name, value in row.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
+    for name, value in values.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return flat
 
 
-def _free(name: str) -> bool:
-    return name.startswith(FREE_FIELDS) or FREE_OF_SOURCE.fullmatch(name) is not None
+def _may_change(name: str) -> bool:
+    return name.startswith(FREE_FIELDS) or FREE_SOURCE_FIELDS.fullmatch(name) is not None
 
 
-def check_resumable(saved: dict[str, Any], config: Config, run: str) -> None:
-    """Raises UserError if a run was made with another configuration, naming what differs."""
-    old, new = _flat(saved), _flat(to_dict(config))
-    differing = [
+def check_resumable(saved: Config, config: Config, run: str) -> None:
+    """Check that a run may continue with a configuration. Both configurations are resolved.
+
+    Raises:
+        UserError: a field that is fixed for a run differs. Names all such fields.
+    """
+    old, new = _flat(to_dict(saved)), _flat(to_dict(config))
+    differences = [
         f"{name} was {old.get(name)}, is {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not _free(name)
+        if old.get(name) != new.get(name) and not _may_change(name)
     ]
-    if differing:
+    if differences:
         raise UserError(
-            f"{run} was trained with another configuration ({'; '.join(differing)}): "
-            "give the old values to resume it, or another --run"
+            f"{run} was trained with another configuration ({'; '.join(differences)}): "
+            "use the saved values to resume it, or another --run"
         )

@@ -1,4 +1,4 @@
-"""What turns losses into steps, on any number of processes."""
+"""Engines: turn losses into optimizer steps, on any number of processes."""
 
 from stargan_dist.config import Config
 from stargan_dist.distributed.world import World
@@ -8,7 +8,11 @@ from stargan_dist.errors import UserError
 
 
 def check_engine(config: Config) -> None:
-    """Raises UserError if the engine that a configuration wants cannot be had here."""
+    """Check that the engine of a configuration is available on this machine.
+
+    Raises:
+        UserError: DeepSpeed is not installed, or its settings file is not usable.
+    """
     if config.engine.name == "deepspeed":
         try:
             from stargan_dist.engines import zero
@@ -21,13 +25,13 @@ def check_engine(config: Config) -> None:
 
 
 def make_engine(config: Config, parts: TrainedParts, world: World) -> Engine:
-    """The engine that a configuration names, around what is trained."""
+    """Build the engine of a configuration for the parts that are trained."""
     clip = config.optim.clip
     scaled = config.precision == "float16"
-    scales = {side: LossScale(world.device) for side in parts.sides if scaled}
+    loss_scales = {name: LossScale(world.device) for name in parts.loss_modules if scaled}
     if config.engine.name == "deepspeed":
         from stargan_dist.engines.zero import Zero  # its import takes seconds
 
-        rank_batch = config.batch_size // world.size // config.engine.accumulate
-        return Zero(parts, clip, scales, world, config.engine, rank_batch)
-    return DDP(parts, clip, scales, world)
+        micro_batch_size = config.batch_size // world.size // config.engine.accumulate
+        return Zero(parts, clip, loss_scales, world, config.engine, micro_batch_size)
+    return DDP(parts, clip, loss_scales, world)

@@ -1,4 +1,4 @@
-"""What every engine does, and what it may do in its own way."""
+"""The interface of all engines, and what they share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,27 +11,33 @@ from torch import Tensor, nn
 
 from stargan_dist.config import ClipConfig
 from stargan_dist.distributed.world import World
-from stargan_dist.engines import optimizer_steps as ordinary
+from stargan_dist.engines import optimizer_steps
 from stargan_dist.engines.optimizer_steps import Moments
 
 Terms = dict[str, Tensor]
-Call = tuple[Any, ...]
+Call = tuple[Any, ...]  # arguments of a loss module's forward
 
 
 @dataclass(frozen=True)
 class TrainedParts:
-    """What is trained: sides (modules that compute a loss), their networks, the optimizers."""
+    """The parts that are trained: loss modules, networks and optimizers.
 
-    sides: Mapping[str, nn.Module]
+    Attributes:
+        loss_modules: "D" and "G"; each computes a whole loss in its forward.
+        networks: by letter; the loss modules use them.
+        optimizers: by the letter of their network.
+    """
+
+    loss_modules: Mapping[str, nn.Module]
     networks: Mapping[str, nn.Module]
     optimizers: Mapping[str, torch.optim.Optimizer]
 
 
 class LossScale:
-    """Dynamic loss scale of one side for float16 (Micikevicius et al. 2018, arXiv 1710.03740).
+    """Dynamic loss scale of a loss module for float16 (Micikevicius 2018, arXiv 1710.03740).
 
-    Halved where a gradient overflowed, doubled after so many updates in which none did. It stays
-    on the device: nothing waits for it.
+    It is halved after an overflow, and doubled after PATIENCE updates without one. It stays on the
+    device, so that the host does not wait for it.
     """
 
     PATIENCE = 2000
@@ -56,81 +62,90 @@ class LossScale:
 
 
 class Engine(ABC):
-    """Losses into steps. Gradients are means over calls and ranks.
+    """Losses to optimizer steps. Gradients are means over micro-batches and ranks.
 
     Args:
-        clip: the largest gradient norm of each network.
-        scales: loss scales by side; without one a loss is taken as it is.
-        world: is told how far this process has come.
+        clip: maximum gradient norm of each network.
+        loss_scales: by loss module; a loss module without one is not scaled.
+        world: receives the progress of this process.
     """
 
     keeps_graphs = True
 
     def __init__(
-        self, parts: TrainedParts, clip: ClipConfig, scales: Mapping[str, LossScale], world: World
-    ) -> None:
-        self.parts, self.clip, self.scales, self.world = parts, clip, scales, world
+        self, parts: TrainedParts, clip: ClipConfig, loss_scales: Mapping[str, LossScale],
+        world: World,
+    ) -> None:  # fmt: skip
+        self.parts, self.clip, self.loss_scales, self.world = parts, clip, loss_scales, world
 
     def update(
-        self, side: str, calls: Sequence[Call], steps: tuple[str, ...]
+        self, module: str, calls: Sequence[Call], trains: tuple[str, ...]
     ) -> tuple[Terms, Terms]:
-        """The mean of one side's loss over its calls, backward, and the named networks step.
+        """Minimise the mean loss of a loss module over its calls by one step of some networks.
 
-        A network whose gradient is not finite stays as it was, on every rank.
+        A network whose gradient is not finite stays unchanged, on every rank.
+
+        Args:
+            module: "D" or "G".
+            calls: arguments of the module's forward, one tuple per micro-batch.
+            trains: letters of the networks that step.
 
         Returns:
-            The loss's terms of this rank, and for each network `grad_norm_X` (ahead of clipping)
-            and `finite_X` (0 or 1), the same on all ranks; all on the device.
+            The loss terms of this rank; and for each network X `grad_norm_X` (before clipping) and
+            `finite_X` (0 or 1), equal on all ranks. All on the device.
         """
-        scale = self.scales.get(side)
-        terms = self._gradients(side, calls, steps, scale.value if scale else None)
-        norms = self._step(steps, scale.value if scale else None)
+        loss_scale = self.loss_scales.get(module)
+        scale = loss_scale.value if loss_scale else None
+        terms = self._backward(module, calls, trains, scale)
+        norms = self._step(trains, scale)
         finite = {name: norm.isfinite() for name, norm in norms.items()}
-        if scale:
-            scale.update(torch.stack(list(finite.values())).all())
-        facts = {f"grad_norm_{name}": norm for name, norm in norms.items()}
-        return terms, facts | {f"finite_{name}": flag.double() for name, flag in finite.items()}
+        if loss_scale:
+            loss_scale.update(torch.stack(list(finite.values())).all())
+        statistics = {f"grad_norm_{name}": norm for name, norm in norms.items()}
+        flags = {f"finite_{name}": flag.double() for name, flag in finite.items()}
+        return terms, statistics | flags
 
     @abstractmethod
-    def _gradients(
-        self, side: str, calls: Sequence[Call], steps: tuple[str, ...], scale: Tensor | None
+    def _backward(
+        self, module: str, calls: Sequence[Call], trains: tuple[str, ...], scale: Tensor | None
     ) -> Terms:
-        """Forward and backward of every call; ranks exchange gradients in the last one."""
+        """Run forward and backward of every call. Ranks exchange gradients in the last one."""
 
     @abstractmethod
-    def _step(self, steps: tuple[str, ...], scale: Tensor | None) -> dict[str, Tensor]:
+    def _step(self, trains: tuple[str, ...], scale: Tensor | None) -> dict[str, Tensor]:
         """Step the networks and drop all gradients. Returns the norms of the unscaled gradients."""
 
     def _plain_step(self, name: str, scale: Tensor | None) -> Tensor:
-        """`_step` of one network whose gradients and moments are whole here; returns the norm."""
+        """`_step` of one network that is whole on this rank. Returns the norm of its gradient."""
         network, optimizer = self.parts.networks[name], self.parts.optimizers[name]
-        return ordinary.step(network, optimizer, getattr(self.clip, name), scale)
+        return optimizer_steps.step(network, optimizer, getattr(self.clip, name), scale)
 
-    def whole(self, name: str) -> AbstractContextManager[object]:
-        """While it is open, this process has all weights of a network, to read. For all ranks."""
+    def gathered(self, name: str) -> AbstractContextManager[object]:
+        """Provide all weights of a network for reading inside the context. Collective."""
         return nullcontext()
 
     @abstractmethod
     def moments(self, name: str) -> Moments | None:
-        """The optimizer state of a network, on rank 0. For all ranks together."""
+        """Return the optimizer state of a network on rank 0. Collective."""
 
     @abstractmethod
     def load_moments(self, name: str, moments: Mapping[str, Tensor]) -> None:
-        """Set the optimizer state of a network: what `moments` returned, of any engine."""
+        """Set the optimizer state of a network to what `moments` of any engine returned."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give up what holds on to the process group."""
+        """Release everything that refers to the process group."""
 
 
-def mean_terms(rows: Sequence[Terms]) -> Terms:
-    """The terms of one loss, averaged over its calls."""
-    if len(rows) == 1:
-        return rows[0]
-    return {name: torch.stack([row[name] for row in rows]).mean(0) for name in rows[0]}
+def mean_terms(terms_of_calls: Sequence[Terms]) -> Terms:
+    """Average the terms of one loss over its calls."""
+    first, *others = terms_of_calls
+    if not others:
+        return first
+    return {name: torch.stack([terms[name] for terms in terms_of_calls]).mean(0) for name in first}
 
 
-def loss_share(loss: Tensor, calls: int, scale: Tensor | None) -> Tensor:
-    """What one of several calls adds to the scaled mean of a loss."""
-    loss = loss / calls if calls > 1 else loss
+def scaled_share(loss: Tensor, num_calls: int, scale: Tensor | None) -> Tensor:
+    """Return the contribution of one call to the scaled mean of a loss over its calls."""
+    loss = loss / num_calls if num_calls > 1 else loss
     return loss if scale is None else loss * scale

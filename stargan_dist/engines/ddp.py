@@ -1,4 +1,4 @@
-"""Every process holds everything; gradients are averaged as they come."""
+"""DDP: every process holds everything; gradients are averaged during the backward pass."""
 
 import gc
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stargan_dist.config import ClipConfig
 from stargan_dist.distributed.world import World
-from stargan_dist.engines import optimizer_steps as ordinary
+from stargan_dist.engines import optimizer_steps
 from stargan_dist.engines.base import (
     Call,
     Engine,
@@ -17,60 +17,62 @@ from stargan_dist.engines.base import (
     Moments,
     Terms,
     TrainedParts,
-    loss_share,
     mean_terms,
+    scaled_share,
 )
 
 
 class DDP(Engine):
-    """DistributedDataParallel around each side; optimizers step the raw networks."""
+    """DistributedDataParallel around each loss module. Optimizers step the raw networks."""
 
     def __init__(
-        self, parts: TrainedParts, clip: ClipConfig, scales: Mapping[str, LossScale], world: World
-    ) -> None:
-        super().__init__(parts, clip, scales, world)
-        self._sides: dict[str, nn.Module] = dict(parts.sides)
+        self, parts: TrainedParts, clip: ClipConfig, loss_scales: Mapping[str, LossScale],
+        world: World,
+    ) -> None:  # fmt: skip
+        super().__init__(parts, clip, loss_scales, world)
+        self._modules: dict[str, nn.Module] = dict(parts.loss_modules)
         if world.size > 1:
-            self._sides = {name: _wrapped(side, world) for name, side in parts.sides.items()}
+            self._modules = {name: _wrapped(m, world) for name, m in parts.loss_modules.items()}
 
-    def _gradients(
-        self, side: str, calls: Sequence[Call], steps: tuple[str, ...], scale: Tensor | None
+    def _backward(
+        self, module: str, calls: Sequence[Call], trains: tuple[str, ...], scale: Tensor | None
     ) -> Terms:
-        module, rows = self._sides[side], []
+        wrapped, terms_of_calls = self._modules[module], []
         for number, call in enumerate(calls, start=1):
-            with nullcontext() if number == len(calls) else _alone(module):
-                loss, terms = module(*call)
+            with nullcontext() if number == len(calls) else _without_exchange(wrapped):
+                loss, terms = wrapped(*call)
                 self.world.mark_progress()
-                loss_share(loss, len(calls), scale).backward()
-            rows.append(terms)
-        return mean_terms(rows)
+                scaled_share(loss, len(calls), scale).backward()
+            terms_of_calls.append(terms)
+        return mean_terms(terms_of_calls)
 
-    def _step(self, steps: tuple[str, ...], scale: Tensor | None) -> dict[str, Tensor]:
-        return {name: self._plain_step(name, scale) for name in steps}
+    def _step(self, trains: tuple[str, ...], scale: Tensor | None) -> dict[str, Tensor]:
+        return {name: self._plain_step(name, scale) for name in trains}
 
     def moments(self, name: str) -> Moments | None:
-        return ordinary.moments_of(self.parts.networks[name], self.parts.optimizers[name])
+        return optimizer_steps.moments_of(self.parts.networks[name], self.parts.optimizers[name])
 
     def load_moments(self, name: str, moments: Mapping[str, Tensor]) -> None:
-        ordinary.load_moments(self.parts.networks[name], self.parts.optimizers[name], moments)
+        network, optimizer = self.parts.networks[name], self.parts.optimizers[name]
+        optimizer_steps.load_moments(network, optimizer, moments)
 
     def close(self) -> None:
-        """A wrapper that outlived its process group could abort at exit."""
-        self._sides = {}
+        """Drop the wrappers: one that outlives its process group may abort the process at exit."""
+        self._modules = {}
         gc.collect()
 
 
-def _wrapped(side: nn.Module, world: World) -> nn.Module:
-    # The reference-guided step leaves F and E unused. That also keeps DDP's buckets as they are
-    # first made: rebuilt ones would sum in another order, and a resumed run of three or more
-    # ranks would differ in the last bits. Never static_graph: with R1 the ranks would drift
-    # apart without an error.
+def _wrapped(module: nn.Module, world: World) -> nn.Module:
+    # The reference-guided step leaves F and E unused. find_unused_parameters also keeps DDP's
+    # buckets as they are first built: rebuilt buckets sum in another order, and a resumed run of
+    # three or more ranks would differ in the last bits. Never static_graph: with R1 the ranks
+    # diverge without an error.
     on_gpu = world.device.type == "cuda"
     return DistributedDataParallel(
-        side, device_ids=[world.device] if on_gpu else None, find_unused_parameters=True
+        module, device_ids=[world.device] if on_gpu else None, find_unused_parameters=True
     )
 
 
-def _alone(module: nn.Module) -> AbstractContextManager[None]:
-    """Gradients stay here until a later backward."""
+def _without_exchange(module: nn.Module) -> AbstractContextManager[None]:
+    """Accumulate gradients on this rank until a later backward."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()

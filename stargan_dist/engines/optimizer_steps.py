@@ -1,26 +1,31 @@
-"""Steps of ordinary optimizers, whose state lies by parameter."""
+"""Steps and states of torch optimizers that hold whole parameters."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-Moments = dict[str, Tensor]  # a network's optimizer state, by `PARAMETER:KIND`; `step` once
+Moments = dict[str, Tensor]  # optimizer state of a network: `PARAMETER:KIND`, and `step` once
 
 
 def step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, bound: float, scale: Tensor | None
+    network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float, scale: Tensor | None
 ) -> Tensor:
-    """Unscale, clip to a norm (0: none), step unless the gradient is not finite, and drop it.
+    """Unscale and clip the gradient, step if it is finite, and drop it.
 
-    Returns its norm, ahead of clipping.
+    Args:
+        max_norm: of the network's gradient; 0: no clipping.
+        scale: the loss scale that the gradient contains.
+
+    Returns:
+        The norm of the gradient before clipping.
     """
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     if scale is not None:
         torch._foreach_mul_(gradients, 1 / scale)
     norm = nn.utils.get_total_norm(gradients)
-    if bound:
-        nn.utils.clip_grads_with_norm_(network.parameters(), bound, norm)
+    if max_norm:
+        nn.utils.clip_grads_with_norm_(network.parameters(), max_norm, norm)
     _step_if(norm.isfinite(), optimizer)
     network.zero_grad(set_to_none=True)
     return norm
@@ -28,7 +33,7 @@ def step(
 
 def _step_if(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
     if optimizer.defaults.get("fused"):
-        # On GPUs the optimizer itself looks at the flag: the host does not wait for it.
+        # On GPUs the optimizer reads the flag itself, so that the host does not wait for it.
         optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         optimizer.step()
     elif finite:
@@ -36,7 +41,7 @@ def _step_if(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def moments_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> Moments:
-    """The state by `PARAMETER:KIND`, and `step` once: a network's parameters step together."""
+    """Return the optimizer state by `PARAMETER:KIND`, with one `step` for all parameters."""
     moments: Moments = {}
     for name, parameter in network.named_parameters():
         state = dict(optimizer.state.get(parameter, {}))
@@ -49,11 +54,13 @@ def moments_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> Moments:
 def load_moments(
     network: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]
 ) -> None:
+    """Set the optimizer state to what `moments_of` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for number, (name, parameter) in enumerate(network.named_parameters()):
         prefix = f"{name}:"
         kinds = {
-            k.removeprefix(prefix): torch.empty_like(parameter).copy_(v)  # laid out as it is
+            # In the memory format of the parameter.
+            k.removeprefix(prefix): torch.empty_like(parameter).copy_(v)
             for k, v in moments.items()
             if k.startswith(prefix)
         }

@@ -31,6 +31,18 @@ class Encoded(NamedTuple):
         return Encoded(self.bottleneck.to(dtype), kept)
 
 
+class DiscriminatorOutput(NamedTuple):
+    """Output of every discriminator for images (B, 3, H, H).
+
+    Attributes:
+        src: real or fake, (B,) or (B, patches): a logit or a score.
+        cls: logits of the labels, (B, num_labels); None if the discriminator does not classify.
+    """
+
+    src: Tensor
+    cls: Tensor | None = None
+
+
 def concatenate(x: Tensor, label: Tensor) -> Tensor:
     """Depth-wise: the label (B, n) as n more channels, each constant over the image."""
     return torch.cat([x, label[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)

@@ -1,8 +1,8 @@
-"""Mixed precision: which part of which network computes in which dtype, as a table.
+"""Mixed precision: the dtype that each part of each network computes in, as a table.
 
-A part is a module (or a method of one) that computes under its own autocast and gives back what
-it was given: so styles, logits and losses, which lie between the parts, are float32, and so are
-weights, gradients and what optimizers keep. What no row names computes as its weights are.
+A `PrecisionModule` computes under its own autocast and returns the dtype of its input. Styles,
+logits and losses pass between such modules and are therefore float32, as are weights, gradients and
+optimizer states. Parts that no row of the table names compute in the dtype of their weights.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,15 +17,15 @@ Dtype = torch.dtype | None
 
 
 class Policy(NamedTuple):
-    """A row: the dtype of all weights, and what the parts compute in (None: as their weights)."""
+    """The dtype of all weights, and of each network's computation (None: that of its weights)."""
 
     weights: torch.dtype
     G: Dtype = None
-    """Both halves, but for the layers that make the image."""
+    """Both halves, except for the layers that produce the image."""
     E: Dtype = None
-    """The trunk; the heads, which make the style code, as their weights."""
+    """The trunk. The heads, which produce the style code, compute in the dtype of their weights."""
     D: Dtype = None
-    """The trunk, but for passes that ask for exactness (`Discriminator.forward`)."""
+    """The trunk, except in passes with `double_backward`."""
 
 
 POLICIES = {
@@ -38,10 +38,10 @@ POLICIES = {
 
 
 def autocast_to(dtype: Dtype, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast to a dtype; None: whatever is the case around it.
+    """Autocast to a dtype; with None, leave the surrounding autocast state unchanged.
 
-    Autocast's cache of lowered weights is off: a part uses each weight once, so there is nothing
-    to gain, and no copy made without gradients can meet a pass that needs them.
+    The cache of cast weights is disabled: a module uses each weight once, so the cache saves
+    nothing, and a copy cast without gradients must not reach a pass that needs them.
     """
     if dtype is None:
         return nullcontext()
@@ -49,47 +49,54 @@ def autocast_to(dtype: Dtype, device: torch.device) -> AbstractContextManager[ob
 
 
 class PrecisionModule(nn.Module):
-    """A part of a network with a precision of its own: see `computing`."""
+    """A part of a network with a compute dtype of its own. See `autocast_to`."""
 
-    compute: Dtype = None
-    compiled: ClassVar[tuple[str, ...]] = ()
-    """The methods that `compile_parts` compiles."""
+    compute_dtype: Dtype = None
+    compiled_methods: ClassVar[tuple[str, ...]] = ()
+    """The methods that `compile_networks` compiles."""
 
 
 class Trunk(PrecisionModule, nn.Sequential):
-    """Layers from an image on, which give back the dtype they were given."""
+    """Layers that start from an image and return the dtype of their input."""
 
-    compiled = ("lowered",)
+    compiled_methods = ("forward_low_precision",)
 
-    def forward(self, x: Tensor, *, exact: bool = False) -> Tensor:
-        """Exact: in the dtype of the weights, and not compiled."""
-        return super().forward(x) if exact else self.lowered(x)
+    def forward(self, x: Tensor, *, double_backward: bool = False) -> Tensor:
+        """Apply the layers.
 
-    def lowered(self, x: Tensor) -> Tensor:
-        with autocast_to(self.compute, x.device):
+        Args:
+            double_backward: the gradient of this pass is differentiated again (R1, gradient
+                penalty). Compute in the dtype of the weights, without compilation.
+        """
+        return super().forward(x) if double_backward else self.forward_low_precision(x)
+
+    def forward_low_precision(self, x: Tensor) -> Tensor:
+        with autocast_to(self.compute_dtype, x.device):
             return super().forward(x).to(x.dtype)
 
 
-def precision_modules(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, PrecisionModule]]:
-    """Every part of some networks, with its network's letter."""
+def precision_modules(
+    networks: Mapping[str, nn.Module],
+) -> Iterator[tuple[str, PrecisionModule]]:
+    """Yield every precision module of some networks, with the letter of its network."""
     for letter, network in networks.items():
-        yield from (
-            (letter, part) for part in network.modules() if isinstance(part, PrecisionModule)
-        )
+        for module in network.modules():
+            if isinstance(module, PrecisionModule):
+                yield letter, module
 
 
 def set_precision(networks: Mapping[str, nn.Module], policy: Policy) -> None:
-    """Tell the parts what to compute in. The weights are left as they are."""
-    for letter, part in precision_modules(networks):
-        part.compute = getattr(policy, letter)
+    """Set the compute dtype of all precision modules. Weights are not converted."""
+    for letter, module in precision_modules(networks):
+        module.compute_dtype = getattr(policy, letter)
 
 
 def compile_networks(networks: Mapping[str, nn.Module], backend: str = "inductor") -> None:
-    """Compile each part for the shapes it meets. Weights and their names stay as they are.
+    """Compile each precision module for static shapes. Weights and their names stay unchanged.
 
-    A compiled part has no second derivative: exact passes of D's trunk are left out.
+    Compiled code has no second derivative, so passes of D with `double_backward` are not compiled.
     """
     compiled = partial(torch.compile, backend=backend, dynamic=False)
-    for _, part in precision_modules(networks):
-        for name in part.compiled:
-            setattr(part, name, compiled(getattr(part, name)))
+    for _, module in precision_modules(networks):
+        for name in module.compiled_methods:
+            setattr(module, name, compiled(getattr(module, name)))

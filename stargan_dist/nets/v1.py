@@ -8,7 +8,7 @@ import math
 
 from torch import Tensor, nn
 
-from stargan_dist.nets.blocks import Encoded, concatenate
+from stargan_dist.nets.blocks import DiscriminatorOutput, Encoded, concatenate
 from stargan_dist.nets.precision import PrecisionModule, Trunk, autocast_to
 
 BASE_WIDTH, MAX_WIDTH = 64, 2048  # the paper's
@@ -41,7 +41,7 @@ class Generator(PrecisionModule):
     Zero padding throughout: with reflection padding the label would have no effect at the border.
     """
 
-    compiled = ("decode",)
+    compiled_methods = ("decode",)
 
     def __init__(self, label_dim: int, base_width: int = 0) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Generator(PrecisionModule):
 
     def decode(self, encoded: Encoded, c: Tensor) -> Tensor:
         x = encoded.bottleneck
-        with autocast_to(self.compute, x.device):
+        with autocast_to(self.compute_dtype, x.device):
             h = self.body(concatenate(x, c))
         return self.to_rgb(h.to(x.dtype))  # outside: bfloat16 is coarser than 8 bits
 
@@ -83,7 +83,10 @@ class _Convolutions(Trunk):
 
 
 class Discriminator(nn.Module):
-    """D(x) -> real or fake for each patch (B, patches), logits of the labels (B, num_labels)."""
+    """D(x) -> a score for each patch (B, patches), logits of the labels (B, num_labels).
+
+    The labels of the images, the second argument of every discriminator, are not used.
+    """
 
     def __init__(
         self, num_labels: int, image_size: int = 128, base_width: int = 0, max_width: int = 0
@@ -96,6 +99,8 @@ class Discriminator(nn.Module):
         self.src = nn.Conv2d(widths[-1], 1, 3, 1, 1, bias=False)
         self.cls = nn.Conv2d(widths[-1], num_labels, image_size >> halvings, bias=False)
 
-    def forward(self, x: Tensor, *, exact: bool = False) -> tuple[Tensor, Tensor]:
-        h = self.trunk(x, exact=exact)
-        return self.src(h).flatten(1), self.cls(h).flatten(1)
+    def forward(
+        self, x: Tensor, _y: Tensor | None = None, *, double_backward: bool = False
+    ) -> DiscriminatorOutput:
+        h = self.trunk(x, double_backward=double_backward)
+        return DiscriminatorOutput(self.src(h).flatten(1), self.cls(h).flatten(1))

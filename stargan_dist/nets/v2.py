@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stargan_dist.nets.blocks import (
     AdaINResBlock,
+    DiscriminatorOutput,
     Encoded,
     HighPass,
     ResBlock,
@@ -41,10 +42,10 @@ class Generator(PrecisionModule):
     What guides it is in the style alone. `masks`, for the high-pass option only, are two tensors
     (B, 1, h, w) in [0, 1]: the first is used at 32 px, the second at 64 and 128 px.
 
-    Each half gives back the dtype it was given, whatever it computes in (`compute`).
+    Each half gives back the dtype it was given, whatever it computes in (`compute_dtype`).
     """
 
-    compiled: ClassVar[tuple[str, ...]] = ("encode", "decode")
+    compiled_methods: ClassVar[tuple[str, ...]] = ("encode", "decode")
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class Generator(PrecisionModule):
     def encode(self, x: Tensor) -> Encoded:
         """The half that does not depend on the style."""
         kept = {}
-        with autocast_to(self.compute, x.device):
+        with autocast_to(self.compute_dtype, x.device):
             h = self.from_rgb(x)
             for block in self.encoder:
                 if self.high_pass is not None and h.shape[2] in KEPT_SIZES:
@@ -99,7 +100,7 @@ class Generator(PrecisionModule):
         if (masks is None) != (self.high_pass is None):
             raise ValueError("masks belong to the high-pass option (w_hpf > 0): give both or none")
         h = encoded.bottleneck
-        with autocast_to(self.compute, h.device):
+        with autocast_to(self.compute_dtype, h.device):
             for block in self.decoder:
                 h = block(h, s)
                 if masks is not None and h.shape[2] in encoded.kept:
@@ -122,7 +123,7 @@ class ConcatGenerator(Generator):
     """G(x, c): the same body without a style. The label joins the image, depth-wise, so nothing
     can be encoded ahead of it. For rows A and B of the paper's ablation."""
 
-    compiled: ClassVar[tuple[str, ...]] = ("decode",)
+    compiled_methods: ClassVar[tuple[str, ...]] = ("decode",)
 
     def __init__(self, label_dim: int, **sizes: Any) -> None:
         super().__init__(style_dim=0, channels=3 + label_dim, **sizes)
@@ -247,8 +248,12 @@ class Discriminator(nn.Module):
         self.head = StackedLinear(num_domains, self.trunk.dim_out, 1)
         self.apply(he_init)
 
-    def forward(self, x: Tensor, y: Tensor, *, exact: bool = False) -> Tensor:
-        return self.head(self.trunk(x, exact=exact), y)[:, 0]
+    def forward(
+        self, x: Tensor, y: Tensor, *, double_backward: bool = False
+    ) -> DiscriminatorOutput:
+        return DiscriminatorOutput(
+            self.head(self.trunk(x, double_backward=double_backward), y)[:, 0]
+        )
 
 
 class ClassifyingDiscriminator(nn.Module):
@@ -261,9 +266,11 @@ class ClassifyingDiscriminator(nn.Module):
         self.head = nn.Linear(self.trunk.dim_out, 1 + num_labels)
         self.apply(he_init)
 
-    def forward(self, x: Tensor, *, exact: bool = False) -> tuple[Tensor, Tensor]:
-        logits = self.head(self.trunk(x, exact=exact))
-        return logits[:, 0], logits[:, 1:]
+    def forward(
+        self, x: Tensor, _y: Tensor | None = None, *, double_backward: bool = False
+    ) -> DiscriminatorOutput:
+        logits = self.head(self.trunk(x, double_backward=double_backward))
+        return DiscriminatorOutput(logits[:, 0], logits[:, 1:])
 
 
 class Networks(NamedTuple):

@@ -1,1 +1,1 @@
-"""What is trained: networks and losses combined."""
+"""Recipes, losses and the training objective."""

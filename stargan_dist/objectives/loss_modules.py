@@ -1,7 +1,7 @@
-"""The two sides of a game: modules whose forward computes one whole loss.
+"""The two loss modules: modules whose forward computes one whole loss.
 
-So whatever wraps a side (DDP, ZeRO) sees one forward per backward. D is handed to the generator
-side frozen, as an argument. Which terms a loss has says a row of the table (recipes.py).
+A wrapper (DDP, ZeRO) therefore sees one forward per backward. D is passed to the generator loss
+frozen, as an argument. The recipe (recipes.py) decides the terms of a loss.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,27 +14,27 @@ from torch import Tensor, nn
 
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
-from stargan_dist.nets.blocks import Encoded
-from stargan_dist.objectives.conditioning import Conditioning
-from stargan_dist.objectives.losses import falling
-from stargan_dist.objectives.recipe import DiscriminatorOutput, Guide, Networks, Recipe, Term, Terms
+from stargan_dist.nets.blocks import DiscriminatorOutput, Encoded
+from stargan_dist.objectives.conditioning import Networks
+from stargan_dist.objectives.losses import linear_decay
+from stargan_dist.objectives.recipe import Guide, Recipe, Term, Terms
 
 
 class Translation(NamedTuple):
-    """A source on its way to the target. Phases of one iteration share it."""
+    """A translation of the sources. Phases of one iteration share it."""
 
     encoded: Encoded  # the half of G that does not depend on the guide
     style: Tensor
     fake: Tensor
 
 
-def named(prefix: str, terms: Terms) -> Terms:
+def with_prefix(prefix: str, terms: Terms) -> Terms:
     return {f"{prefix}/{name}": term for name, term in terms.items()}
 
 
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Build a graph in which these networks have no weight gradients, but pass them through."""
+    """Build graphs in which gradients pass through these networks but not to their weights."""
     for network in networks:
         network.requires_grad_(False)
     try:
@@ -45,85 +45,94 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 
 class DiscriminatorPass:
-    """Real images and fakes before D: what the terms of its loss are functions of.
+    """D applied to real images and fakes: the argument of the terms of D's loss.
 
     Attributes:
-        x: real images, which require a gradient.
-        real: the judgement of them. Exact, since penalties differentiate it twice.
+        real_images: (B, 3, H, H), which require a gradient.
+        fake_images: (B, 3, H, H), detached.
+        real: output for the real images. Penalties differentiate its gradient.
     """
 
-    def __init__(self, row: Recipe, D: nn.Module, labels: Labels, batch: Batch, fake: Tensor):
-        self.row, self.D, self.labels, self.batch = row, D, labels, batch
+    def __init__(self, D: nn.Module, labels: Labels, batch: Batch, fake: Tensor) -> None:
+        self.D, self.labels, self.batch = D, labels, batch
         self.fake_images = fake.detach()
-        self.x = batch.x.detach().requires_grad_()
-        self.real = row.critic.ask(D, self.x, batch.y, exact=True)
+        self.real_images = batch.x.detach().requires_grad_()
+        self.real: DiscriminatorOutput = D(self.real_images, batch.y, double_backward=True)
 
     @cached_property
     def fake(self) -> DiscriminatorOutput:
-        return self.row.critic.ask(self.D, self.fake_images, self.batch.y_trg, exact=False)
+        """Output for the fakes, as images of the target label."""
+        output: DiscriminatorOutput = self.D(self.fake_images, self.batch.y_trg)
+        return output
 
     def score(self, x: Tensor) -> Tensor:
-        """Real or fake, of images that would be of the target's label."""
-        return self.row.critic.ask(self.D, x, self.batch.y_trg, exact=True).src
+        """Return `src` for any images, as images of the target label, for a gradient penalty."""
+        output: DiscriminatorOutput = self.D(x, self.batch.y_trg, double_backward=True)
+        return output.src
 
 
 class GeneratorPass:
-    """A translation: what the terms of the generator side's loss are functions of.
+    """A translation and what the networks make of it: the argument of the generator's terms.
 
     Attributes:
-        style: the guide's style; of length 0 where G is given a label alone.
+        style: (B, style dim); of length 0 where the label alone conditions G.
         fake: (B, 3, H, H).
     """
 
     def __init__(
         self,
-        side: "GeneratorLoss",
+        networks: "GeneratorLoss",
         batch: Batch,
         guide: Guide,
         D: nn.Module,
         translation: Translation,
     ) -> None:
-        self.side, self.batch, self.guide, self.D = side, batch, guide, D
+        self.networks, self.batch, self.guide, self.D = networks, batch, guide, D
         self.encoded, self.style, self.fake = translation
-        self.labels = side.labels
+        self.labels, self.conditioning = networks.labels, networks.conditioning
 
     @cached_property
-    def judged(self) -> DiscriminatorOutput:
-        """What D says of the fake as one of the target."""
-        return self.side.row.critic.ask(self.D, self.fake, self.batch.y_trg, exact=False)
+    def output(self) -> DiscriminatorOutput:
+        """D's output for the fake, as an image of the target label."""
+        output: DiscriminatorOutput = self.D(self.fake, self.batch.y_trg)
+        return output
 
     @cached_property
     def style_pred(self) -> Tensor:
-        """The style that E finds in the fake."""
-        return self.side.codes.style_from_images(self.fake, self.batch.y_trg)
+        """The style that E predicts from the fake."""
+        return self.conditioning.style_from_images(self.fake, self.batch.y_trg)
 
     @cached_property
     def style2(self) -> Tensor:
-        """A second style for the same target; without a graph."""
+        """A second style for the same target, without a graph."""
         with torch.no_grad():
-            return self.side.style(self.batch, self.guide, second=True)
+            return self.networks.style(self.batch, self.guide, second=True)
 
     @cached_property
     def fake2(self) -> Tensor:
-        """The source translated by the second style; without a graph."""
+        """The source translated with the second style, without a graph."""
         with torch.no_grad():
-            code = self.side.codes.code(self.style2, self.batch.y_trg)
-            return self.side.G.decode(self.encoded, code)
+            vector = self.conditioning.vector(self.style2, self.batch.y_trg)
+            fake: Tensor = self.networks.G.decode(self.encoded, vector)
+            return fake
 
     @cached_property
-    def back(self) -> Tensor:
-        """The fake translated back, by the source's own label and style."""
-        codes, x, y = self.side.codes, self.batch.x, self.batch.y
-        return self.side.G(self.fake, codes.code(codes.style_from_images(x, y), y))
+    def reconstruction(self) -> Tensor:
+        """The fake translated back, with the label and the style of the source."""
+        x, y = self.batch.x, self.batch.y
+        style = self.conditioning.style_from_images(x, y)
+        reconstruction: Tensor = self.networks.G(self.fake, self.conditioning.vector(style, y))
+        return reconstruction
 
 
 def weight_at(term: Term, step: int, ds_iter: int) -> float:
-    """The weight of a term at a step."""
-    return term.weight * (falling(step, 0, ds_iter) if term.falls else 1.0)
+    """Return the weight of a term at a step."""
+    return term.weight * (linear_decay(step, 0, ds_iter) if term.decays else 1.0)
 
 
-def _sum(terms: Sequence[Term], values: Mapping[str, Tensor], step: int, ds_iter: int) -> Tensor:
-    """The loss: its terms, each with its weight at this step."""
+def _weighted_sum(
+    terms: Sequence[Term], values: Mapping[str, Tensor], step: int, ds_iter: int
+) -> Tensor:
     signed = (
         (-1.0 if term.maximised else 1.0) * weight_at(term, step, ds_iter) * values[term.name]
         for term in terms
@@ -136,48 +145,51 @@ def _detached(values: Terms) -> Terms:
 
 
 class DiscriminatorLoss(nn.Module):
-    """D on real images and their labels, fakes and their targets."""
+    """D's loss on real images with their labels and on fakes with their targets."""
 
-    def __init__(self, row: Recipe, networks: Networks, labels: Labels) -> None:
+    def __init__(self, recipe: Recipe, networks: Networks, labels: Labels) -> None:
         super().__init__()
         self.D = networks["D"]
-        self.row, self.labels = row, labels
+        self.recipe, self.labels = recipe, labels
 
     def forward(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Terms]:
-        seen = DiscriminatorPass(self.row, self.D, self.labels, batch, fake)
-        values = {term.name: term.of(seen) for term in self.row.discriminator_terms}
-        loss = _sum(self.row.discriminator_terms, values, 0, self.row.ds_iter)
-        return loss, _detached(values)
+        """Return the loss and its detached terms. fake: (B, 3, H, H)."""
+        terms = self.recipe.discriminator_terms
+        d = DiscriminatorPass(self.D, self.labels, batch, fake)
+        values = {term.name: term.compute(d) for term in terms}
+        return _weighted_sum(terms, values, 0, self.recipe.ds_iter), _detached(values)
 
 
 class GeneratorLoss(nn.Module):
-    """All networks but D."""
+    """The loss of all networks except D, which are its submodules by letter."""
 
-    G: Any  # a network of nets/: `encode`, `decode`
+    G: Any  # a generator of nets/, with `encode` and `decode`
 
-    def __init__(self, row: Recipe, networks: Networks, labels: Labels) -> None:
+    def __init__(self, recipe: Recipe, networks: Networks, labels: Labels) -> None:
         super().__init__()
         for letter, network in networks.items():
             if letter != "D":
                 self.add_module(letter, network)
-        self.row, self.labels = row, labels
-        self.codes = Conditioning(row, dict(self.named_children()), labels)
+        self.recipe, self.labels = recipe, labels
+        self.conditioning = recipe.conditioning(dict(self.named_children()), labels)
 
     def style(self, batch: Batch, guide: Guide, *, second: bool = False) -> Tensor:
-        """The style that guides to y_trg, or a second one."""
-        given = getattr(batch, guide.inputs[second])
-        made = self.codes.style_from_images if guide.reference else self.codes.style_from_latents
-        return made(given, batch.y_trg)
+        """Return the guide's style for y_trg, or a second one."""
+        inputs = getattr(batch, guide.inputs[second])
+        if guide.reference:
+            return self.conditioning.style_from_images(inputs, batch.y_trg)
+        return self.conditioning.style_from_latents(inputs, batch.y_trg)
 
-    def idle(self, guide: Guide) -> list[nn.Module]:
-        """The networks that a guide does not step: gradients pass through, and none stay."""
-        return [network for name, network in self.named_children() if name not in guide.steps]
+    def not_trained_by(self, guide: Guide) -> list[nn.Module]:
+        """List the networks that a guide does not train. Gradients only pass through them."""
+        return [network for name, network in self.named_children() if name not in guide.trains]
 
     def translate(self, batch: Batch, guide: Guide, encoded: Encoded | None = None) -> Translation:
-        with frozen(*self.idle(guide)):
+        """Translate the sources of a batch to y_trg, from their encodings if given."""
+        with frozen(*self.not_trained_by(guide)):
             encoded = encoded or self.G.encode(batch.x)
             style = self.style(batch, guide)
-            fake = self.G.decode(encoded, self.codes.code(style, batch.y_trg))
+            fake = self.G.decode(encoded, self.conditioning.vector(style, batch.y_trg))
             return Translation(encoded, style, fake)
 
     def forward(
@@ -188,17 +200,20 @@ class GeneratorLoss(nn.Module):
         step: int,
         translations: Sequence[Translation] = (),
     ) -> tuple[Tensor, Terms]:
-        """The sum of the guides' losses at a step.
+        """Return the sum of the guides' losses at a step, and its detached terms.
 
-        Translations for each guide may be given, made by the networks as they are.
+        Args:
+            translations: for each guide, made by the networks as they are; if empty, they are
+                computed here.
         """
         loss = batch.x.new_zeros(())
-        terms: Terms = {}
-        made = translations or [self.translate(batch, guide) for guide in guides]
-        for guide, translation in zip(guides, made, strict=True):
-            with frozen(D, *self.idle(guide)):
-                scene = GeneratorPass(self, batch, guide, D, translation)
-                values = {term.name: term.of(scene) for term in self.row.terms}
-            loss = loss + _sum(self.row.terms, values, step, self.row.ds_iter)
-            terms |= named(guide.name, _detached(values))
-        return loss, terms
+        values_by_name: Terms = {}
+        terms, ds_iter = self.recipe.generator_terms, self.recipe.ds_iter
+        translations = translations or [self.translate(batch, guide) for guide in guides]
+        for guide, translation in zip(guides, translations, strict=True):
+            with frozen(D, *self.not_trained_by(guide)):
+                g = GeneratorPass(self, batch, guide, D, translation)
+                values = {term.name: term.compute(g) for term in terms}
+            loss = loss + _weighted_sum(terms, values, step, ds_iter)
+            values_by_name |= with_prefix(guide.name, _detached(values))
+        return loss, values_by_name

@@ -1,5 +1,7 @@
-"""The losses of StarGAN v2 (arXiv 1912.01865, section 2.2; equations in brackets are its own) and
-of what it is compared with, as pure functions of tensors."""
+"""Losses of StarGAN v2 and of the methods beside it, as pure functions of tensors.
+
+Equation numbers are those of StarGAN v2 (arXiv 1912.01865, section 2.2) unless stated otherwise.
+"""
 
 from collections.abc import Callable
 
@@ -9,12 +11,12 @@ from torch import Tensor
 
 
 def logistic_real(logits: Tensor) -> Tensor:
-    """-log sigmoid(D(x)), averaged: what D loses on real images, and G on fakes. Eq. (1)."""
+    """Mean of -log sigmoid(D(x)): D's loss on real images, and G's on fakes. Eq. (1)."""
     return F.softplus(-logits).mean()
 
 
 def logistic_fake(logits: Tensor) -> Tensor:
-    """-log(1 - sigmoid(D(G(x, s)))), averaged: what D loses on fakes. Eq. (1)."""
+    """Mean of -log(1 - sigmoid(D(G(x, s)))): D's loss on fakes. Eq. (1)."""
     return F.softplus(logits).mean()
 
 
@@ -22,7 +24,7 @@ def r1(logits: Tensor, images: Tensor) -> Tensor:
     """R1 (Mescheder 2018): 0.5 ||d D(x) / d x||^2, summed over a sample, averaged over the batch.
 
     Args:
-        logits: (B,), made from `images`, which require a gradient.
+        logits: (B,), computed from `images`, which require a gradient.
         images: (B, 3, H, H).
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
@@ -30,30 +32,34 @@ def r1(logits: Tensor, images: Tensor) -> Tensor:
 
 
 def l1(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference: style reconstruction (2), diversity (3) and cycle (4)."""
+    """Mean absolute difference: style reconstruction (2), diversity (3) and cycle (4) losses."""
     return (a - b).abs().mean()
 
 
 def wasserstein_real(scores: Tensor) -> Tensor:
-    """-D(x), averaged over images and patches: what the critic loses on real images, and G on
-    fakes. StarGAN (arXiv 1711.09020), Eq. (8)."""
+    """Mean of -D(x) over images and patches: D's loss on real images, and G's on fakes.
+
+    StarGAN (arXiv 1711.09020), Eq. (8).
+    """
     return -scores.mean()
 
 
 def wasserstein_fake(scores: Tensor) -> Tensor:
-    """D(G(x, c)), averaged: what the critic loses on fakes. StarGAN, Eq. (8)."""
+    """Mean of D(G(x, c)) over images and patches: D's loss on fakes. StarGAN, Eq. (8)."""
     return scores.mean()
 
 
 def gradient_penalty(
     score: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor
 ) -> Tensor:
-    """(||d D(x) / d x|| - 1)^2 at points between real images and fakes, averaged over the batch
-    (Gulrajani 2017, arXiv 1704.00028; StarGAN, Eq. (8)). Patches are summed first.
+    """Mean of (||d D(x) / d x|| - 1)^2 at points between real images and fakes.
+
+    Gulrajani 2017 (arXiv 1704.00028); StarGAN, Eq. (8). Scores of patches are summed.
 
     Args:
-        score: the critic, (B, 3, H, H) -> (B,) or (B, patches).
-        mix: (B,) in [0, 1], the share of the real image.
+        score: D, (B, 3, H, H) -> (B,) or (B, patches).
+        real, fake: (B, 3, H, H).
+        mix: (B,) in [0, 1], the weight of the real image.
     """
     share = mix[:, None, None, None]
     points = (share * real.detach() + (1 - share) * fake.detach()).requires_grad_()
@@ -62,18 +68,22 @@ def gradient_penalty(
 
 
 def mode_seeking(fake: Tensor, fake2: Tensor, style: Tensor, style2: Tensor) -> Tensor:
-    """How much two guides differ for each difference of their images, to be minimised: the
-    diversity term of MSGAN (arXiv 1903.05628, Eq. (4)) as its authors' code inverts it.
+    """Distance of two styles per distance of their images, to be minimised.
 
-    For each image, then averaged: a ratio of averages over a rank's share of the batch would
-    depend on the number of ranks.
+    The diversity term of MSGAN (arXiv 1903.05628, Eq. (4)), inverted as in its authors' code. The
+    ratio is computed per image and then averaged: a ratio of averages over a rank's share of the
+    batch would depend on the number of ranks.
+
+    Args:
+        fake, fake2: (B, 3, H, H).
+        style, style2: (B, style dim).
     """
     images = (fake - fake2).abs().flatten(1).mean(1)
     styles = (style - style2).abs().mean(1)
-    # 1 / (images / styles + 1e-5), which is 0 where two guides do not differ.
+    # 1 / (images / styles + 1e-5), which is 0 where the two styles are equal.
     return (styles / (images + 1e-5 * styles).clamp_min(1e-12)).mean()
 
 
-def falling(step: int, begin: int, end: int) -> float:
-    """1 up to step `begin`, then linearly down to 0 at step `end`."""
+def linear_decay(step: int, begin: int, end: int) -> float:
+    """Return 1 up to step `begin`, decreasing linearly to 0 at step `end`."""
     return min(1.0, max(0.0, 1.0 - (step - begin) / (end - begin)))

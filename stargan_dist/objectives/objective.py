@@ -1,4 +1,4 @@
-"""One iteration of the game: the order in which its two sides meet."""
+"""One iteration of the game: the order of D's steps and the generator's steps."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -8,110 +8,157 @@ from torch import nn
 
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
+from stargan_dist.objectives.conditioning import Networks
 from stargan_dist.objectives.loss_modules import (
     DiscriminatorLoss,
     GeneratorLoss,
     Translation,
-    named,
     weight_at,
+    with_prefix,
 )
-from stargan_dist.objectives.recipe import Guide, Networks, Recipe, Terms
+from stargan_dist.objectives.recipe import Guide, Recipe, Terms
 
 Phases = tuple[tuple[Guide, ...], ...]
 
 
-def exact(guides: tuple[Guide, ...]) -> Phases:
-    """The generator side steps for each guide, as published."""
+def published(guides: tuple[Guide, ...]) -> Phases:
+    """One generator step per guide, as published."""
     return tuple((guide,) for guide in guides)
 
 
 def summed(guides: tuple[Guide, ...]) -> Phases:
-    """It steps once, for the sum of the guides' losses."""
+    """One generator step for the sum of the guides' losses."""
     return (guides,)
 
 
-SCHEDULES = {"exact": exact, "summed": summed}
+SCHEDULES = {"published": published, "summed": summed}
 
 
 class Updater(Protocol):
-    """The verb of an engine."""
+    """The part of an engine (engines/base.py) that an iteration uses."""
 
     @property
     def keeps_graphs(self) -> bool:
-        """Whether a graph may begin outside the call whose loss it leads to."""
+        """A graph may begin outside the call that computes its loss."""
 
     def update(
-        self, side: str, calls: Sequence[tuple[Any, ...]], steps: tuple[str, ...]
+        self, module: str, calls: Sequence[tuple[Any, ...]], trains: tuple[str, ...]
     ) -> tuple[Terms, Terms]:
-        """The mean of one side's loss over its calls, backward, and the named networks step.
+        """Minimise the mean loss of a loss module over its calls by one step of some networks.
 
-        Returns the loss's terms, and facts about the steps.
+        Args:
+            module: "D" or "G", see `Objective.loss_modules`.
+            calls: arguments of its forward, one tuple per micro-batch.
+            trains: letters of the networks that step.
+
+        Returns:
+            The terms of the loss, and statistics of the steps.
         """
 
 
 class Objective:
-    """What a recipe trains its networks for.
+    """The training objective of a recipe for its networks.
 
     Args:
-        row: of the table, as `recipes.row_of` has it.
-        networks: by letter, as `recipes.build_networks` made them.
-        labels: of the data; iterations alternate between its sets.
+        recipe: from `recipes.resolve` or the table.
+        networks: by letter, from `Recipe.build_networks`.
+        labels: of the data. Iterations alternate between its data sources.
+        schedule: a key of SCHEDULES.
     """
 
     def __init__(
-        self, row: Recipe, networks: Networks, labels: Labels, schedule: str = "exact"
+        self, recipe: Recipe, networks: Networks, labels: Labels, schedule: str = "published"
     ) -> None:
-        self.row, self.sets = row, len(labels.spaces)
-        self.phases = SCHEDULES[schedule](row.guides)
-        self.discriminator = DiscriminatorLoss(row, networks, labels)
-        self.generator = GeneratorLoss(row, networks, labels)
+        self.recipe = recipe
+        self.source_names = [space.name for space in labels.spaces]
+        self.phases = SCHEDULES[schedule](recipe.guides)
+        self.discriminator = DiscriminatorLoss(recipe, networks, labels)
+        self.generator = GeneratorLoss(recipe, networks, labels)
 
     @property
-    def sides(self) -> dict[str, nn.Module]:
+    def loss_modules(self) -> dict[str, nn.Module]:
         return {"D": self.discriminator, "G": self.generator}
 
-    def falling_weights(self, step: int) -> dict[str, float]:
-        """Weights that a schedule changes, by term."""
-        ds_iter = self.row.ds_iter
-        return {t.name: weight_at(t, step, ds_iter) for t in self.row.terms if t.falls}
+    def decaying_weights(self, step: int) -> dict[str, float]:
+        """Return the weights at a step of all terms whose weight decays."""
+        ds_iter = self.recipe.ds_iter
+        return {
+            t.name: weight_at(t, step, ds_iter) for t in self.recipe.generator_terms if t.decays
+        }
 
     def generator_steps(self, step: int) -> bool:
-        """Whether the generator side steps in an iteration. D always does."""
-        return (step // self.sets + 1) % self.row.critic_steps == 0
+        """Return True if the iteration has generator steps. D steps in every iteration."""
+        round_of_sources = step // len(self.source_names) + 1
+        return round_of_sources % self.recipe.discriminator_steps == 0
 
-    def iterate(self, engine: Updater, batches: Sequence[Batch], step: int) -> Terms:
-        """One iteration on a batch, given as micro-batches: D by each guide, then the generator
-        side by each (or by all at once). For StarGAN v2 that is D by latent, D by reference, G by
-        latent, G by reference.
+    def iterate(self, engine: Updater, micro_batches: Sequence[Batch], step: int) -> Terms:
+        """Run one iteration: D with each guide, then the generator with each (or with all at once).
 
-        G, F and E do not change before the first phase of theirs. So the encoder half of G on the
-        sources serves all phases up to that, and D's fakes are those of this phase. Of several
-        micro-batches only the fakes are kept: graphs of all would take the memory of the whole.
+        For StarGAN v2: D by latent, D by reference, G, F and E by latent, G by reference.
+
+        G, F and E do not change before their first step. So the encoder half of G on the sources
+        serves all phases up to that step, and D's fakes are the fakes of that step. With several
+        micro-batches only the fakes are kept: the graphs of all would take the memory of the whole
+        batch.
+
+        Returns:
+            All loss terms and statistics, as `D/latent/real`. With several data sources their
+            names include that of the step's source, as `D/label/celeba/real`.
         """
-        D, due = self.discriminator.D, self.generator_steps(step)
-        keep = due and len(batches) == 1 and engine.keeps_graphs
-        made = [self._translate(batch, graphs=keep) for batch in batches]
+        has_generator_steps = self.generator_steps(step)
+        keep = has_generator_steps and len(micro_batches) == 1 and engine.keeps_graphs
+        translations = [self._translate(batch, graphs=keep) for batch in micro_batches]
         terms: Terms = {}
-        for guide in self.row.guides:
-            calls = [(batch, of[guide].fake) for batch, of in zip(batches, made, strict=True)]
-            losses_of, facts = engine.update("D", calls, steps=("D",))
-            terms |= named(f"D/{guide.name}", losses_of | facts)
-        for guides in self.phases if due else ():
-            shared = (
-                [made[0][guide] for guide in guides] if keep and guides == self.phases[0] else []
-            )
-            translations = [(batch, guides, D, step, shared) for batch in batches]
-            losses_of, facts = engine.update("G", translations, steps=guides[0].steps)
-            terms |= named("G", losses_of)
-            terms |= named("G/" + "+".join(guide.name for guide in guides), facts)
-        return terms
+        for guide in self.recipe.guides:
+            terms |= self._step_discriminator(engine, guide, micro_batches, translations)
+        for guides in self.phases if has_generator_steps else ():
+            first = guides == self.phases[0]
+            shared = [translations[0][guide] for guide in guides] if keep and first else []
+            terms |= self._step_generator(engine, guides, micro_batches, shared, step)
+        return self._with_source_name(terms, step)
+
+    def _step_discriminator(
+        self,
+        engine: Updater,
+        guide: Guide,
+        micro_batches: Sequence[Batch],
+        translations: Sequence[dict[Guide, Translation]],
+    ) -> Terms:
+        calls = [
+            (batch, by_guide[guide].fake)
+            for batch, by_guide in zip(micro_batches, translations, strict=True)
+        ]
+        terms, statistics = engine.update("D", calls, trains=("D",))
+        return with_prefix(f"D/{guide.name}", terms | statistics)
+
+    def _step_generator(
+        self,
+        engine: Updater,
+        guides: tuple[Guide, ...],
+        micro_batches: Sequence[Batch],
+        shared: Sequence[Translation],
+        step: int,
+    ) -> Terms:
+        D = self.discriminator.D
+        calls = [(batch, guides, D, step, shared) for batch in micro_batches]
+        terms, statistics = engine.update("G", calls, trains=guides[0].trains)
+        names = "+".join(guide.name for guide in guides)
+        return with_prefix("G", terms) | with_prefix(f"G/{names}", statistics)
 
     def _translate(self, batch: Batch, *, graphs: bool) -> dict[Guide, Translation]:
-        """For every guide; with graphs, if they are to be kept, where the next phase needs them."""
+        """Translate by every guide; with graphs only where the first generator step needs them."""
         with torch.set_grad_enabled(graphs):
             encoded = self.generator.G.encode(batch.x)
-        made = {}
-        for guide in self.row.guides:
+        translations = {}
+        for guide in self.recipe.guides:
             with torch.set_grad_enabled(graphs and guide in self.phases[0]):
-                made[guide] = self.generator.translate(batch, guide, encoded)
-        return made
+                translations[guide] = self.generator.translate(batch, guide, encoded)
+        return translations
+
+    def _with_source_name(self, terms: Terms, step: int) -> Terms:
+        """With several data sources, insert the name of the step's source before the last part."""
+        if len(self.source_names) == 1:
+            return terms
+        source = self.source_names[step % len(self.source_names)]
+        split = {name: name.rpartition("/") for name in terms}
+        return {f"{split[name][0]}/{source}/{split[name][2]}": terms[name] for name in terms}

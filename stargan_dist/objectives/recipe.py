@@ -1,6 +1,6 @@
-"""What a recipe is made of. The recipes themselves are rows of a table: recipes.py."""
+"""Components of a recipe. The recipes themselves are rows of a table: recipes.py."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,59 +8,36 @@ from torch import Tensor, nn
 
 from stargan_dist.config import ModelConfig, OptimConfig
 from stargan_dist.data.labels import Labels
+from stargan_dist.objectives.conditioning import Conditioning, NetworkBuilder, Networks, NoStyle
 
 Terms = dict[str, Tensor]
-Networks = Mapping[str, nn.Module]  # by the papers' letters: G, F, E, D
 
 
-class DiscriminatorOutput(NamedTuple):
-    """What a critic says of images: real or fake, (B,) or (B, patches), and which labels they
-    have, (B, known), if it was asked."""
-
-    src: Tensor
-    cls: Tensor | None = None
-
-
-class Critic(NamedTuple):
-    """A form of D, and how it is asked.
+class DiscriminatorForm(NamedTuple):
+    """A form of D.
 
     Attributes:
-        network: builds it for so many labels.
-        ask: (D, x, y, exact) -> Judgement of images x as being of labels y.
-        by_domain: it has an output for each domain, so labels must be domains.
+        build: builds D for a number of labels. All forms have one signature,
+            D(x, y, double_backward=False) -> DiscriminatorOutput (nets/blocks.py).
+        by_domain: D has one output per domain, so labels must be domains.
     """
 
-    network: Callable[[int, ModelConfig], nn.Module]
-    ask: Callable[..., DiscriminatorOutput]
+    build: NetworkBuilder
     by_domain: bool
 
 
-class Style(NamedTuple):
-    """What G is given beside a label, or instead of one; (B, dim).
-
-    Attributes:
-        dim: its length.
-        networks: builds those that make it and read it, by letter, for so many labels.
-        of_latents: (networks, z, y) -> style.
-        of_images: (networks, x, y) -> style.
-    """
-
-    dim: Callable[[ModelConfig], int]
-    networks: Mapping[str, Callable[[int, ModelConfig], nn.Module]]
-    of_latents: Callable[[Networks, Tensor, Tensor], Tensor]
-    of_images: Callable[[Networks, Tensor, Tensor], Tensor]
-
-
 class Guide(NamedTuple):
-    """Where a style comes from, and which networks the generator side then steps.
+    """Where a style comes from, and the networks that the generator step then trains.
 
     Attributes:
-        inputs: fields of the batch, of the style and of a second one.
-        reference: these are images of the target's domain; else latents.
+        name: in the names of loss terms.
+        trains: letters of these networks.
+        inputs: fields of the batch, for the style and for a second style.
+        reference: the inputs are images of the target domain; otherwise latents.
     """
 
     name: str
-    steps: tuple[str, ...]
+    trains: tuple[str, ...]
     inputs: tuple[str, str] = ("z", "z2")
     reference: bool = False
 
@@ -69,17 +46,18 @@ class Term(NamedTuple):
     """A term of a loss.
 
     Attributes:
-        of: a pure function of what the side has made (sides.py: Inspection of D, Scene of G).
-        weight: `loss.NAME` of a configuration comes before it.
-        maximised: it is subtracted.
-        falls: its weight falls linearly to 0 at step `loss.ds_iter`.
+        name: also the field of `loss.*` that overrides the weight.
+        compute: a pure function of a DiscriminatorPass or GeneratorPass (loss_modules.py).
+        weight: factor of the term in the loss.
+        maximised: the term is subtracted.
+        decays: the weight decays linearly to 0 at step `loss.ds_iter`.
     """
 
     name: str
-    of: Callable[[Any], Tensor]
+    compute: Callable[[Any], Tensor]
     weight: float = 1.0
     maximised: bool = False
-    falls: bool = False
+    decays: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,55 +65,73 @@ class Recipe:
     """A row of the table.
 
     Attributes:
-        about: the row in words.
-        generator: builds G, given the length of what guides it.
-        critic: the form of D.
-        label: G is given the target's label.
-        style: what else it is given.
-        critic_terms: of D's loss, in the order in which they are computed.
-        terms: of the generator side's.
-        guides: each has D step once and the generator side once (or once for all: `schedule`).
-        critic_steps: so many iterations have one in which the generator side steps.
-        crops: the share of images of which training sees a random part.
-        permuted: target labels are those of the batch, permuted; else drawn, evenly over domains.
-        max_width: of the networks.
-        optim: `optim.*` of a configuration comes before it.
+        description: the recipe in words.
+        generator: builds G, given the length of its conditioning vector.
+        discriminator: the form of D.
+        with_label: G is conditioned on the label of the target.
+        style: the style that G is conditioned on.
+        discriminator_terms: terms of D's loss, in the order of their computation.
+        generator_terms: terms of the loss of all other networks.
+        guides: each is followed by one step of D and one generator step (or, with the summed
+            schedule, by one generator step for all guides).
+        optim: defaults of `optim.*`.
+        discriminator_steps: iterations per generator step. D steps in every iteration.
+        crop_probability: probability of a random crop of a training image.
+        permute_labels: target labels are those of the batch, permuted; otherwise drawn, balanced
+            over the domains.
+        max_width: largest number of channels.
+        ds_iter: default of `loss.ds_iter`.
     """
 
-    about: str
-    generator: Callable[[int, ModelConfig], nn.Module]
-    critic: Critic
-    label: bool
-    style: Style
+    description: str
+    generator: NetworkBuilder
+    discriminator: DiscriminatorForm
+    with_label: bool
+    style: NoStyle
     discriminator_terms: tuple[Term, ...]
-    terms: tuple[Term, ...]
+    generator_terms: tuple[Term, ...]
     guides: tuple[Guide, ...]
     optim: OptimConfig
-    critic_steps: int = 1
-    crops: float = 0.5
-    permuted: bool = False
+    discriminator_steps: int = 1
+    crop_probability: float = 0.5
+    permute_labels: bool = False
     max_width: int = 512
     ds_iter: int = 100_000
 
-    def conditioning_dim(self, labels: Labels, model: ModelConfig) -> int:
-        """The length of what G is given."""
-        return (labels.vector_dim if self.label else 0) + self.style.dim(model)
+    def __post_init__(self) -> None:
+        assert not any(t.decays for t in self.discriminator_terms), "weights of D do not decay"
 
     @property
-    def references(self) -> bool:
-        """Whether a batch holds reference images."""
+    def uses_references(self) -> bool:
+        """Batches hold reference images."""
         return any(guide.reference for guide in self.guides)
 
     @property
-    def diverse(self) -> bool:
-        """Whether G is given more than a label, so that its outputs may differ."""
+    def is_diverse(self) -> bool:
+        """G is given a style, so that outputs for one label may differ."""
         return bool(self.style.networks)
 
     @property
-    def takes_labels(self) -> bool:
-        """Whether labels may be other than the domains of a single set: F and some critics have
-        an output for each domain, and targets that are drawn are domains."""
-        return self.permuted and not (self.critic.by_domain or "F" in self.style.networks)
+    def accepts_any_labels(self) -> bool:
+        """Labels may be other than the domains of a single data source.
 
-    def __post_init__(self) -> None:
-        assert not any(term.falls for term in self.discriminator_terms), "of D no weight falls"
+        F and some forms of D have an output per domain, and drawn targets are domains.
+        """
+        by_domain = self.discriminator.by_domain or "F" in self.style.networks
+        return self.permute_labels and not by_domain
+
+    def conditioning_dim(self, labels: Labels, model: ModelConfig) -> int:
+        """Return the length of the vector that G is conditioned on."""
+        return (labels.vector_dim if self.with_label else 0) + self.style.dim(model)
+
+    def conditioning(self, networks: Networks, labels: Labels) -> Conditioning:
+        """Return the conditioning by this recipe's networks."""
+        return Conditioning(self.style, networks, labels, with_label=self.with_label)
+
+    def build_networks(self, labels: Labels, model: ModelConfig) -> dict[str, nn.Module]:
+        """Build the networks by letter, initialised from torch's current random state."""
+        num_labels = labels.num_labels
+        networks = {"G": self.generator(self.conditioning_dim(labels, model), model)}
+        for letter, build in self.style.networks.items():
+            networks[letter] = build(num_labels, model)
+        return networks | {"D": self.discriminator.build(num_labels, model)}

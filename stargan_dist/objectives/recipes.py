@@ -1,32 +1,25 @@
 """One table from StarGAN (arXiv 1711.09020) to StarGAN v2 (arXiv 1912.01865, table 1).
 
-A recipe is a row of data. A row of your own needs no change elsewhere, and for a new term one pure
-function of tensors in losses.py. docs/recipes.md explains the table, equation by equation.
+A recipe is a row of data. A new row needs no change elsewhere; a new term needs one pure function
+of tensors in losses.py. docs/recipes.md explains the table, equation by equation.
 """
 
 import dataclasses
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from stargan_dist.config import Config, LossConfig, ModelConfig, OptimConfig
-from stargan_dist.data.labels import Labels
 from stargan_dist.errors import UserError
 from stargan_dist.nets import v1, v2
+from stargan_dist.nets.precision import POLICIES, Policy
 from stargan_dist.objectives import losses
+from stargan_dist.objectives.conditioning import LatentStyle, NoStyle, StyleCode
 from stargan_dist.objectives.loss_modules import DiscriminatorPass, GeneratorPass
-from stargan_dist.objectives.recipe import (
-    Critic,
-    DiscriminatorOutput,
-    Guide,
-    Networks,
-    Recipe,
-    Style,
-    Term,
-)
+from stargan_dist.objectives.recipe import DiscriminatorForm, Guide, Recipe, Term
 
-# Forms of the networks.
+# Generators, given the length of their conditioning vector.
 
 
 def _sizes(model: ModelConfig) -> dict[str, int]:
@@ -37,16 +30,19 @@ def _sizes(model: ModelConfig) -> dict[str, int]:
     }
 
 
-def adain(dim: int, model: ModelConfig) -> nn.Module:
+def adain_generator(dim: int, model: ModelConfig) -> nn.Module:
     return v2.Generator(style_dim=dim, w_hpf=model.w_hpf, **_sizes(model))
 
 
-def concatenation(dim: int, model: ModelConfig) -> nn.Module:
+def concat_generator(dim: int, model: ModelConfig) -> nn.Module:
     return v2.ConcatGenerator(dim, **_sizes(model))
 
 
-def stargan(dim: int, model: ModelConfig) -> nn.Module:
+def stargan_generator(dim: int, model: ModelConfig) -> nn.Module:
     return v1.Generator(dim, model.base_width)
+
+
+# Networks that produce or predict a style, given the number of labels.
 
 
 def mapping_network(num_domains: int, model: ModelConfig) -> nn.Module:
@@ -63,101 +59,79 @@ def latent_encoder(_num_domains: int, model: ModelConfig) -> nn.Module:
     return v2.LatentEncoder(style_dim=model.latent_dim, **_sizes(model))
 
 
-# Critics.
+NO_STYLE = NoStyle()
+LATENT_STYLE = LatentStyle({"E": latent_encoder})
+STYLE_CODE = StyleCode({"F": mapping_network, "E": style_encoder})
+
+# Discriminators, given the number of labels.
 
 
-def _one_of_many(D: nn.Module, x: Tensor, y: Tensor, *, exact: bool) -> DiscriminatorOutput:
-    return DiscriminatorOutput(D(x, y, exact=exact))
+def multi_task_discriminator(num_labels: int, model: ModelConfig) -> nn.Module:
+    return v2.Discriminator(num_labels, **_sizes(model))
 
 
-def _with_labels(D: nn.Module, x: Tensor, _y: Tensor, *, exact: bool) -> DiscriminatorOutput:
-    return DiscriminatorOutput(*D(x, exact=exact))
+def classifying_discriminator(num_labels: int, model: ModelConfig) -> nn.Module:
+    return v2.ClassifyingDiscriminator(num_labels, **_sizes(model))
 
 
-MULTI_TASK = Critic(
-    lambda labels, model: v2.Discriminator(labels, **_sizes(model)), _one_of_many, by_domain=True
-)
-ACGAN = Critic(
-    lambda labels, model: v2.ClassifyingDiscriminator(labels, **_sizes(model)),
-    _with_labels,
-    by_domain=False,
-)
-STARGAN = Critic(
-    lambda labels, model: v1.Discriminator(labels, **_sizes(model)), _with_labels, by_domain=False
-)
-
-# What G is given beside a label, or instead of one.
+def stargan_discriminator(num_labels: int, model: ModelConfig) -> nn.Module:
+    return v1.Discriminator(num_labels, **_sizes(model))
 
 
-def _read(networks: Networks, x: Tensor, y: Tensor) -> Tensor:
-    return networks["E"](x, y)
+MULTI_TASK = DiscriminatorForm(multi_task_discriminator, by_domain=True)
+ACGAN = DiscriminatorForm(classifying_discriminator, by_domain=False)
+STARGAN = DiscriminatorForm(stargan_discriminator, by_domain=False)
 
-
-NOTHING = Style(
-    dim=lambda model: 0,
-    networks={},
-    of_latents=lambda networks, z, y: z[:, :0],
-    of_images=lambda networks, x, y: x.new_zeros(len(x), 0),
-)
-LATENT_ITSELF = Style(
-    dim=lambda model: model.latent_dim,
-    networks={"E": latent_encoder},
-    of_latents=lambda networks, z, y: z,
-    of_images=_read,
-)
-STYLE_CODE = Style(
-    dim=lambda model: model.style_dim,
-    networks={"F": mapping_network, "E": style_encoder},
-    of_latents=lambda networks, z, y: networks["F"](z, y),
-    of_images=_read,
-)
+# Guides.
 
 BY_LABEL = Guide("label", ("G",))
 BY_LATENT = Guide("latent", ("G", "E"))
 LATENT = Guide("latent", ("G", "F", "E"))
 REFERENCE = Guide("reference", ("G",), ("x_ref", "x_ref2"), reference=True)
 
-# Terms.
+# Terms of D's loss: functions of a DiscriminatorPass d.
 
 
-def classification_of_real(seen: DiscriminatorPass) -> Tensor:
-    assert seen.real.cls is not None
-    return seen.labels.classification_loss(seen.real.cls, seen.batch.y)
+def classification_of_real(d: DiscriminatorPass) -> Tensor:
+    assert d.real.cls is not None
+    return d.labels.classification_loss(d.real.cls, d.batch.y)
 
 
-def classification_of_fake(made: GeneratorPass) -> Tensor:
-    assert made.judged.cls is not None
-    return made.labels.classification_loss(made.judged.cls, made.batch.y_trg)
-
-
-def wasserstein(penalty: float) -> tuple[Term, ...]:
-    """Of D: Wasserstein with gradient penalty."""
+def wasserstein(penalty_weight: float) -> tuple[Term, ...]:
+    """Wasserstein loss with gradient penalty."""
     return (
-        Term("real", lambda seen: losses.wasserstein_real(seen.real.src)),
-        Term("fake", lambda seen: losses.wasserstein_fake(seen.fake.src)),
-        Term("reg", lambda s: losses.gradient_penalty(s.score, s.x, s.fake_images, s.batch.mix),
-             penalty),
+        Term("real", lambda d: losses.wasserstein_real(d.real.src)),
+        Term("fake", lambda d: losses.wasserstein_fake(d.fake.src)),
+        Term("reg", lambda d: losses.gradient_penalty(d.score, d.real_images, d.fake_images,
+                                                      d.batch.mix), penalty_weight),
     )  # fmt: skip
 
 
-# R1 ahead of the fakes: the order decides the last bits of D's gradient.
+# R1 before the fakes: the order decides the last bits of D's gradient.
 LOGISTIC = (
-    Term("real", lambda seen: losses.logistic_real(seen.real.src)),
-    Term("reg", lambda seen: losses.r1(seen.real.src, seen.x)),
-    Term("fake", lambda seen: losses.logistic_fake(seen.fake.src)),
+    Term("real", lambda d: losses.logistic_real(d.real.src)),
+    Term("reg", lambda d: losses.r1(d.real.src, d.real_images)),
+    Term("fake", lambda d: losses.logistic_fake(d.fake.src)),
 )
-FOOL_CRITIC = Term("adv", lambda made: losses.wasserstein_real(made.judged.src))
-FOOL = Term("adv", lambda made: losses.logistic_real(made.judged.src))
-CLASSIFY = Term("cls", classification_of_real)
-CLASSIFIED = Term("cls", classification_of_fake)
-STYLE = Term("sty", lambda made: losses.l1(made.style_pred, made.style))
-DIVERSITY = Term(
-    "ds", lambda made: losses.l1(made.fake, made.fake2), maximised=True, falls=True
-)  # fmt: skip
+CLASSIFY_REAL = Term("cls", classification_of_real)
+
+# Terms of the generator loss: functions of a GeneratorPass g.
+
+
+def classification_of_fake(g: GeneratorPass) -> Tensor:
+    assert g.output.cls is not None
+    return g.labels.classification_loss(g.output.cls, g.batch.y_trg)
+
+
+ADVERSARIAL_WASSERSTEIN = Term("adv", lambda g: losses.wasserstein_real(g.output.src))
+ADVERSARIAL = Term("adv", lambda g: losses.logistic_real(g.output.src))
+CLASSIFY_FAKE = Term("cls", classification_of_fake)
+STYLE = Term("sty", lambda g: losses.l1(g.style_pred, g.style))
+DIVERSITY = Term("ds", lambda g: losses.l1(g.fake, g.fake2), maximised=True, decays=True)
 MODE_SEEKING = Term(
-    "ms", lambda made: losses.mode_seeking(made.fake, made.fake2, made.style.detach(), made.style2)
+    "ms", lambda g: losses.mode_seeking(g.fake, g.fake2, g.style.detach(), g.style2)
 )
-CYCLE = Term("cyc", lambda made: losses.l1(made.back, made.batch.x))
+CYCLE = Term("cyc", lambda g: losses.l1(g.reconstruction, g.batch.x))
 CYCLE_10 = CYCLE._replace(weight=10.0)
 
 # Optimizers.
@@ -171,85 +145,85 @@ ADAM_V2 = OptimConfig(
     decay_begin=0, decay_end=0,
 )  # fmt: skip
 
-# The table. Rows a to f have the networks' bodies of StarGAN v2, so that each differs from the one
-# before it by what it says alone.
+# The table. Rows a to f use the network bodies of StarGAN v2, so that each differs from the one
+# before it by what its description says alone.
 
-STARGAN_ROW = Recipe(
-    about="StarGAN as published",
-    generator=stargan,
-    critic=STARGAN,
-    label=True,
-    style=NOTHING,
-    discriminator_terms=(*wasserstein(10.0), CLASSIFY),
-    terms=(FOOL_CRITIC, CLASSIFIED, CYCLE_10),
+STARGAN_PUBLISHED = Recipe(
+    description="StarGAN as published",
+    generator=stargan_generator,
+    discriminator=STARGAN,
+    with_label=True,
+    style=NO_STYLE,
+    discriminator_terms=(*wasserstein(10.0), CLASSIFY_REAL),
+    generator_terms=(ADVERSARIAL_WASSERSTEIN, CLASSIFY_FAKE, CYCLE_10),
     guides=(BY_LABEL,),
     optim=ADAM_V1,
-    critic_steps=5,
-    crops=0.0,
-    permuted=True,
+    discriminator_steps=5,
+    crop_probability=0.0,
+    permute_labels=True,
     max_width=v1.MAX_WIDTH,
 )
 A = replace(
-    STARGAN_ROW,
-    about="StarGAN on the networks' bodies of StarGAN v2",
-    generator=concatenation,
-    critic=ACGAN,
-    crops=0.5,
+    STARGAN_PUBLISHED,
+    description="StarGAN with the network bodies of StarGAN v2",
+    generator=concat_generator,
+    discriminator=ACGAN,
+    crop_probability=0.5,
     optim=replace(ADAM_V2, betas=(0.5, 0.999)),
     max_width=512,
 )
 B = replace(
     A,
-    about="A with a multi-task discriminator",
-    critic=MULTI_TASK,
+    description="A with a multi-task discriminator",
+    discriminator=MULTI_TASK,
     discriminator_terms=wasserstein(10.0),
-    terms=(FOOL_CRITIC, CYCLE_10),
+    generator_terms=(ADVERSARIAL_WASSERSTEIN, CYCLE_10),
 )
 C = replace(
     B,
-    about="B with R1 and the logistic loss, and AdaIN instead of concatenation",
-    generator=adain,
+    description="B with R1 and the logistic loss, and AdaIN instead of concatenation",
+    generator=adain_generator,
     discriminator_terms=LOGISTIC,
-    terms=(FOOL, CYCLE),
-    critic_steps=1,
-    permuted=False,
+    generator_terms=(ADVERSARIAL, CYCLE),
+    discriminator_steps=1,
+    permute_labels=False,
     optim=ADAM_V2,
 )
 C_ACGAN = replace(
     C,
-    about="C with A's discriminator: the tuned row for labels of any kind",
-    critic=ACGAN,
-    discriminator_terms=(*LOGISTIC, CLASSIFY),
-    terms=(FOOL, CLASSIFIED, CYCLE),
-    permuted=True,
+    description="C with A's discriminator: the tuned recipe for labels of any kind",
+    discriminator=ACGAN,
+    discriminator_terms=(*LOGISTIC, CLASSIFY_REAL),
+    generator_terms=(ADVERSARIAL, CLASSIFY_FAKE, CYCLE),
+    permute_labels=True,
 )
 D = replace(
     C,
-    about="C with a latent injected into G",
-    style=LATENT_ITSELF,
-    terms=(FOOL, STYLE, CYCLE),
+    description="C with a latent injected into G",
+    style=LATENT_STYLE,
+    generator_terms=(ADVERSARIAL, STYLE, CYCLE),
     guides=(BY_LATENT,),
 )
 E = replace(
     D,
-    about="C with style codes of the domains (F and E) in place of label and latent",
-    label=False,
+    description="C with style codes of the domains (F and E) in place of label and latent",
+    with_label=False,
     style=STYLE_CODE,
     guides=(LATENT, REFERENCE),
 )
 F = replace(
     E,
-    about="E with diversity regularisation: StarGAN v2",
-    terms=(FOOL, STYLE, DIVERSITY, CYCLE),
+    description="E with diversity regularisation: StarGAN v2",
+    generator_terms=(ADVERSARIAL, STYLE, DIVERSITY, CYCLE),
 )
 F_MODE_SEEKING = replace(
     F,
-    about="F with MSGAN's ratio in place of the diversity term",
-    terms=(FOOL, STYLE, MODE_SEEKING, CYCLE),
+    description="F with MSGAN's ratio in place of the diversity term",
+    generator_terms=(ADVERSARIAL, STYLE, MODE_SEEKING, CYCLE),
 )
 
 TABLE = {
-    "stargan": STARGAN_ROW,
+    "stargan": STARGAN_PUBLISHED,
     "a": A,
     "b": B,
     "c": C,
@@ -261,67 +235,69 @@ TABLE = {
 }
 
 
-def recipe_of(config: Config) -> Recipe:
-    """The row that a configuration names, with the weights and rates that it gives instead.
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that a configuration decides. Built once, by `resolve`, and passed on.
+
+    Attributes:
+        config: the configuration, with the recipe's numbers in place of nulls.
+        recipe: the recipe, with the configuration's weights and rates.
+        policy: the precision policy.
+    """
+
+    config: Config
+    recipe: Recipe
+    policy: Policy
+
+
+def resolve(config: Config) -> RunSpec:
+    """Resolve a configuration. A resolved configuration resolves to itself.
 
     Raises:
-        UserError: there is no such row, it has no such term, or no use for the data's labels.
+        UserError: the recipe does not exist, lacks a term that has a weight, or does not accept
+            the labels of the data.
     """
+    recipe = _recipe_of(config)
+    weights = {t.name: t.weight for t in (*recipe.discriminator_terms, *recipe.generator_terms)}
+    loss = {field.name: weights.get(field.name) for field in dataclasses.fields(LossConfig)}
+    resolved = replace(
+        config,
+        loss=LossConfig(**loss | {"ds_iter": recipe.ds_iter}),
+        optim=recipe.optim,
+        model=replace(config.model, max_width=config.model.max_width or recipe.max_width),
+    )
+    return RunSpec(resolved, recipe, POLICIES[config.precision])
+
+
+def _recipe_of(config: Config) -> Recipe:
+    """Return the recipe of a configuration, with the configuration's weights and rates."""
     if config.recipe not in TABLE:
         raise UserError(f"recipe: {config.recipe} is not one of {', '.join(TABLE)}")
-    row = TABLE[config.recipe]
-    if not (row.takes_labels or config.data.by_domain):
-        takers = ", ".join(name for name, other in TABLE.items() if other.takes_labels)
+    recipe = TABLE[config.recipe]
+    if not (recipe.accepts_any_labels or config.data.by_domain):
         raise UserError(
-            f"recipe: {config.recipe} translates into the domains of a single set, and "
-            "data.sources has other labels: name shards as data.shards, or take one of "
-            f"{takers} (--recipe)"
+            f"recipe: {config.recipe} translates between the domains of a single dataset, and "
+            "data.sources has other labels: name the shards as data.shards, or use --recipe with "
+            f"one of {', '.join(name for name in TABLE if TABLE[name].accepts_any_labels)}"
         )
-    given = _given(config.loss)
-    ds_iter = given.pop("ds_iter")
-    own = {term.name for term in (*row.discriminator_terms, *row.terms)}
-    for name in given.keys() - own:
+    weights = _non_null_fields(config.loss)
+    ds_iter = weights.pop("ds_iter")
+    terms = {term.name for term in (*recipe.discriminator_terms, *recipe.generator_terms)}
+    for name in weights.keys() - terms:
         raise UserError(f"loss.{name}: recipe {config.recipe} has no such term; leave it at null")
     return replace(
-        row,
-        discriminator_terms=_weighted(row.discriminator_terms, given),
-        terms=_weighted(row.terms, given),
+        recipe,
+        discriminator_terms=_with_weights(recipe.discriminator_terms, weights),
+        generator_terms=_with_weights(recipe.generator_terms, weights),
         ds_iter=ds_iter,
-        optim=replace(row.optim, **_given(config.optim)),
+        optim=replace(recipe.optim, **_non_null_fields(config.optim)),
     )
 
 
-def _given(part: LossConfig | OptimConfig) -> dict[str, Any]:
-    """The fields of a part of the configuration that are not null."""
-    fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+def _non_null_fields(section: LossConfig | OptimConfig) -> dict[str, Any]:
+    fields = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _weighted(terms: tuple[Term, ...], weights: dict[str, float]) -> tuple[Term, ...]:
+def _with_weights(terms: tuple[Term, ...], weights: dict[str, float]) -> tuple[Term, ...]:
     return tuple(term._replace(weight=weights.get(term.name, term.weight)) for term in terms)
-
-
-def resolved(config: Config) -> Config:
-    """A configuration that says all numbers of its recipe itself, as a run keeps them.
-
-    Raises:
-        UserError: as `row_of`.
-    """
-    row = recipe_of(config)
-    weights = {term.name: term.weight for term in (*row.discriminator_terms, *row.terms)}
-    loss = {field.name: weights.get(field.name) for field in dataclasses.fields(LossConfig)}
-    return replace(
-        config,
-        loss=LossConfig(**loss | {"ds_iter": row.ds_iter}),  # type: ignore[arg-type]
-        optim=row.optim,
-        model=replace(config.model, max_width=config.model.max_width or row.max_width),
-    )
-
-
-def build_networks(row: Recipe, labels: Labels, model: ModelConfig) -> dict[str, nn.Module]:
-    """The networks of a recipe by letter, initialised from torch's current random state."""
-    networks = {"G": row.generator(row.conditioning_dim(labels, model), model)}
-    networks |= {
-        letter: make(labels.num_labels, model) for letter, make in row.style.networks.items()
-    }
-    return networks | {"D": row.critic.network(labels.num_labels, model)}

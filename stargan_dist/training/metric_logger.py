@@ -1,13 +1,8 @@
-"""What a person watches a run by: a progress line and TensorBoard."""
+"""Metrics of a run: TensorBoard and RUN/metrics.jsonl."""
 
-import platform
-import resource
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+import json
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,169 +13,114 @@ from torch.utils.tensorboard import SummaryWriter
 from stargan_dist import storage
 from stargan_dist.console.progress import clock
 
-SHOWN_FIRST = ("real", "fake", "reg", "adv", "cls", "sty", "ds")  # in a progress line
-PACKAGES = (
-    "torch", "torchvision", "accelerate", "deepspeed", "webdataset", "fsspec", "numpy", "pillow",
-)  # fmt: skip
-
-
-def environment(world_size: int, device: torch.device) -> dict[str, Any]:
-    """What a run was made with: versions, git commit, world."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in ("stargan_dist", *PACKAGES)},
-        "git_commit": _git_commit(),
-        "command": sys.argv,
-        "world_size": world_size,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "torch_threads": torch.get_num_threads(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that the package lies in, with + if files were changed."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
-    try:
-        return subprocess.run(
-            [*command, "--abbrev=40", "--exclude=*"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Most memory used so far: of the GPU, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-class Stopwatch:
-    """Times between two log lines: how long in all, and how long waiting for data."""
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.waited = 0.0
-
-    def timed(self, batches: Any) -> Any:
-        """Iterate, and count the time until each batch is there."""
-        iterator = iter(batches)
-        while True:
-            asked = time.monotonic()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self.waited += time.monotonic() - asked
-            yield batch
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """What is done meanwhile does not count."""
-        paused = time.monotonic()
-        yield
-        self.began += time.monotonic() - paused
-
-    def lap(self) -> tuple[float, float]:
-        """Seconds since the last lap, and the share of them spent waiting; starts a new lap."""
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        share = self.waited / seconds
-        self.began, self.waited = time.monotonic(), 0.0
-        return seconds, share
+FIRST_TERMS = ("real", "fake", "reg", "adv", "cls", "sty", "ds")  # order in a progress line
 
 
 def progress_line(
     step: int, steps: int, rate: float, eta_seconds: float, losses: Mapping[str, float]
 ) -> str:
-    """One line about a step. Losses are averaged over the guides."""
-    parts = [
+    """Format one line about a step. rate: images per second. Losses are averaged over guides."""
+    columns = [
         f"step {step}/{steps} ({step / steps:.1%})",
         f"{rate:.1f} img/s",
         f"eta {clock(eta_seconds)}",
     ]
-    for side in ("D", "G"):
-        means = _means_of_terms(losses, side)
-        told = " ".join(f"{term} {mean:.3f}" for term, mean in means.items())
-        parts += [f"{side} {told}"] if told else []
-    return "  ".join(parts)
+    for module in ("D", "G"):
+        means = _means_over_guides(losses, module)
+        if means:
+            terms = " ".join(f"{term} {mean:.3f}" for term, mean in means.items())
+            columns.append(f"{module} {terms}")
+    return "  ".join(columns)
 
 
-def _means_of_terms(losses: Mapping[str, float], side: str) -> dict[str, float]:
-    """The terms of a side's loss, `SIDE/GUIDE/TERM`, averaged over guides; those known first."""
-    rows: dict[str, list[float]] = {}
+def _means_over_guides(losses: Mapping[str, float], module: str) -> dict[str, float]:
+    """Average each term of a loss, `MODULE/GUIDE/TERM`, over the guides. FIRST_TERMS come first."""
+    values: dict[str, list[float]] = {}
     for name, value in losses.items():
         owner, *_, term = name.split("/")
-        if owner == side and not term.startswith("grad_norm"):
-            rows.setdefault(term, []).append(value)
-    order = [*(t for t in SHOWN_FIRST if t in rows), *(t for t in rows if t not in SHOWN_FIRST)]
-    return {term: sum(rows[term]) / len(rows[term]) for term in order}
+        if owner == module and not term.startswith("grad_norm"):
+            values.setdefault(term, []).append(value)
+    order = [*(t for t in FIRST_TERMS if t in values), *(t for t in values if t not in FIRST_TERMS)]
+    return {term: sum(values[term]) / len(values[term]) for term in order}
+
+
+class MetricsFile:
+    """RUN/metrics.jsonl: one JSON object per logged step, with `step` and every scalar.
+
+    On a local disk lines are appended at once. Elsewhere the file is replaced at each `flush`.
+
+    Args:
+        start: number of finished steps. Lines of later steps, which a killed process logged after
+            its last checkpoint, are removed.
+    """
+
+    def __init__(self, run: str, start: int) -> None:
+        self.url = storage.join(run, "metrics.jsonl")
+        self.is_local = storage.is_local(run)
+        self.lines = [line for line in self._read() if json.loads(line)["step"] <= start]
+        self._write()
+
+    def _read(self) -> list[str]:
+        with suppress(FileNotFoundError):
+            # A killed process may leave half a line at the end.
+            complete, _, _ = storage.read_bytes(self.url).rpartition(b"\n")
+            return complete.decode().splitlines()
+        return []
+
+    def _write(self) -> None:
+        storage.write_bytes(self.url, "".join(f"{line}\n" for line in self.lines).encode())
+
+    def append(self, step: int, scalars: Mapping[str, float]) -> None:
+        self.lines.append(json.dumps({"step": step, **scalars}))
+        if self.is_local:
+            with Path(storage.filesystem(self.url)[1]).open("a") as file:
+                file.write(f"{self.lines[-1]}\n")
+
+    def flush(self) -> None:
+        if not self.is_local:
+            self._write()
 
 
 class MetricLogger:
-    """Progress and TensorBoard of rank 0. `start` is the step that the run goes on from."""
+    """Scalars and images of rank 0, in TensorBoard and in metrics.jsonl.
 
-    def __init__(self, run: str, start: int, steps: int, batch_size: int, config: str) -> None:
-        self.start, self.steps, self.batch_size = start, steps, batch_size
-        self.last, self.began = start, time.monotonic()
+    Args:
+        start: number of finished steps, at which a resumed run continues.
+        config: YAML of the configuration, which a new run shows in TensorBoard.
+    """
+
+    def __init__(self, run: str, start: int, config: str) -> None:
         # Steps that a killed process logged after its last checkpoint will be logged again.
         purge_step = start + 1 if start else 0
         self.board = SummaryWriter(storage.join(run, "tensorboard"), purge_step=purge_step)
+        self.file = MetricsFile(run, start)
         if start == 0:
             indented = "\n".join(f"    {line}" for line in config.splitlines())
             self.board.add_text("config", indented, 0)
 
-    def log(
-        self,
-        step: int,
-        losses: Mapping[str, float],
-        *,
-        weights: Mapping[str, float],
-        seconds: float,
-        data_wait_share: float,
-        memory: int,
-        skipped: int,
-        nonfinite: int,
-    ) -> None:
-        rate = (step - self.last) * self.batch_size / seconds
-        pace = (time.monotonic() - self.began) / (step - self.start)
-        self.last = step
-        print(progress_line(step, self.steps, rate, pace * (self.steps - step), losses), flush=True)
-        scalars = {
-            **{f"schedule/lambda_{name}": weight for name, weight in weights.items()},
-            "speed/images_per_second": rate,
-            "speed/data_wait_share": data_wait_share,
-            "speed/memory_gib": memory / 2**30,
-            "data/skipped_samples": skipped,
-            "progress/nonfinite_iterations": nonfinite,
-            "progress/images_seen": step * self.batch_size,
-        }
-        for name, value in {**losses, **scalars}.items():
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
             self.board.add_scalar(name, value, step)
+        self.file.append(step, scalars)
 
     def show(self, grids: Mapping[str, Image.Image], step: int) -> None:
-        for name, picture in grids.items():
-            pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-            shape = (picture.height, picture.width, 3)
+        for name, grid in grids.items():
+            pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
+            shape = (grid.height, grid.width, 3)
             self.board.add_image(f"samples/{name}", pixels.view(shape), step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Have everything logged so far on disk."""
+        """Write everything logged so far to disk."""
         self.board.flush()
+        self.file.flush()
 
     def close(self) -> None:
         self.board.close()
+        self.file.flush()
 
 
 def show_result(run: str, result: dict[str, Any], label: str) -> None:
-    """An evaluation in TensorBoard: the means, and each task, under a label."""
+    """Write an evaluation to TensorBoard: the means, and each task, under a label."""
     with SummaryWriter(storage.join(run, "tensorboard", "evaluation")) as board:
         scalars = {f"{label}/{name}": mean for name, mean in result["means"].items()}
         for row in result["rows"]:

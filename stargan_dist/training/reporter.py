@@ -1,8 +1,9 @@
-"""What a run tells: log lines, grids, evaluations, files of the run folder."""
+"""What a run reports: log lines, metrics, sample grids, evaluations, files of the run folder."""
 
 import json
+import logging
 import signal
-import sys
+import time
 from collections.abc import Callable, Mapping
 
 import torch
@@ -21,79 +22,62 @@ from stargan_dist.evaluation.collector import Stopped
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.inference import grids
 from stargan_dist.inference.translator import Translator
-from stargan_dist.objectives import recipes
 from stargan_dist.runs.scores import Result
-from stargan_dist.training import metric_logger
+from stargan_dist.training.environment import describe_environment, peak_memory_bytes
+from stargan_dist.training.metric_logger import MetricLogger, progress_line, show_result
+from stargan_dist.training.stopwatch import Stopwatch
 from stargan_dist.training.train_state import TrainState
 
-GRID_DOMAINS = 8  # a grid shows the first so many
+GRID_DOMAINS = 8  # domains shown in a grid, at most
 
-
-def _told(labels: Labels) -> str:
-    """What the labels are, for a run's first line."""
-    if labels.by_domain:
-        return f"{labels.num_labels} domains"
-    sets = ", ".join(
-        f"{space.name}: {len(space.columns)} {'attributes' if space.binary else 'categories'}"
-        for space in labels.spaces
-    )
-    return f"labels ({sets})"
+logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """What a run tells. Rank 0 speaks, other ranks keep still.
+    """Reports of a run. Rank 0 logs and writes; other ranks only take part in collectives.
 
     Args:
-        sets: what is trained on.
-        start: steps done before.
-        stopped: whether the run was asked to stop.
+        sources: the training data.
+        start: number of finished steps.
+        stopped: returns True once the run was asked to stop.
 
     Raises:
-        UserError: evaluations are wanted, and the weights for them cannot be had.
+        UserError: evaluations are configured, and their weights are not available.
     """
 
     def __init__(
         self,
-        config: Config,
-        training: TrainState,
-        sets: DataSources,
+        state: TrainState,
+        sources: DataSources,
         world: World,
         start: int,
         stopped: Callable[[], bool],
     ) -> None:
-        self.stopped = stopped
-        self.evaluator = self._evaluator(config, world, stopped)
-        self.config, self.training, self.sets, self.world = config, training, sets, world
-        self.shown = world.is_main
-        self.stopwatch = metric_logger.Stopwatch()
-        self.told: Rows = {}
-        if self.shown:
-            self._write("config.yaml", configs.to_yaml(config).encode())
-            facts = metric_logger.environment(world.size, world.device)
-            self._write("environment.json", json.dumps(facts, indent=1).encode())
-            self._write_status("running", start)
-            print(
-                f"{config.run}: steps {start} to {config.steps}, {world.size} process(es) "
-                f"on {world.device.type}, {configs.describe(config)}, "
-                f"{_told(sets.labels)}, {sets.images} images"
-                f"{', fast decoding' * config.data.fast_decoding}",
-                flush=True,
-            )
-            print(f"recipe {config.recipe}: {recipes.recipe_of(config).about}", flush=True)
-            self.monitor = metric_logger.MetricLogger(
-                config.run, start, config.steps, config.batch_size, configs.to_yaml(config)
-            )
-            self.inputs, self.references = self._fixed_images()
+        self.state, self.config, self.sources, self.world = state, state.config, sources, world
+        self.stopped, self.is_main = stopped, world.is_main
+        self.evaluator = _build_evaluator(self.config, world, stopped)
+        self.stopwatch = Stopwatch()
+        self.start, self.began = start, time.monotonic()
+        self.last_logged_step = start
+        self.reported_skipped: Rows = {}
+        if self.is_main:
+            self._begin()
 
-    @staticmethod
-    def _evaluator(config: Config, world: World, stopped: Callable[[], bool]) -> Evaluator | None:
-        if not config.evaluation.every:
-            return None
-        try:
-            return Evaluator(config, world, stopped)
-        except WorldError as error:
-            remedy = "or train without evaluations (--evaluation.every 0)"
-            raise WorldError(f"{error}; {remedy}") from error
+    def _begin(self) -> None:
+        config, world = self.config, self.world
+        environment = describe_environment(world.size, world.device)
+        self._write("config.yaml", configs.to_yaml(config).encode())
+        self._write("environment.json", json.dumps(environment, indent=1).encode())
+        self._write_status("running", self.start)
+        logger.info(
+            "%s: steps %d to %d, %d process(es) on %s, %s, %s, %d images%s",
+            config.run, self.start, config.steps, world.size, world.device.type,
+            configs.describe(config), _describe_labels(self.sources.labels), self.sources.images,
+            ", fast decoding" if config.data.fast_decoding else "",
+        )  # fmt: skip
+        logger.info("recipe %s: %s", config.recipe, self.state.spec.recipe.description)
+        self.metrics = MetricLogger(config.run, self.start, configs.to_yaml(config))
+        self.inputs, self.references = self._grid_images()
 
     def _write(self, name: str, data: bytes) -> None:
         storage.write_bytes(storage.join(self.config.run, name), data)
@@ -102,64 +86,75 @@ class Reporter:
         row = {"status": status, "step": step, "signal": received or None}
         self._write("status.json", json.dumps(row).encode())
 
-    def _fixed_images(self) -> list[LoadedSplit]:
-        """Sources and references of every grid: validation images if each domain has some."""
+    def _grid_images(self) -> list[LoadedSplit]:
+        """Load sources and references of all grids: validation images if each domain has some."""
         config, count = self.config, self.config.monitor.sources
-        held = (counts for r in self.sets.readers for counts in r.index.counts("val"))
-        sets = open_sources(config.data, "val") if all(map(sum, held)) else self.sets
+        validation_counts = (row for r in self.sources.readers for row in r.index.counts("val"))
+        has_validation = all(map(sum, validation_counts))
+        sources = open_sources(config.data, "val") if has_validation else self.sources
+        size = config.model.image_size
         return [
-            load_labelled_images(
-                sets, config.model.image_size,
-                first=first, per_domain=count, domains=GRID_DOMAINS,
-            )
+            load_labelled_images(sources, size, first=first, per_domain=count, domains=GRID_DOMAINS)
             for first in (0, count)
-        ]  # fmt: skip
+        ]
 
     def log(
         self, step: int, terms: Mapping[str, torch.Tensor], skipped: SkippedSamples, nonfinite: int
     ) -> None:
-        """Read the losses of a step from the device, averaged over the ranks.
+        """Average the terms of a step over the ranks, read them from the device and log them.
 
         Args:
-            skipped: what all ranks have replaced so far.
-            nonfinite: iterations in which a gradient was not finite.
+            skipped: samples replaced on all ranks so far.
+            nonfinite: iterations with a non-finite gradient so far.
         """
         losses = self.world.all_reduce_mean(terms)
         seconds, wait_share = self.stopwatch.lap()
-        if self.shown:
-            self.monitor.log(
-                step,
-                losses,
-                weights=self.training.objective.falling_weights(step - 1),
-                seconds=seconds,
-                data_wait_share=wait_share,
-                memory=metric_logger.memory_bytes(self.world.device),
-                skipped=skipped.samples,
-                nonfinite=nonfinite,
-            )
-            if skipped.rows != self.told:
-                print(f"replaced {skipped.samples} samples so far: {skipped}", flush=True)
-                self.told = skipped.rows
+        if not self.is_main:
+            return
+        rate = (step - self.last_logged_step) * self.config.batch_size / seconds
+        self.last_logged_step = step
+        seconds_per_step = (time.monotonic() - self.began) / (step - self.start)
+        eta_seconds = seconds_per_step * (self.config.steps - step)
+        logger.info(progress_line(step, self.config.steps, rate, eta_seconds, losses))
+        weights = self.state.objective.decaying_weights(step - 1)
+        scalars = {
+            **{f"schedule/lambda_{name}": weight for name, weight in weights.items()},
+            "speed/images_per_second": rate,
+            "speed/data_wait_share": wait_share,
+            "speed/memory_gib": peak_memory_bytes(self.world.device) / 2**30,
+            "data/skipped_samples": skipped.samples,
+            "progress/nonfinite_iterations": nonfinite,
+            "progress/images_seen": step * self.config.batch_size,
+        }
+        self.metrics.log(step, losses | scalars)
+        self._report_skipped(skipped)
+
+    def _report_skipped(self, skipped: SkippedSamples) -> None:
+        if skipped.rows != self.reported_skipped:
+            logger.warning("replaced %d samples so far: %s", skipped.samples, skipped)
+            self.reported_skipped = skipped.rows
 
     def sample(self, step: int) -> None:
-        """Grids of translations by the averaged networks, to files and TensorBoard."""
-        if not self.shown:
+        """Write grids of translations by the averaged networks, to files and TensorBoard."""
+        if not self.is_main:
             return
         config = self.config
         translator = self._translator(step)
         latents = config.monitor.latents if translator.diverse else 1
-        pictures = {"latent": grids.latent_grid(translator, self.inputs, latents, config.seed)}
+        images = {"latent": grids.latent_grid(translator, self.inputs, latents, config.seed)}
         if translator.guided_by_references:
-            pictures["reference"] = grids.reference_grid(translator, self.inputs, self.references)
-        for name, picture in pictures.items():
-            self._write(f"samples/{name}_{step:08d}.png", grids.to_png(picture))
-        self.monitor.show(pictures, step)
+            images["reference"] = grids.reference_grid(translator, self.inputs, self.references)
+        for name, image in images.items():
+            self._write(f"samples/{name}_{step:08d}.png", grids.to_png(image))
+        self.metrics.show(images, step)
 
     def evaluate(self, step: int) -> bool:
-        """Measure the averaged networks, on all ranks, unless that was done before.
+        """Evaluate the averaged networks on all ranks, unless that was done before. Collective.
 
-        Images or networks that cannot be measured are told and do not end the training. Returns
-        False if the run was asked to stop before all was measured.
+        Images or networks that cannot be evaluated are reported and do not end the training.
+
+        Returns:
+            False if the run was asked to stop before the evaluation was complete.
         """
         assert self.evaluator is not None
         with self.stopwatch.paused():
@@ -170,28 +165,54 @@ class Reporter:
             except Stopped:
                 return False
             except UserError as error:
-                if self.shown:
-                    told = f"evaluation at step {step} failed, training goes on: {error}"
-                    print(told, file=sys.stderr, flush=True)
+                if self.is_main:
+                    logger.warning(
+                        "evaluation at step %d failed, training continues: %s", step, error
+                    )
                 return not self.world.all_reduce_max(self.stopped())
         return True
 
     def _show(self, result: Result) -> None:
-        if self.shown:
-            print(results.headline(result), results.table(result), sep="\n", flush=True)
-            metric_logger.show_result(self.config.run, result, results.label(result))
+        if self.is_main:
+            logger.info("%s\n%s", results.headline(result), results.table(result))
+            show_result(self.config.run, result, results.label(result))
 
     def _translator(self, step: int) -> Translator:
-        return Translator(self.training.ema, self.config, self.training.labels, step)
+        return Translator(self.state.ema, self.state.spec, self.state.labels, step)
+
+    def flush(self) -> None:
+        """Write all metrics to disk."""
+        self.metrics.flush()
 
     def end(self, step: int, finished: bool, received: int) -> None:
-        """Say how the run ended, to a person and (status.json) to a script."""
-        if not self.shown:
+        """Report how the run ended, in the log and in status.json."""
+        if not self.is_main:
             return
-        self.monitor.close()
+        self.metrics.close()
         status = "finished" if finished else "stopped"
         self._write_status(status, step, received)
         cause = f" by {signal.Signals(received).name}" if received else ""
-        print(f"{status}{cause} at step {step}, saved in {self.config.run}", flush=True)
+        logger.info("%s%s at step %d, saved in %s", status, cause, step, self.config.run)
         if status == "stopped":
-            print("the same command goes on from there", flush=True)
+            logger.info("the same command continues from there")
+
+
+def _build_evaluator(config: Config, world: World, stopped: Callable[[], bool]) -> Evaluator | None:
+    if not config.evaluation.every:
+        return None
+    try:
+        return Evaluator(config, world, stopped)
+    except WorldError as error:
+        remedy = "or train without evaluations (--evaluation.every 0)"
+        raise WorldError(f"{error}; {remedy}") from error
+
+
+def _describe_labels(labels: Labels) -> str:
+    """Describe the labels in the first line of a run."""
+    if labels.by_domain:
+        return f"{labels.num_labels} domains"
+    sources = ", ".join(
+        f"{space.name}: {len(space.columns)} {'attributes' if space.binary else 'categories'}"
+        for space in labels.spaces
+    )
+    return f"labels ({sources})"

@@ -1,12 +1,9 @@
-"""The loop: look at what can be wrong, build the parts, iterate."""
+"""The training loop."""
 
 import os
-import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -17,109 +14,45 @@ from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
-from stargan_dist.data.skipped import Rows, SkippedSamples
-from stargan_dist.data.sources import DataSources, open_sources
+from stargan_dist.data.skipped import SkippedSamples
+from stargan_dist.data.sources import DataSources
 from stargan_dist.data.stream import Loaded, Slots, batches, describe_step, training_loader
-from stargan_dist.distributed.world import REMEDY, World, launched_world_size
-from stargan_dist.engines import check_engine, make_engine
+from stargan_dist.distributed.world import REMEDY, World
+from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import Engine
-from stargan_dist.errors import STOPPED, UserError
-from stargan_dist.launch.launcher_settings import check_launcher
-from stargan_dist.objectives import recipes
+from stargan_dist.errors import STOPPED
+from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.async_writer import AsyncWriter
 from stargan_dist.runs.checkpoint import State
 from stargan_dist.training.nonfinite import NonFiniteGuard
+from stargan_dist.training.preparation import PreparedRun, prepare
 from stargan_dist.training.reporter import Reporter
+from stargan_dist.training.signals import StopSignals
 from stargan_dist.training.train_state import TrainState
 
 FINISHED = 0
 
 
-@dataclass
-class Plan:
-    """What a run starts from: its data, and the steps done and state of what it resumes."""
-
-    sets: DataSources
-    start: int
-    resume: State | None
-    skipped: Rows
-    nonfinite: int
-
-
-def plan(config: Config) -> Plan:
-    """Look at everything that can be wrong before any process group starts.
-
-    Raises:
-        UserError: world and batch do not fit, the launcher asks for something else than the
-            configuration, the engine cannot be had, the recipe is for other labels, shards are
-            missing or too few, the run folder cannot be written or belongs to another configuration
-            or data set, the checkpoint is damaged.
-    """
-    configs.check_world(config, launched_world_size())
-    check_launcher(os.environ, config)
-    check_engine(config)
-    sets = open_sources(config.data, "train")
-    sets.check(references=recipes.recipe_of(config).references)
-    if config.data.on_bad_shard == "stop":
-        sets.check_labels()
-    storage.check_writable(config.run)
-    resume = checkpoints.find(config.run)
-    if resume is not None:
-        # Resolved: a run of before a field was added was trained with what is now its default.
-        saved = recipes.resolved(configs.from_dict(resume.config))
-        configs.check_resumable(configs.to_dict(saved), recipes.resolved(config), config.run)
-        if resume.data != sets.fingerprint:
-            held = ", ".join(source.shards for source in config.data.sets.values())
-            raise UserError(
-                f"{config.run} was trained on other shards than {held} "
-                "(their index differs): give the old ones to resume it, or another --run"
-            )
-    if resume is None:
-        return Plan(sets, 0, None, {}, 0)
-    return Plan(sets, resume.step, resume.state(), resume.skipped, resume.nonfinite)
-
-
-class Signals:
-    """Remembers that the run was asked to stop: by Ctrl-C, a scheduler or a person."""
-
-    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._before: dict[signal.Signals, Any] = {}
-
-    def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.received = number
-
-    def __enter__(self) -> "Signals":
-        self._before = {n: signal.signal(n, self._remember) for n in self.NUMBERS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 def train(config: Config) -> int:
-    """Train a run, or go on with it. Returns FINISHED or STOPPED, the exit code.
+    """Train a run, or resume it. Returns the exit code, FINISHED or STOPPED.
 
     Raises:
-        UserError: for anything a person has to mend.
+        UserError: something that the user must correct.
     """
     storage.configure(config.storage)
-    config = recipes.resolved(config)
-    configs.check(config)  # once more: of two fields that belong together one may be the recipe's
-    prepared = plan(config)
-    with _alone(config.run):
-        world = World(config.engine.timeout_seconds)
-        with closing(world), Signals() as signals, world.explaining():
-            return _Fit(config, prepared, world, signals)()
+    spec = resolve(config)
+    configs.check(spec.config)  # again: a field may contradict one that the recipe filled in
+    prepared = prepare(spec)
+    with _exclusive(spec.config.run):
+        world = World(spec.config.engine.timeout_seconds)
+        with closing(world), StopSignals() as signals, world.explaining():
+            return Trainer(spec, prepared, world, signals).train()
 
 
 @contextmanager
-def _alone(run: str) -> Iterator[None]:
-    """Rank 0 holds the run, so that processes that do not know of each other cannot share it."""
+def _exclusive(run: str) -> Iterator[None]:
+    """Lock the run on rank 0, so that independent processes cannot share it."""
     if int(os.environ.get("RANK", "0")):
         yield
         return
@@ -127,24 +60,171 @@ def _alone(run: str) -> Iterator[None]:
         yield
 
 
-def _slots(config: Config, sets: DataSources) -> Slots:
-    row = recipes.recipe_of(config)
+def initialise(
+    spec: RunSpec, labels: Labels, world: World, checkpoint_state: State | None = None
+) -> tuple[TrainState, Engine]:
+    """Build the train state and its engine, and load the state of a checkpoint. Collective."""
+    state = TrainState(spec, labels, world.device)
+    if checkpoint_state:
+        state.restore(checkpoint_state)
+    engine = make_engine(spec.config, state.parts, world)
+    if checkpoint_state:
+        state.restore_optimizers(engine, checkpoint_state)
+    return state, engine
+
+
+class Trainer:
+    """The loop, and the parts that it uses."""
+
+    def __init__(
+        self, spec: RunSpec, prepared: PreparedRun, world: World, signals: StopSignals
+    ) -> None:
+        config = self.config = spec.config
+        self.world, self.signals = world, signals
+        self.start, self.sources = prepared.start, prepared.sources
+        labels = self.sources.labels
+        self.state, self.engine = initialise(spec, labels, world, prepared.state)
+        prepared.state = None  # about a gigabyte at full width
+        if world.is_main:
+            storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
+        self.reporter = Reporter(
+            self.state, self.sources, world, self.start, lambda: bool(signals.received)
+        )
+        slots = _slots(spec, self.sources)
+        self.loader = _loader(config, slots, self.start, world)
+        samples = partial(describe_step, slots)
+        scales = self.engine.loss_scales
+        self.guard = NonFiniteGuard(config, world, samples, scales, prepared.nonfinite)
+        self.writer = AsyncWriter(background=config.checkpoint.background)
+        self.skipped = SkippedSamples(prepared.skipped if world.is_main else {})
+
+    def train(self) -> int:
+        """Iterate until all steps are done or a signal arrives. Returns FINISHED or STOPPED."""
+        config, world, state, engine = self.config, self.world, self.state, self.engine
+        step, received = self.start, 0
+        if step == 0:
+            self.reporter.sample(step)
+        # A run that was stopped during an evaluation completes it first.
+        evaluated = step == 0 or not self._evaluates_at(step) or self.reporter.evaluate(step)
+        with self._stream() as stream:
+            while step < config.steps and evaluated and not received:
+                world.mark_progress(f"step {step + 1}")
+                batch = next(stream).to(world.device, state.dtype)
+                world.mark_progress()  # a rank that waits for data is not one that hangs
+
+                state.set_learning_rates(step)
+                micro_batches = batch.split(config.engine.accumulate)
+                terms = state.objective.iterate(engine, micro_batches, step)
+                state.update_averages(engine)
+                step += 1
+                terms = self.guard.watch(step, terms)
+                received = world.all_reduce_max(self.signals.received)
+
+                if self._logs_at(step):
+                    self._log(step, terms)
+                if self._is_due(step, config.monitor.sample_every):
+                    self.reporter.sample(step)
+                if self._saves_at(step) or received:
+                    self._save(step)
+                self.writer.check()
+                if self._evaluates_at(step):
+                    self.writer.wait()  # the checkpoint exists, whatever happens meanwhile
+                    evaluated = not received and self.reporter.evaluate(step)
+            self.writer.wait()
+        return self._end(step, finished=step >= config.steps and evaluated)
+
+    @contextmanager
+    def _stream(self) -> Iterator[Iterator[Batch]]:
+        """Yield the batches of the remaining steps. Close all parts of the loop at the end."""
+        with ExitStack() as stack:
+            stack.enter_context(closing(self.engine))
+            stack.enter_context(closing(self.writer))
+            stream = stack.enter_context(closing(batches(self.loader, self.skipped)))
+            stack.enter_context(self.world.explaining())
+            yield self.reporter.stopwatch.timed(stream)
+
+    # Which steps log, save and evaluate.
+
+    def _is_due(self, step: int, every: int) -> bool:
+        """Return True every `every` steps (0: never) and at the last step."""
+        return every > 0 and (step % every == 0 or step == self.config.steps)
+
+    def _logs_at(self, step: int) -> bool:
+        every, num_sources = self.config.monitor.log_every, len(self.sources.labels.spaces)
+        return logs_at(step, every, self.config.steps, num_sources)
+
+    def _evaluates_at(self, step: int) -> bool:
+        return self._is_due(step, self.config.evaluation.every)
+
+    def _saves_at(self, step: int) -> bool:
+        return self._is_due(step, self.config.checkpoint.every) or self._evaluates_at(step)
+
+    # What these steps do.
+
+    def _log(self, step: int, terms: dict[str, Tensor]) -> None:
+        self.reporter.log(step, terms, self._checked_faults(), self.guard.iterations)
+
+    def _checked_faults(self) -> SkippedSamples:
+        """Return the samples replaced on all ranks; stop the run if there are too many faults."""
+        skipped = SkippedSamples.joined(self.world.all_gather(self.skipped.rows))
+        skipped.check(self.config.data.max_skipped)
+        self.guard.check()
+        return skipped
+
+    def _save(self, step: int) -> None:
+        skipped = self._checked_faults()
+        state = self.state.snapshot(self.engine, keep=self.world.is_main)
+        if state:
+            self.reporter.flush()  # a resumed run logs only what follows this checkpoint
+            self.writer.save(partial(_write, self.config, step, state, self._metadata(skipped)))
+
+    def _metadata(self, skipped: SkippedSamples) -> dict[str, Any]:
+        """Return what a checkpoint's manifest holds beside its files."""
+        return {
+            "config": configs.to_dict(self.config),
+            "domains": self.sources.domains,
+            "labels": self.sources.labels.to_dict(),
+            "data": self.sources.fingerprint,
+            "skipped": skipped.rows,
+            "nonfinite": self.guard.iterations,
+        }
+
+    def _end(self, step: int, *, finished: bool) -> int:
+        received = self.world.all_reduce_max(self.signals.received)
+        self.reporter.end(step, finished, received)
+        self.world.barrier()  # the launcher ends the job once a rank exits: rank 0 still writes
+        return FINISHED if finished else STOPPED
+
+
+def logs_at(step: int, every: int, steps: int, num_sources: int) -> bool:
+    """Return True if a step is logged: every `every` steps, and at the last step.
+
+    A step belongs to one data source. With several sources, the logged steps alternate between
+    them: interval after interval, the last step of the next source.
+    """
+    interval = -(-step // every)
+    of_next_source = interval * every - step == interval % num_sources
+    return every < num_sources or of_next_source or step == steps
+
+
+def _slots(spec: RunSpec, sources: DataSources) -> Slots:
+    config, recipe = spec.config, spec.recipe
     return Slots(
-        sets,
+        sources,
         config.seed,
         config.model.image_size,
         config.model.latent_dim,
         config.batch_size,
-        references=row.references,
-        permuted=row.permuted,
-        crops=row.crops,
+        references=recipe.uses_references,
+        permuted=recipe.permute_labels,
+        crops=recipe.crop_probability,
         fast=config.data.fast_decoding,
         skip=config.data.on_bad_shard == "skip",
     )
 
 
 def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoader[Loaded]:
-    """This rank's batches of the steps that are left."""
+    """Return the loader of this rank's share of the remaining steps."""
     return training_loader(
         slots,
         range(start, config.steps),
@@ -156,130 +236,9 @@ def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoade
     )
 
 
-def _logged_at(step: int, every: int, steps: int, sets: int) -> bool:
-    """Whether a step is logged: every so many, and with several data sets the last one of each in
-    turn, since a step is of one set."""
-    turn = -(-step // every)
-    return every < sets or turn * every - step == turn % sets or step == steps
-
-
-def _at(step: int, every: int, steps: int) -> bool:
-    """Whether something that is done every so many steps (0: never) is due: at the end, too."""
-    return every > 0 and (step % every == 0 or step == steps)
-
-
-def begin(
-    config: Config, labels: Labels, world: World, state: State | None = None
-) -> tuple[TrainState, Engine]:
-    """What is trained, as a checkpoint left it, in the hands of an engine."""
-    training = TrainState(config, labels, world.device)
-    if state:
-        training.restore(state)
-    engine = make_engine(config, training.parts, world)
-    if state:
-        training.restore_optimizers(engine, state)
-    return training, engine
-
-
-class _Fit:
-    """The loop, and what is done beside it."""
-
-    def __init__(self, config: Config, prepared: Plan, world: World, signals: Signals) -> None:
-        self.config, self.world, self.signals = config, world, signals
-        self.start = prepared.start
-        sets, state = prepared.sets, prepared.resume
-        self.sets = sets
-        self.training, self.engine = begin(config, sets.labels, world, state)
-        state = prepared.resume = None  # about a gigabyte at full width
-        if world.is_main:
-            storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
-        self.reporter = Reporter(
-            config, self.training, sets, world, self.start, lambda: bool(signals.received)
-        )
-        slots = _slots(config, sets)
-        self.loader = _loader(config, slots, self.start, world)
-        samples = partial(describe_step, slots)
-        self.guard = NonFiniteGuard(config, world, samples, self.engine.scales, prepared.nonfinite)
-        self.saver = AsyncWriter(background=config.checkpoint.background)
-        self.skipped = SkippedSamples(prepared.skipped if world.is_main else {})
-
-    def __call__(self) -> int:
-        """Iterate until all steps are done, or a signal comes. Returns FINISHED or STOPPED."""
-        config, world = self.config, self.world
-        step, received = self.start, 0
-        if step == 0:
-            self.reporter.sample(0)
-        # A run that was stopped in an evaluation takes it up again first.
-        unmeasured = step > 0 and self._evaluated_at(step) and not self.reporter.evaluate(step)
-        stream = batches(self.loader, self.skipped)
-        with closing(self.engine), closing(self.saver), closing(stream), world.explaining():
-            timed = self.reporter.stopwatch.timed(stream)
-            while step < config.steps and not (received or unmeasured):
-                terms = self._iterate(timed, step)
-                step += 1
-                terms = self.guard.watch(step, terms)
-
-                received = world.all_reduce_max(self.signals.received)
-                measured = self._evaluated_at(step)
-                self._record(step, terms, saved=measured or bool(received))
-                if measured:
-                    self.saver.wait()  # what is measured is there, whatever happens meanwhile
-                    unmeasured = bool(received) or not self.reporter.evaluate(step)
-            self.saver.wait()
-
-        finished = step >= config.steps and not unmeasured
-        self.reporter.end(step, finished, world.all_reduce_max(self.signals.received))
-        world.barrier()  # a rank that left while rank 0 saves would have the job ended
-        return FINISHED if finished else STOPPED
-
-    def _evaluated_at(self, step: int) -> bool:
-        return _at(step, self.config.evaluation.every, self.config.steps)
-
-    def _iterate(self, timed: Iterator[Batch], step: int) -> dict[str, Tensor]:
-        self.world.mark_progress(f"step {step + 1}")
-        batch = next(timed).to(self.world.device, self.training.dtype)
-        self.world.mark_progress()  # the others may wait for one that waits for data
-        micro_batches = batch.split(self.config.engine.accumulate)
-        return self.training.iterate(self.engine, micro_batches, step)
-
-    def _record(self, step: int, terms: dict[str, Tensor], *, saved: bool) -> None:
-        """Log, show and save what is due after a step."""
-        config = self.config
-        sets = len(self.training.labels.spaces)
-        logged = _logged_at(step, config.monitor.log_every, config.steps, sets)
-        saved = saved or _at(step, config.checkpoint.every, config.steps)
-        if logged or saved:
-            everywhere = SkippedSamples.joined(self.world.all_gather(self.skipped.rows))
-            everywhere.check(config.data.max_skipped)
-            self.guard.check()
-        if logged:
-            self.reporter.log(step, terms, everywhere, self.guard.iterations)
-        if _at(step, config.monitor.sample_every, config.steps):
-            self.reporter.sample(step)
-        if saved:
-            self._save(step, self._facts(everywhere))
-        self.saver.check()
-
-    def _facts(self, skipped: SkippedSamples) -> dict[str, Any]:
-        """What a checkpoint's manifest says of the run."""
-        return {
-            "config": configs.to_dict(self.config),
-            "domains": self.sets.domains,
-            "labels": self.sets.labels.to_dict(),
-            "data": self.sets.fingerprint,
-            "skipped": skipped.rows,
-            "nonfinite": self.guard.iterations,
-        }
-
-    def _save(self, step: int, facts: dict[str, Any]) -> None:
-        state = self.training.snapshot(self.engine, keep=self.world.is_main)
-        if state:
-            self.reporter.monitor.flush()  # a resumed run logs only what comes after this one
-            self.saver.save(partial(_write, self.config, step, state, facts))
-
-
-def _write(config: Config, step: int, state: State, facts: dict[str, Any]) -> None:
-    checkpoints.save(config.run, step, state, facts)
+def _write(config: Config, step: int, state: State, metadata: dict[str, Any]) -> None:
+    """Write a checkpoint and apply the retention."""
+    checkpoints.save(config.run, step, state, metadata)
     keep = config.checkpoint
     checkpoints.apply_retention(
         config.run,
