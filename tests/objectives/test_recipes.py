@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from baselines.recipes import CRITIC_STEPS, ROWS, literal_iteration
+from baselines.recipes import CRITIC_STEPS, RECIPES, literal_iteration
 from stargan_dist.config import Config, LossConfig, ModelConfig, OptimConfig
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
@@ -57,10 +57,10 @@ def inputs(row, step):
 
 
 def test_all_rows_are_looked_at():
-    assert set(ROWS) == recipes.TABLE.keys()
+    assert set(RECIPES) == recipes.TABLE.keys()
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_row_equals_the_literal_iteration(name):
     """Two iterations, the second of which is one of the generator side: terms and weights."""
     objective, networks, optimizers = make(name)
@@ -82,7 +82,7 @@ def test_a_row_equals_the_literal_iteration(name):
     assert all_step
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_which_gradients_are_not_zero(name):
     """Of each phase: the networks that it steps have one, all of their weights but biases that an
     instance norm takes away; the others have none."""
@@ -177,7 +177,7 @@ def test_a_configuration_comes_before_the_row():
 
 
 def test_a_resolved_configuration_says_all_numbers_and_stays_as_it_is():
-    for name in ROWS:
+    for name in RECIPES:
         once = recipes.resolved(config_of(name))
         assert recipes.resolved(once) == once
         assert None not in vars(once.optim).values()
