@@ -1,8 +1,10 @@
-"""The iteration of StarGAN v2, written plainly: nothing shared, nothing frozen, nothing saved.
+"""The literal iteration of StarGAN v2: the paper's order, written as plainly as possible.
 
-The order and the terms are those of arXiv 1912.01865 and its public implementation, in facts.
-It is what our iteration must equal. Each phase clears every gradient, computes everything from
-the inputs, and steps the networks of that phase.
+Nothing is shared between phases, nothing is frozen, nothing is saved. Each phase clears every
+gradient, computes everything from its inputs, and steps its networks. The order and the terms are
+those of arXiv 1912.01865 and of its public implementation, of which only these facts were taken.
+
+Tests require the project's iteration to equal this one; benchmarks measure it against this one.
 """
 
 import torch
@@ -11,59 +13,69 @@ import torch.nn.functional as F
 LATENT_STEPS = ("G", "F", "E")
 
 
-def literal_iteration(nets, optimizers, batch, weights, lambda_ds):
-    """One iteration. `optimizers` maps letters to optimizers; None leaves the steps out.
+def literal_iteration(networks, optimizers, batch, weights, lambda_ds):
+    """Run one iteration.
 
-    Returns every loss term, named as ours are.
+    Args:
+        networks: G, F, E and D by letter.
+        optimizers: by letter; None leaves out their steps.
+        batch: a `Batch` with latents and references.
+        weights: `LossConfig` with the weights of R1 (`reg`), `sty` and `cyc`.
+        lambda_ds: weight of the diversity term in this iteration.
+
+    Returns:
+        Every loss term, under the name that the project gives it.
     """
     terms = {}
     for guide in ("latent", "reference"):
-        terms |= _discriminator(nets, optimizers, batch, weights, guide)
+        terms |= _discriminator(networks, optimizers, batch, weights, guide)
     for guide in ("latent", "reference"):
-        terms |= _generator(nets, optimizers, batch, weights, lambda_ds, guide)
+        terms |= _generator(networks, optimizers, batch, weights, lambda_ds, guide)
     return terms
 
 
-def _style(nets, batch, guide, second=False):
+def _style(networks, batch, guide, second=False):
     if guide == "latent":
-        return nets.F(batch.z2 if second else batch.z, batch.y_trg)
-    return nets.E(batch.x_ref2 if second else batch.x_ref, batch.y_trg)
+        return networks["F"](batch.z2 if second else batch.z, batch.y_trg)
+    return networks["E"](batch.x_ref2 if second else batch.x_ref, batch.y_trg)
 
 
-def _step(nets, optimizers, loss, names):
-    for net in nets:
-        net.zero_grad()
+def _step(networks, optimizers, loss, letters):
+    for network in networks.values():
+        network.zero_grad()
     loss.backward()
     if optimizers is not None:
-        for name in names:
-            optimizers[name].step()
+        for letter in letters:
+            optimizers[letter].step()
 
 
-def _discriminator(nets, optimizers, batch, weights, guide):
+def _discriminator(networks, optimizers, batch, weights, guide):
+    G, D = networks["G"], networks["D"]
     x_real = batch.x.clone().requires_grad_()
-    out = nets.D(x_real, batch.y)
-    real = F.binary_cross_entropy_with_logits(out, torch.ones_like(out))
-    (grad,) = torch.autograd.grad(out.sum(), x_real, create_graph=True)
-    reg = 0.5 * (grad**2).reshape(len(grad), -1).sum(1).mean(0)
+    logits = D(x_real, batch.y)
+    real = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+    (gradient,) = torch.autograd.grad(logits.sum(), x_real, create_graph=True)
+    reg = 0.5 * (gradient**2).reshape(len(gradient), -1).sum(1).mean(0)
     with torch.no_grad():
-        x_fake = nets.G(batch.x, _style(nets, batch, guide))
-    out = nets.D(x_fake, batch.y_trg)
-    fake = F.binary_cross_entropy_with_logits(out, torch.zeros_like(out))
-    _step(nets, optimizers, real + fake + weights.reg * reg, ("D",))
+        x_fake = G(batch.x, _style(networks, batch, guide))
+    logits = D(x_fake, batch.y_trg)
+    fake = F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
+    _step(networks, optimizers, real + fake + weights.reg * reg, ("D",))
     return {f"D/{guide}/real": real, f"D/{guide}/fake": fake, f"D/{guide}/reg": reg}
 
 
-def _generator(nets, optimizers, batch, weights, lambda_ds, guide):
-    style = _style(nets, batch, guide)
-    x_fake = nets.G(batch.x, style)
-    out = nets.D(x_fake, batch.y_trg)
-    adv = F.binary_cross_entropy_with_logits(out, torch.ones_like(out))
-    sty = torch.mean(torch.abs(nets.E(x_fake, batch.y_trg) - style))
-    x_fake2 = nets.G(batch.x, _style(nets, batch, guide, second=True)).detach()
+def _generator(networks, optimizers, batch, weights, lambda_ds, guide):
+    G, E, D = networks["G"], networks["E"], networks["D"]
+    style = _style(networks, batch, guide)
+    x_fake = G(batch.x, style)
+    logits = D(x_fake, batch.y_trg)
+    adv = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+    sty = torch.mean(torch.abs(E(x_fake, batch.y_trg) - style))
+    x_fake2 = G(batch.x, _style(networks, batch, guide, second=True)).detach()
     ds = torch.mean(torch.abs(x_fake - x_fake2))
-    x_rec = nets.G(x_fake, nets.E(batch.x, batch.y))
+    x_rec = G(x_fake, E(batch.x, batch.y))
     cyc = torch.mean(torch.abs(x_rec - batch.x))
     loss = adv + weights.sty * sty - lambda_ds * ds + weights.cyc * cyc
-    _step(nets, optimizers, loss, LATENT_STEPS if guide == "latent" else ("G",))
+    _step(networks, optimizers, loss, LATENT_STEPS if guide == "latent" else ("G",))
     terms = {"adv": adv, "sty": sty, "ds": ds, "cyc": cyc}
     return {f"G/{guide}/{name}": term for name, term in terms.items()}

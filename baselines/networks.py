@@ -1,6 +1,7 @@
-"""The blocks in the order of the paper: convolve, then resize, one after the other.
+"""Literal forwards of the blocks: convolution and resizing one after the other, as in the paper.
 
-Ours fuse a convolution with the resizing beside it. They must equal these.
+The project's blocks fuse a convolution with the resizing beside it. Tests require their outputs to
+equal these.
 """
 
 import math
@@ -13,6 +14,7 @@ from stargan_dist.nets.blocks import AdaINResBlock, ResBlock
 
 
 def res_block(block, x):
+    """Compute the output of a `ResBlock` for x (B, C, H, W)."""
     shortcut = block.conv1x1(x)
     h = nn.Conv2d.forward(block.conv1, F.leaky_relu(block.norm1(x), 0.2))
     if block.downsample:
@@ -22,6 +24,7 @@ def res_block(block, x):
 
 
 def adain_res_block(block, x, s):
+    """Compute the output of an `AdaINResBlock` for x (B, C, H, W) and a style s."""
     h = F.leaky_relu(block.adain1(x, s), 0.2)
     if block.upsample:
         x = F.interpolate(x, scale_factor=2, mode="nearest")
@@ -34,8 +37,12 @@ FORWARDS = {ResBlock: res_block, AdaINResBlock: adain_res_block}
 
 
 def make_plain(networks):
-    """Give every block of some networks its plain forward; returns the networks."""
-    for network in networks:
+    """Replace the forward of every block by its literal one, in place; returns the networks.
+
+    Args:
+        networks: by letter.
+    """
+    for network in networks.values():
         for module in network.modules():
             if type(module) in FORWARDS:
                 module.forward = MethodType(FORWARDS[type(module)], module)

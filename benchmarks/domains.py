@@ -57,7 +57,7 @@ class Timed:
     keeps_graphs = True
 
     def __init__(self, objective: Objective, networks: Networks) -> None:
-        self.sides = objective.sides
+        self.sides = objective.loss_modules
         self.optimizers = build_optimizers(networks._asdict(), ADAM_V2)
         for network, optimizer in zip(networks, self.optimizers.values(), strict=True):
             begin_moments(network)

@@ -29,7 +29,7 @@ from precision import DOMAINS, make_batch
 from stargan_dist import config as configs
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
-from stargan_dist.training.metric_logger import memory_bytes
+from stargan_dist.training.environment import peak_memory_bytes
 from stargan_dist.training.trainer import begin
 
 ZERO = ["--engine.name", "deepspeed", "--engine.zero_stage"]
@@ -78,7 +78,7 @@ def work(out: str, size: int, width: int, batch: int, iterations: int, options: 
         seconds.append(time.perf_counter() - began)
     world.barrier()
     sent = (sent_bytes() - sent) / iterations / world.size
-    memory = max(world.all_gather(memory_bytes(world.device)))
+    memory = max(world.all_gather(peak_memory_bytes(world.device)))
     if world.is_main:
         row = {
             "processes": world.size,

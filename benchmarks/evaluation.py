@@ -120,7 +120,7 @@ def make_config(folder: Path, size: int) -> Config:
 def make_translator(config: Config) -> Translator:
     torch.manual_seed(SEED)
     labels = domain_labels(["cat", "dog", "rabbit"])
-    networks = recipes.build_networks(recipes.recipe_of(config), labels, config.model)
+    networks = recipes.recipe_of(config).build_networks(labels, config.model)
     for network in networks.values():
         network.eval().requires_grad_(False)
     return Translator(networks, config, labels, step=0)

@@ -58,7 +58,7 @@ class BackwardOnly:
     keeps_graphs = True
 
     def __init__(self, objective: Objective) -> None:
-        self.sides = objective.sides
+        self.sides = objective.loss_modules
 
     def update(
         self, side: str, calls: Sequence[tuple[Any, ...]], steps: tuple[str, ...]

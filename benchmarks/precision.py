@@ -61,7 +61,7 @@ def measure(
         network.to(world.device)
     by_letter = networks._asdict()
     objective = Objective(TABLE["f"], by_letter, domain_labels([""] * DOMAINS))
-    parts = TrainedParts(objective.sides, by_letter, build_optimizers(by_letter, ADAM_V2))
+    parts = TrainedParts(objective.loss_modules, by_letter, build_optimizers(by_letter, ADAM_V2))
     engine = DDP(parts, ClipConfig(), {}, world)
     batch = make_batch(size, count, world.device)
     seconds: dict[str, list[float]] = {name: [] for name in policies}

@@ -12,7 +12,7 @@ from stargan_dist import config as configs
 from stargan_dist import memory
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
-from stargan_dist.memory import LiveBytes, Needs, blank_batch, estimate, measure, shared_out
+from stargan_dist.memory import LiveBytes, UnshardedBytes, blank_batch, estimate, measure, shard
 from stargan_dist.training.train_state import TrainState
 from tests.conftest import SMOKE
 
@@ -32,7 +32,7 @@ class Undistributed:
     keeps_graphs = True
 
     def update(self, side, calls, steps):
-        module = self.training.objective.sides[side]
+        module = self.training.objective.loss_modules[side]
         loss, terms = module(*calls[0])
         loss.backward()
         grads = [p.grad for p in module.parameters() if p.grad is not None]
@@ -108,8 +108,8 @@ def test_what_stays_is_what_training_has():
 
 
 def test_zero_shares_by_stage():
-    needs = Needs(discriminator=80, generator=160, averages=150, passes=1000, steps=4000)
-    told = [shared_out(needs, 8, stage) for stage in range(4)]
+    needs = UnshardedBytes(discriminator=80, generator=160, averages=150, passes=1000, steps=4000)
+    told = [shard(needs, 8, stage) for stage in range(4)]
     assert [m.weights for m in told] == [240, 240, 240, 100]
     assert [m.gradients for m in told] == [160, 160, 20, 20]
     assert [m.buckets for m in told] == [240, 0, 0, 0]
@@ -117,7 +117,7 @@ def test_zero_shares_by_stage():
     assert [m.averages for m in told] == [150] * 4
     assert [m.activations for m in told] == [4000, 1000, 1000, 1000]
     assert told[0].total == 240 + 160 + 240 + 480 + 150 + 4000
-    alone = [shared_out(needs, 1, stage) for stage in range(4)]
+    alone = [shard(needs, 1, stage) for stage in range(4)]
     assert alone == [alone[0]] * 4
 
 
@@ -162,7 +162,7 @@ def tell(monkeypatch, capsys, *args):
 
 
 def test_a_row_for_each_engine(monkeypatch, capsys, shards):
-    monkeypatch.setattr(memory, "measure", lambda *_: Needs(8e6, 16e6, 16e6, 50e6, 20e6))
+    monkeypatch.setattr(memory, "measure", lambda *_: UnshardedBytes(8e6, 16e6, 16e6, 50e6, 20e6))
     out = tell(monkeypatch, capsys, "--data.shards", shards, "--processes", 2)
     assert out.startswith("3 domains, 32 px, float32, processes: 2, batch of each: 2\n")
     rows = [line.split() for line in out.splitlines()[2:7]]
@@ -172,7 +172,7 @@ def test_a_row_for_each_engine(monkeypatch, capsys, shards):
 
 
 def test_a_row_for_each_part_of_one_engine(monkeypatch, capsys):
-    monkeypatch.setattr(memory, "measure", lambda *_: Needs(1e9, 2e9, 2e9, 50e9, 20e9))
+    monkeypatch.setattr(memory, "measure", lambda *_: UnshardedBytes(1e9, 2e9, 2e9, 50e9, 20e9))
     out = tell(monkeypatch, capsys, "--domains", 3, "--zero-stage", 2)
     rows = [line.split() for line in out.splitlines()[2:10]]
     assert rows[0] == ["GiB", "per", "GPU", "ZeRO", "2"]

@@ -8,11 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stargan_dist import config as configs
-from stargan_dist.config import Config
 from stargan_dist.data.labels import Labels
-from stargan_dist.nets.precision import POLICIES
-from stargan_dist.objectives import recipes
-from stargan_dist.objectives.conditioning import Conditioning
+from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.checkpoint import EMA, load_networks
 
@@ -33,18 +30,18 @@ class Translator:
     def __init__(
         self,
         networks: Mapping[str, nn.Module],
-        config: Config,
+        spec: RunSpec,
         labels: Labels,
         step: int,
         *,
         bfloat16: bool = False,
     ) -> None:
-        row = recipes.recipe_of(config)
+        recipe, config = spec.recipe, spec.config
         self.networks = dict(networks)
         self.G: Any = networks["G"]
-        self.codes = Conditioning(row, self.networks, labels)
-        self.conditioning_dim = row.conditioning_dim(labels, config.model)
-        self.diverse, self.guided_by_references = row.diverse, row.references
+        self.conditioning = recipe.conditioning(self.networks, labels)
+        self.conditioning_dim = recipe.conditioning_dim(labels, config.model)
+        self.diverse, self.guided_by_references = recipe.is_diverse, recipe.uses_references
         self.config, self.labels, self.step = config, labels, step
         self.bfloat16 = bfloat16
 
@@ -63,15 +60,15 @@ class Translator:
             UserError: the run has none, or not this one.
         """
         found = checkpoints.find_existing(run, checkpoint)
-        config, labels = configs.from_dict(found.config), found.labels
-        built = recipes.build_networks(recipes.recipe_of(config), labels, config.model)
+        spec, labels = resolve(configs.from_dict(found.config)), found.labels
+        built = spec.recipe.build_networks(labels, spec.config.model)
         networks = {
-            letter: network.to(device, POLICIES[config.precision].weights).eval()
+            letter: network.to(device, spec.policy.weights).eval()
             for letter, network in built.items()
             if letter != "D"
         }
         load_networks(networks, found.tensors(EMA))
-        return cls(networks, config, labels, found.step)
+        return cls(networks, spec, labels, found.step)
 
     @property
     def device(self) -> torch.device:
@@ -91,11 +88,11 @@ class Translator:
 
     @torch.no_grad()
     def condition_on_latents(self, z: Tensor, y_trg: Tensor) -> Tensor:
-        return self.codes.code(self.codes.style_from_latents(z, y_trg), y_trg)
+        return self.conditioning.vector(self.conditioning.style_from_latents(z, y_trg), y_trg)
 
     @torch.no_grad()
     def condition_on_references(self, x_ref: Tensor, y_trg: Tensor) -> Tensor:
-        return self.codes.code(self.codes.style_from_images(x_ref, y_trg), y_trg)
+        return self.conditioning.vector(self.conditioning.style_from_images(x_ref, y_trg), y_trg)
 
     def from_latents(self, x: Tensor, y_trg: Tensor, z: Tensor) -> Tensor:
         return self.translate(x, self.condition_on_latents(z, y_trg))

@@ -1,7 +1,6 @@
 """Building blocks of StarGAN v2 (arXiv 1912.01865, appendix A)."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -11,24 +10,32 @@ from torch import Tensor, nn
 
 
 class Encoded(NamedTuple):
-    """What a generator makes of a source without knowing its guide: the bottleneck, and what the
-    high-pass option keeps. A generator that can make nothing of it hands on the source."""
+    """Output of a generator's encoder, which does not depend on the guide.
+
+    A generator that cannot encode anything without its guide returns the source itself.
+
+    Attributes:
+        bottleneck: features (B, C, h, w), or the source (B, 3, H, H).
+        skips: features of the source by their size in pixels, for the high-pass option; else empty.
+    """
 
     bottleneck: Tensor
-    kept: dict[int, Tensor]
+    skips: dict[int, Tensor]
 
     def detach(self) -> "Encoded":
-        kept = {size: features.detach() for size, features in self.kept.items()}
-        return Encoded(self.bottleneck.detach(), kept)
+        """Return the same features without their graph."""
+        skips = {size: features.detach() for size, features in self.skips.items()}
+        return Encoded(self.bottleneck.detach(), skips)
 
     def repeat_interleave(self, repeats: int) -> "Encoded":
-        """Each source `repeats` times, for several styles of one source."""
-        kept = {size: f.repeat_interleave(repeats, 0) for size, f in self.kept.items()}
-        return Encoded(self.bottleneck.repeat_interleave(repeats, 0), kept)
+        """Repeat each source `repeats` times, for several styles of one source."""
+        skips = {size: f.repeat_interleave(repeats, 0) for size, f in self.skips.items()}
+        return Encoded(self.bottleneck.repeat_interleave(repeats, 0), skips)
 
     def to(self, dtype: torch.dtype) -> "Encoded":
-        kept = {size: features.to(dtype) for size, features in self.kept.items()}
-        return Encoded(self.bottleneck.to(dtype), kept)
+        """Return the same features in another dtype."""
+        skips = {size: features.to(dtype) for size, features in self.skips.items()}
+        return Encoded(self.bottleneck.to(dtype), skips)
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -43,15 +50,15 @@ class DiscriminatorOutput(NamedTuple):
     cls: Tensor | None = None
 
 
-def concatenate(x: Tensor, label: Tensor) -> Tensor:
-    """Depth-wise: the label (B, n) as n more channels, each constant over the image."""
+def concatenate_label(x: Tensor, label: Tensor) -> Tensor:
+    """Append a label (B, n) to images (B, C, H, W) as n channels, each constant over the image."""
     return torch.cat([x, label[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
 
 
 def he_init(module: nn.Module) -> None:
-    """He normal (fan-in, ReLU gain) for convolutions and linear layers, zero biases.
+    """Initialise convolutions and linear layers: He normal (fan-in, ReLU gain), zero biases.
 
-    For `net.apply(he_init)`. Stacked linear layers do the same when they are made.
+    For `net.apply(he_init)`. `StackedLinear` initialises itself in the same way.
     """
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -59,50 +66,57 @@ def he_init(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _leaky(x: Tensor) -> Tensor:
+def _leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2)
 
 
-def double(x: Tensor) -> Tensor:
+def upsample(x: Tensor) -> Tensor:
+    """Double height and width by nearest-neighbour interpolation."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def halve(x: Tensor) -> Tensor:
+def downsample(x: Tensor) -> Tensor:
+    """Halve height and width by the mean of 2×2 pixels."""
     return F.avg_pool2d(x, 2)
 
 
-def _windows(kernel: Tensor) -> Tensor:
-    """Means of the 2×2 windows of a zero-padded 3×3 kernel: (…, 3, 3) -> (…, 4, 4)."""
+def _window_means(kernel: Tensor) -> Tensor:
+    """Mean over each 2×2 window of a zero-padded 3×3 kernel: (…, 3, 3) -> (…, 4, 4)."""
     return F.avg_pool2d(F.pad(kernel, [1, 1, 1, 1]), 2, stride=1)
 
 
-class ConvThenHalve(nn.Conv2d):
-    """`halve(conv(x))` for a 3×3 convolution: the same sums as one 4×4 convolution of stride 2,
-    with 4/9 of the multiplications."""
+class ConvDownsample(nn.Conv2d):
+    """3×3 convolution followed by `downsample`, fused into one 4×4 convolution of stride 2.
+
+    The fused form computes the same sums with 4/9 of the multiplications.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, _windows(self.weight), self.bias, stride=2, padding=1)
+        return F.conv2d(x, _window_means(self.weight), self.bias, stride=2, padding=1)
 
 
-class DoubleThenConv(nn.Conv2d):
-    """`conv(double(x))` for a 3×3 convolution: the same sums as one transposed 4×4 convolution of
-    stride 2, with 4/9 of the multiplications."""
+class UpsampleConv(nn.Conv2d):
+    """`upsample` followed by a 3×3 convolution, fused into one transposed 4×4 convolution of
+    stride 2.
+
+    The fused form computes the same sums with 4/9 of the multiplications.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = 4 * _windows(self.weight.flip(2, 3)).transpose(0, 1)
+        kernel = 4 * _window_means(self.weight.flip(2, 3)).transpose(0, 1)
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
 def _conv1x1(dim_in: int, dim_out: int) -> nn.Module:
-    """The shortcut of a block, where the widths differ."""
+    """Projection on the shortcut of a block; the identity where the widths are equal."""
     return nn.Identity() if dim_in == dim_out else nn.Conv2d(dim_in, dim_out, 1, bias=False)
 
 
 class StackedLinear(nn.Module):
-    """K linear layers, one per domain, their weights stacked: (K, out, in) and (K, out).
+    """K linear layers, one per domain, with stacked weights (K, out, in) and biases (K, out).
 
-    The rows of the batch's domains are picked first and multiplied afterwards, so the cost of a
-    step does not grow with K and every parameter stays in the graph.
+    The forward selects the weights of each sample's domain first and multiplies afterwards. So the
+    cost of a step does not grow with K, and every parameter stays in the graph.
     """
 
     def __init__(self, num_domains: int, dim_in: int, dim_out: int) -> None:
@@ -112,14 +126,17 @@ class StackedLinear(nn.Module):
         nn.init.normal_(self.weight, std=math.sqrt(2 / dim_in))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (B, in), y (B,) domain indices -> (B, out)."""
+        """Map x (B, in), with domain indices y (B,), to (B, out)."""
         weight = self.weight.index_select(0, y)  # (B, out, in)
         bias = self.bias.index_select(0, y)
         return torch.baddbmm(bias[:, :, None], weight, x[:, :, None])[:, :, 0]
 
 
 class ResBlock(nn.Module):
-    """Pre-activation residual block, (shortcut + residual) / sqrt(2), that may halve the size."""
+    """Pre-activation residual block, (shortcut + residual) / sqrt(2).
+
+    With `downsample` it halves height and width; with `normalize` it has instance norms.
+    """
 
     def __init__(
         self, dim_in: int, dim_out: int, *, normalize: bool = False, downsample: bool = False
@@ -127,22 +144,25 @@ class ResBlock(nn.Module):
         super().__init__()
         self.downsample = downsample
         self.norm1 = nn.InstanceNorm2d(dim_in, affine=True) if normalize else nn.Identity()
-        first = ConvThenHalve if downsample else nn.Conv2d
-        self.conv1 = first(dim_in, dim_in, 3, 1, 1)
+        conv = ConvDownsample if downsample else nn.Conv2d
+        self.conv1 = conv(dim_in, dim_in, 3, 1, 1)
         self.norm2 = nn.InstanceNorm2d(dim_in, affine=True) if normalize else nn.Identity()
         self.conv2 = nn.Conv2d(dim_in, dim_out, 3, 1, 1)
         self.conv1x1 = _conv1x1(dim_in, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A 1×1 convolution without bias may as well follow the pooling: a quarter of the work.
-        shortcut = self.conv1x1(halve(x) if self.downsample else x)
-        h = self.conv1(_leaky(self.norm1(x)))
-        h = self.conv2(_leaky(self.norm2(h)))
+        # A 1×1 convolution without bias commutes with pooling; after it, it costs a quarter.
+        shortcut = self.conv1x1(downsample(x) if self.downsample else x)
+        h = self.conv1(_leaky_relu(self.norm1(x)))
+        h = self.conv2(_leaky_relu(self.norm2(h)))
         return (shortcut + h) / math.sqrt(2)
 
 
 class AdaIN(nn.Module):
-    """Adaptive instance normalisation: (1 + gamma) * norm(x) + beta, both linear in the style."""
+    """Adaptive instance normalisation: (1 + gamma) * norm(x) + beta.
+
+    gamma and beta are linear in the style.
+    """
 
     def __init__(self, style_dim: int, channels: int) -> None:
         super().__init__()
@@ -150,13 +170,16 @@ class AdaIN(nn.Module):
         self.affine = nn.Linear(style_dim, 2 * channels)
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        """x (B, C, H, W), s (B, style_dim) -> (B, C, H, W)."""
+        """Normalise x (B, C, H, W) by the style s (B, style_dim); returns (B, C, H, W)."""
         gamma, beta = self.affine(s)[:, :, None, None].chunk(2, dim=1)
         return (1 + gamma) * self.norm(x) + beta
 
 
-class Unstyled(nn.Module):
-    """AdaIN for a style of no length: scale and shift are learned, the same for all images."""
+class UnconditionalNorm(nn.Module):
+    """Replacement of AdaIN for a style of length 0.
+
+    Scale and shift are learned, and the same for all images.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -167,11 +190,12 @@ class Unstyled(nn.Module):
 
 
 class AdaINResBlock(nn.Module):
-    """Residual block of the decoder, styled by AdaIN, that may double the size.
+    """Residual block of the decoder with AdaIN.
 
-    With the high-pass option it has neither shortcut nor 1/sqrt(2): what is kept of the source
-    then comes through the high-pass filter. Its 1×1 convolution stays, unused, because the
-    published networks and parameter counts hold it.
+    With `upsample` it doubles height and width. Generators with the high-pass option build it with
+    `shortcut=False`: it then has neither a shortcut nor the factor 1/sqrt(2), because features of
+    the source reach the decoder through the high-pass filter. Its 1×1 convolution stays, unused,
+    because the published networks and parameter counts include it.
     """
 
     def __init__(
@@ -180,24 +204,24 @@ class AdaINResBlock(nn.Module):
         super().__init__()
         self.upsample = upsample
         self.shortcut = shortcut
-        norm: Callable[[int], nn.Module] = partial(AdaIN, style_dim) if style_dim else Unstyled
+        norm = partial(AdaIN, style_dim) if style_dim else UnconditionalNorm
         self.adain1 = norm(dim_in)
-        first = DoubleThenConv if upsample else nn.Conv2d
-        self.conv1 = first(dim_in, dim_out, 3, 1, 1)
+        conv = UpsampleConv if upsample else nn.Conv2d
+        self.conv1 = conv(dim_in, dim_out, 3, 1, 1)
         self.adain2 = norm(dim_out)
         self.conv2 = nn.Conv2d(dim_out, dim_out, 3, 1, 1)
         self.conv1x1 = _conv1x1(dim_in, dim_out)
 
     def _residual(self, x: Tensor, s: Tensor) -> Tensor:
-        h = self.conv1(_leaky(self.adain1(x, s)))
-        return self.conv2(_leaky(self.adain2(h, s)))
+        h = self.conv1(_leaky_relu(self.adain1(x, s)))
+        return self.conv2(_leaky_relu(self.adain2(h, s)))
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         h = self._residual(x, s)
         if not self.shortcut:
             return h
-        shortcut = self.conv1x1(x)  # ahead of the doubling: a quarter of the work
-        return ((double(shortcut) if self.upsample else shortcut) + h) / math.sqrt(2)
+        shortcut = self.conv1x1(x)  # before upsampling, where it costs a quarter
+        return ((upsample(shortcut) if self.upsample else shortcut) + h) / math.sqrt(2)
 
 
 class HighPass(nn.Module):

@@ -1,32 +1,32 @@
 """The two networks of StarGAN (arXiv 1711.09020, appendix, tables 4 and 5).
 
 Shapes: image x (B, 3, H, H) in [-1, 1]; label c (B, label_dim), which is tiled over the image and
-concatenated to it depth-wise. Initialised as torch does by default, as the authors' are.
+concatenated to its channels. Weights have torch's default initialisation, like the authors'.
 """
 
 import math
 
 from torch import Tensor, nn
 
-from stargan_dist.nets.blocks import DiscriminatorOutput, Encoded, concatenate
+from stargan_dist.nets.blocks import DiscriminatorOutput, Encoded, concatenate_label
 from stargan_dist.nets.precision import PrecisionModule, Trunk, autocast_to
 
-BASE_WIDTH, MAX_WIDTH = 64, 2048  # the paper's
+BASE_WIDTH, MAX_WIDTH = 64, 2048  # channels, as in the paper
 RESIDUAL_BLOCKS = 6
-CONVOLUTIONS = 6  # of D, each halving the size
+CONVOLUTIONS = 6  # of D; each halves the size
 
 
-def _normalised(conv: nn.Module, channels: int) -> list[nn.Module]:
+def _conv_norm_relu(conv: nn.Module, channels: int) -> list[nn.Module]:
     return [conv, nn.InstanceNorm2d(channels, affine=True), nn.ReLU(inplace=True)]
 
 
 class ResidualBlock(nn.Module):
-    """x + IN(conv(ReLU(IN(conv(x)))))."""
+    """Residual block of the bottleneck: x + IN(conv(ReLU(IN(conv(x)))))."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            *_normalised(nn.Conv2d(width, width, 3, 1, 1, bias=False), width),
+            *_conv_norm_relu(nn.Conv2d(width, width, 3, 1, 1, bias=False), width),
             nn.Conv2d(width, width, 3, 1, 1, bias=False),
             nn.InstanceNorm2d(width, affine=True),
         )
@@ -36,9 +36,10 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(PrecisionModule):
-    """G(x, c) -> (B, 3, H, H) in [-1, 1].
+    """Generator G(x, c) -> (B, 3, H, H) in [-1, 1].
 
-    Zero padding throughout: with reflection padding the label would have no effect at the border.
+    All convolutions have zero padding. With reflection padding the label would have no effect at
+    the border.
     """
 
     compiled_methods = ("decode",)
@@ -48,33 +49,34 @@ class Generator(PrecisionModule):
         width = base_width or BASE_WIDTH
         down = [(width, 2 * width), (2 * width, 4 * width)]
         self.body = nn.Sequential(
-            *_normalised(nn.Conv2d(3 + label_dim, width, 7, 1, 3, bias=False), width),
-            *[m for a, b in down for m in _normalised(nn.Conv2d(a, b, 4, 2, 1, bias=False), b)],
+            *_conv_norm_relu(nn.Conv2d(3 + label_dim, width, 7, 1, 3, bias=False), width),
+            *[m for a, b in down for m in _conv_norm_relu(nn.Conv2d(a, b, 4, 2, 1, bias=False), b)],
             *[ResidualBlock(4 * width) for _ in range(RESIDUAL_BLOCKS)],
             *[
                 m
                 for a, b in reversed(down)
-                for m in _normalised(nn.ConvTranspose2d(b, a, 4, 2, 1, bias=False), a)
+                for m in _conv_norm_relu(nn.ConvTranspose2d(b, a, 4, 2, 1, bias=False), a)
             ],
         )
         self.to_rgb = nn.Sequential(nn.Conv2d(width, 3, 7, 1, 3, bias=False), nn.Tanh())
 
     def encode(self, x: Tensor) -> Encoded:
-        """Hands on the source: the label comes first of all."""
+        """Return the source itself, because the label enters at the first layer."""
         return Encoded(x, {})
 
     def decode(self, encoded: Encoded, c: Tensor) -> Tensor:
+        """Compute the whole of G from an encoded source and a label c (B, label_dim)."""
         x = encoded.bottleneck
         with autocast_to(self.compute_dtype, x.device):
-            h = self.body(concatenate(x, c))
-        return self.to_rgb(h.to(x.dtype))  # outside: bfloat16 is coarser than 8 bits
+            h = self.body(concatenate_label(x, c))
+        return self.to_rgb(h.to(x.dtype))  # not in bfloat16, which is coarser than 8 bits
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         return self.decode(self.encode(x), c)
 
 
 class _Convolutions(Trunk):
-    """Convolutions of stride 2 with LeakyReLU, no normalisation."""
+    """Convolutions of stride 2 with LeakyReLU, without normalisation."""
 
     def __init__(self, widths: list[int]) -> None:
         pairs = zip([3, *widths], widths, strict=False)
@@ -83,9 +85,9 @@ class _Convolutions(Trunk):
 
 
 class Discriminator(nn.Module):
-    """D(x) -> a score for each patch (B, patches), logits of the labels (B, num_labels).
+    """Discriminator D(x): a score for each patch (B, patches), logits of the labels (B, num_labels).
 
-    The labels of the images, the second argument of every discriminator, are not used.
+    Labels, the second argument of every discriminator, are ignored.
     """
 
     def __init__(

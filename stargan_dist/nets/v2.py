@@ -19,30 +19,31 @@ from stargan_dist.nets.blocks import (
     HighPass,
     ResBlock,
     StackedLinear,
-    concatenate,
+    concatenate_label,
     he_init,
 )
-from stargan_dist.nets.precision import Policy, PrecisionModule, Trunk, autocast_to, set_precision
+from stargan_dist.nets.precision import PrecisionModule, Trunk, autocast_to
 
-KEPT_SIZES = (32, 64, 128)  # where the high-pass option keeps the source's features
+SKIP_SIZES = (32, 64, 128)  # px at which the high-pass option keeps features of the source
 
 
-def widths_of(image_size: int, base_width: int, max_width: int, halvings: int) -> list[int]:
-    """Channels before each halving and after the last: doubled each time, capped.
+def channel_widths(image_size: int, base_width: int, max_width: int, halvings: int) -> list[int]:
+    """Return the number of channels before each halving of the size, and after the last one.
 
-    Widths of 0 stand for the paper's: 2**14 / image_size, and at most 512.
+    It doubles each time, up to `max_width`. A `base_width` of 0 is the paper's 2**14 / image_size,
+    a `max_width` of 0 the paper's 512.
     """
     first = base_width or 2**14 // image_size
     return [min(first * 2**i, max_width or 512) for i in range(halvings + 1)]
 
 
 class Generator(PrecisionModule):
-    """G(x, s): an encoder with instance norm and a decoder styled by AdaIN.
+    """Generator G(x, s): an encoder with instance norm and a decoder with AdaIN.
 
-    What guides it is in the style alone. `masks`, for the high-pass option only, are two tensors
+    Only the style s carries the guide. `masks`, for the high-pass option only, are two tensors
     (B, 1, h, w) in [0, 1]: the first is used at 32 px, the second at 64 and 128 px.
 
-    Each half gives back the dtype it was given, whatever it computes in (`compute_dtype`).
+    Encoder and decoder return the dtype of their input, whatever dtype they compute in (`compute_dtype`).
     """
 
     compiled_methods: ClassVar[tuple[str, ...]] = ("encode", "decode")
@@ -58,7 +59,7 @@ class Generator(PrecisionModule):
     ) -> None:
         super().__init__()
         halvings = int(math.log2(image_size)) - 4 + (w_hpf > 0)
-        widths = widths_of(image_size, base_width, max_width, halvings)
+        widths = channel_widths(image_size, base_width, max_width, halvings)
         pairs = list(pairwise(widths))
         deep = widths[-1]
         plain = w_hpf == 0
@@ -83,45 +84,58 @@ class Generator(PrecisionModule):
         self.apply(he_init)
 
     def encode(self, x: Tensor) -> Encoded:
-        """The half that does not depend on the style."""
-        kept = {}
+        """Compute the half of G that does not depend on the style."""
+        skips = {}
         with autocast_to(self.compute_dtype, x.device):
             h = self.from_rgb(x)
             for block in self.encoder:
-                if self.high_pass is not None and h.shape[2] in KEPT_SIZES:
-                    kept[h.shape[2]] = h
+                if self.high_pass is not None and h.shape[2] in SKIP_SIZES:
+                    skips[h.shape[2]] = h
                 h = block(h)
-        return Encoded(h, kept).to(x.dtype)
+        return Encoded(h, skips).to(x.dtype)
 
     def decode(
         self, encoded: Encoded, s: Tensor, masks: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """The half that the style guides. Returns (B, 3, H, H), about [-1, 1], no tanh."""
+        """Compute the half of G that depends on the style.
+
+        Returns:
+            Images (B, 3, H, H), in about [-1, 1]: there is no tanh.
+
+        Raises:
+            ValueError: masks are given without the high-pass option, or missing with it.
+        """
         if (masks is None) != (self.high_pass is None):
-            raise ValueError("masks belong to the high-pass option (w_hpf > 0): give both or none")
+            raise ValueError(
+                "masks belong to the high-pass option (w_hpf > 0): give both or neither"
+            )
         h = encoded.bottleneck
         with autocast_to(self.compute_dtype, h.device):
             for block in self.decoder:
                 h = block(h, s)
-                if masks is not None and h.shape[2] in encoded.kept:
-                    h = h + self._outline(encoded.kept[h.shape[2]], masks)
-        # Outside: images in bfloat16 would be coarser than the 8 bits of real ones.
+                if masks is not None and h.shape[2] in encoded.skips:
+                    h = h + self._high_pass(encoded.skips[h.shape[2]], masks)
+        # Not under autocast: bfloat16 images would be coarser than the 8 bits of real ones.
         return self.to_rgb(h.to(s.dtype))
 
-    def _outline(self, kept: Tensor, masks: tuple[Tensor, Tensor]) -> Tensor:
+    def _high_pass(self, features: Tensor, masks: tuple[Tensor, Tensor]) -> Tensor:
+        """Filter masked features of the source (B, C, h, h)."""
         assert self.high_pass is not None
-        size = kept.shape[2]
-        mask = masks[0] if size == KEPT_SIZES[0] else masks[1]
+        size = features.shape[2]
+        mask = masks[0] if size == SKIP_SIZES[0] else masks[1]
         mask = F.interpolate(mask, size=(size, size), mode="bilinear")
-        return self.high_pass(mask * kept)
+        return self.high_pass(mask * features)
 
     def forward(self, x: Tensor, s: Tensor, masks: tuple[Tensor, Tensor] | None = None) -> Tensor:
         return self.decode(self.encode(x), s, masks)
 
 
 class ConcatGenerator(Generator):
-    """G(x, c): the same body without a style. The label joins the image, depth-wise, so nothing
-    can be encoded ahead of it. For rows A and B of the paper's ablation."""
+    """Generator G(x, c) with the body of `Generator` and no style.
+
+    The label is concatenated to the image's channels, so nothing can be encoded without it. For
+    recipes `a` and `b` (configurations A and B of the paper's ablation).
+    """
 
     compiled_methods: ClassVar[tuple[str, ...]] = ("decode",)
 
@@ -129,21 +143,22 @@ class ConcatGenerator(Generator):
         super().__init__(style_dim=0, channels=3 + label_dim, **sizes)
 
     def encode(self, x: Tensor) -> Encoded:
-        """Hands on the source."""
+        """Return the source itself, because the label enters at the first layer."""
         return Encoded(x, {})
 
     def decode(
         self, encoded: Encoded, s: Tensor, masks: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """The whole of G; s is a label (B, label_dim)."""
-        both = super().encode(concatenate(encoded.bottleneck, s))
-        return super().decode(both, s, masks)
+        """Compute the whole of G; s is a label (B, label_dim)."""
+        labelled = super().encode(concatenate_label(encoded.bottleneck, s))
+        return super().decode(labelled, s, masks)
 
 
 class MappingForm(NamedTuple):
-    """How F knows the domain: layers shared by all domains, then layers of each domain.
+    """Number of layers of F that all domains share, and of those that each domain has.
 
-    Without layers per domain, an embedding of the domain joins the latent as a condition.
+    Without layers per domain, F is conditioned on the domain by an embedding concatenated to the
+    latent.
     """
 
     shared: int
@@ -158,7 +173,10 @@ MAPPING_FORMS = {
 
 
 class MappingNetwork(nn.Module):
-    """F(z, y) -> s: an MLP of width 512 with ReLU between its layers, see `MAPPING_FORMS`."""
+    """Mapping network F(z, y) -> s (B, style_dim): an MLP with ReLU between its layers.
+
+    Its width is 512 by default. `form` is a key of `MAPPING_FORMS`.
+    """
 
     def __init__(
         self,
@@ -189,12 +207,14 @@ class MappingNetwork(nn.Module):
 
 
 class _Trunk(Trunk):
-    """What E and D share in form: an image (B, 3, H, H) down to one vector (B, dim_out), no
-    normalisation."""
+    """Trunk of E and of D: an image (B, 3, H, H) to one vector (B, dim_out).
+
+    E and D have the same form of trunk, each with its own weights. It has no normalisation.
+    """
 
     def __init__(self, image_size: int, base_width: int, max_width: int) -> None:
         halvings = int(math.log2(image_size)) - 2
-        widths = widths_of(image_size, base_width, max_width, halvings)
+        widths = channel_widths(image_size, base_width, max_width, halvings)
         blocks = [ResBlock(a, b, downsample=True) for a, b in pairwise(widths)]
         self.dim_out = widths[-1]
         super().__init__(
@@ -208,7 +228,7 @@ class _Trunk(Trunk):
 
 
 class StyleEncoder(nn.Module):
-    """E(x, y) -> s (B, style_dim): a trunk and one linear head per domain."""
+    """Style encoder E(x, y) -> s (B, style_dim): a trunk and one linear head per domain."""
 
     def __init__(
         self,
@@ -228,7 +248,10 @@ class StyleEncoder(nn.Module):
 
 
 class LatentEncoder(StyleEncoder):
-    """E(x) -> z (B, style_dim), whatever the domain: row D of the paper's ablation."""
+    """Latent encoder E(x) -> z (B, style_dim), the same for all domains.
+
+    For recipe `d` (configuration D of the paper's ablation).
+    """
 
     def __init__(self, **sizes: Any) -> None:
         super().__init__(1, **sizes)
@@ -238,7 +261,10 @@ class LatentEncoder(StyleEncoder):
 
 
 class Discriminator(nn.Module):
-    """D(x, y) -> logit (B,): a trunk and one logit per domain, of which number y is returned."""
+    """Multi-task discriminator D(x, y) -> logit (B,): a trunk and one logit per domain.
+
+    Only the logit of domain y is returned.
+    """
 
     def __init__(
         self, num_domains: int, image_size: int = 256, base_width: int = 0, max_width: int = 0
@@ -251,14 +277,16 @@ class Discriminator(nn.Module):
     def forward(
         self, x: Tensor, y: Tensor, *, double_backward: bool = False
     ) -> DiscriminatorOutput:
-        return DiscriminatorOutput(
-            self.head(self.trunk(x, double_backward=double_backward), y)[:, 0]
-        )
+        h = self.trunk(x, double_backward=double_backward)
+        return DiscriminatorOutput(self.head(h, y)[:, 0])
 
 
 class ClassifyingDiscriminator(nn.Module):
-    """D(x) -> logit (B,), logits of the labels (B, num_labels): the trunk of the other one, real
-    or fake told beside the labels (ACGAN). Row A of the paper's ablation."""
+    """ACGAN discriminator D(x): a logit (B,), and logits of the labels (B, num_labels).
+
+    It has the trunk of `Discriminator` and one linear head. Labels, the second argument of every
+    discriminator, are ignored. For recipe `a` (configuration A of the paper's ablation) and `c_acgan`.
+    """
 
     def __init__(self, num_labels: int, **sizes: Any) -> None:
         super().__init__()
@@ -271,37 +299,3 @@ class ClassifyingDiscriminator(nn.Module):
     ) -> DiscriminatorOutput:
         logits = self.head(self.trunk(x, double_backward=double_backward))
         return DiscriminatorOutput(logits[:, 0], logits[:, 1:])
-
-
-class Networks(NamedTuple):
-    """The four networks, by the paper's letters."""
-
-    G: Generator
-    F: MappingNetwork
-    E: StyleEncoder
-    D: Discriminator
-
-    def set_precision(self, policy: Policy) -> None:
-        """Tell the parts what to compute in."""
-        set_precision(self._asdict(), policy)
-
-
-def build_networks(
-    num_domains: int,
-    image_size: int = 256,
-    base_width: int = 0,
-    max_width: int = 0,
-    latent_dim: int = 16,
-    style_dim: int = 64,
-    mapping_dim: int = 512,
-    mapping: str = "branches",
-    w_hpf: float = 0,
-) -> Networks:
-    """Build G, F, E and D, initialised from torch's current random state."""
-    widths = {"image_size": image_size, "base_width": base_width, "max_width": max_width}
-    return Networks(
-        G=Generator(style_dim=style_dim, w_hpf=w_hpf, **widths),
-        F=MappingNetwork(num_domains, latent_dim, style_dim, mapping_dim, mapping),
-        E=StyleEncoder(num_domains, style_dim=style_dim, **widths),
-        D=Discriminator(num_domains, **widths),
-    )

@@ -94,7 +94,7 @@ def mutated(case):
             *[net for net in nets if not isinstance(net, Discriminator)]
         )
     if case == "e_stepped_by_references":
-        wrong = recipes.REFERENCE._replace(steps=("G", "E"))
+        wrong = recipes.REFERENCE._replace(trains=("G", "E"))
         recipes.TABLE["f"] = replace(row, guides=(recipes.LATENT, wrong))
     try:
         yield
@@ -126,7 +126,7 @@ def run(case, world):
     training, engine = begin(CASES[case], world)
     engine.keeps_graphs &= "apart" not in case
     if case == "no_exchange" and world.size > 1:
-        engine._sides = dict(training.parts.sides)
+        engine._sides = dict(training.parts.loss_modules)
     exchanges = []
     if world.size > 1 and case in ("ddp", "ddp_accumulated"):
         for side in engine._sides.values():

@@ -10,7 +10,7 @@ import pytest
 from stargan_dist.runs import checkpoint as checkpoints
 from tests.distributed.test_resume import KILLED, LONG
 
-IN_STEP_4 = {"KILL_AT": "stargan_dist.training.trainer/TrainState:update_ema:4"}
+IN_STEP_4 = {"KILL_AT": "stargan_dist.training.trainer/TrainState:update_averages:4"}
 
 
 def told(stderr):

@@ -15,8 +15,8 @@ from tests.helpers.runs import assert_same_bits, pictures, scalars
 KILLED = str(ROOT / "tests" / "distributed" / "killed.py")
 # The smoke run has 6 steps and saves at 2, 4 and 6. A save writes three safetensors files.
 MOMENTS = {
-    "before the first checkpoint": "stargan_dist.training.trainer/TrainState:update_ema:1",
-    "in a step": "stargan_dist.training.trainer/TrainState:update_ema:4",
+    "before the first checkpoint": "stargan_dist.training.trainer/TrainState:update_averages:1",
+    "in a step": "stargan_dist.training.trainer/TrainState:update_averages:4",
     "writing a checkpoint": "stargan_dist.runs.checkpoint:save_file:5",
     "before it is published": "stargan_dist.storage.writing:_rename:2",
     "before it is the latest": "stargan_dist.runs.checkpoint:_point_latest:2",

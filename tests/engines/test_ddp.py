@@ -49,7 +49,7 @@ def test_an_iteration_never_reads_from_the_device(world, monkeypatch, precision)
         world.all_reduce_mean(
             terms
         )  # this is one place that reads; the next is the guard, an iteration late
-    guard = NonFiniteGuard(training.config, world, list, engine.scales)
+    guard = NonFiniteGuard(training.config, world, list, engine.loss_scales)
     with pytest.raises((RuntimeError, NotImplementedError)):
         guard.watch(1, terms)
 
@@ -86,7 +86,7 @@ def test_clipping_bounds_the_step_of_each_network(world):
         training.optimizers[name] = torch.optim.SGD(network.parameters(), lr=1.0)
     before = weights(training)
     D = training.networks["D"]
-    terms = engine.update("G", [(batch, (LATENT,), D, 0)], LATENT.steps)[1]
+    terms = engine.update("G", [(batch, (LATENT,), D, 0)], LATENT.trains)[1]
     terms |= engine.update("D", [(batch, batch.x_ref)], ("D",))[1]
     after = weights(training)
     for letter, bound in bounds.items():
@@ -136,11 +136,11 @@ def test_the_loss_scale_falls_where_gradients_overflow_and_grows_again(monkeypat
 
 def test_an_overflow_is_skipped_and_lowers_the_scale(world):
     training, engine, batch = make(world, "cpu", "--precision", "float16")
-    engine.scales["G"].value.fill_(2.0**120)
+    engine.loss_scales["G"].value.fill_(2.0**120)
     before = weights(training)
     terms = training.objective.iterate(engine, [batch], step=0)
     assert [terms[f"G/latent/finite_{name}"].item() for name in "GFE"] == [0, 0, 0]
-    assert engine.scales["G"].value < 2.0**120
-    assert engine.scales["D"].value == 2.0**16
+    assert engine.loss_scales["G"].value < 2.0**120
+    assert engine.loss_scales["D"].value == 2.0**16
     after = weights(training)
     assert {name[0] for name in before if not torch.equal(before[name], after[name])} == {"D"}

@@ -19,7 +19,7 @@ def translator():
     config = configs.parse(["--run", "r", "--data.shards", "s", *options])
     torch.manual_seed(0)
     labels = domain_labels(DOMAINS)
-    networks = recipes.build_networks(recipes.recipe_of(config), labels, config.model)
+    networks = recipes.recipe_of(config).build_networks(labels, config.model)
     return Translator(networks, config, labels, step=0)
 
 

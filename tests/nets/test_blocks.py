@@ -1,21 +1,23 @@
+"""The blocks of StarGAN v2 against their formulas and against the literal blocks (baselines/)."""
+
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from baselines import networks as literal
 from stargan_dist.nets import blocks
 from stargan_dist.nets.blocks import AdaIN, AdaINResBlock, HighPass, ResBlock, StackedLinear
-from tests.nets import plain
 
 
-def test_stacked_linear_is_one_linear_per_domain():
+def test_stacked_linear_equals_one_linear_layer_per_domain():
     torch.manual_seed(0)
     layer = StackedLinear(3, 5, 4).double()
     x, y = torch.randn(7, 5).double(), torch.tensor([0, 2, 1, 1, 0, 2, 2])
     torch.nn.init.normal_(layer.bias)
-    each = [F.linear(x[i], layer.weight[y[i]], layer.bias[y[i]]) for i in range(7)]
-    torch.testing.assert_close(layer(x, y), torch.stack(each))
+    expected = [F.linear(x[i], layer.weight[y[i]], layer.bias[y[i]]) for i in range(7)]
+    torch.testing.assert_close(layer(x, y), torch.stack(expected))
 
 
 def test_stacked_linear_keeps_every_domain_in_the_graph():
@@ -26,14 +28,14 @@ def test_stacked_linear_keeps_every_domain_in_the_graph():
     assert layer.weight.grad[1:].abs().sum() == 0
 
 
-def test_stacked_linear_starts_he_normal():
+def test_stacked_linear_has_he_normal_weights_and_zero_biases():
     torch.manual_seed(0)
     layer = StackedLinear(50, 128, 64)
     assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / 128), rel=0.01)
     assert layer.bias.abs().sum() == 0
 
 
-def test_adain_sets_mean_and_scale():
+def test_adain_sets_the_mean_and_scale_of_each_channel():
     torch.manual_seed(0)
     norm = AdaIN(style_dim=6, channels=4).double()
     x, s = torch.randn(2, 4, 9, 9).double() * 3 + 1, torch.randn(2, 6).double()
@@ -48,35 +50,35 @@ def test_adain_sets_mean_and_scale():
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("downsample", [True, False])
 @pytest.mark.parametrize("dim_out", [4, 6])
-def test_residual_block_is_the_plain_one(normalize, downsample, dim_out):
+def test_residual_block_equals_the_literal_one(normalize, downsample, dim_out):
     torch.manual_seed(0)
     block = ResBlock(4, dim_out, normalize=normalize, downsample=downsample).double()
     x = torch.randn(2, 4, 8, 8).double()
-    torch.testing.assert_close(block(x), plain.res_block(block, x))
+    torch.testing.assert_close(block(x), literal.res_block(block, x))
 
 
 @pytest.mark.parametrize("upsample", [True, False])
 @pytest.mark.parametrize("shortcut", [True, False])
 @pytest.mark.parametrize("dim_out", [2, 4])
-def test_decoder_block_is_the_plain_one(upsample, shortcut, dim_out):
+def test_decoder_block_equals_the_literal_one(upsample, shortcut, dim_out):
     torch.manual_seed(0)
     block = AdaINResBlock(4, dim_out, 3, upsample=upsample, shortcut=shortcut).double()
     x, s = torch.randn(2, 4, 8, 8).double(), torch.randn(2, 3).double()
-    torch.testing.assert_close(block(x, s), plain.adain_res_block(block, x, s))
+    torch.testing.assert_close(block(x, s), literal.adain_res_block(block, x, s))
 
 
 @pytest.mark.parametrize("size", [2, 6])
-def test_fused_convolutions_are_convolution_and_resizing(size):
-    """Values and every gradient, the border included, in float64."""
+def test_fused_convolutions_equal_convolution_and_resizing(size):
+    """Outputs, including the border, and all gradients are equal in float64."""
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(3, 5, 3, 1, 1).double()
     pairs = [
-        (blocks.ConvThenHalve.forward, lambda x: blocks.halve(conv(x))),
-        (blocks.DoubleThenConv.forward, lambda x: conv(blocks.double(x))),
+        (blocks.ConvDownsample.forward, lambda x: blocks.downsample(conv(x))),
+        (blocks.UpsampleConv.forward, lambda x: conv(blocks.upsample(x))),
     ]
-    for fused, apart in pairs:
+    for fused, literal_form in pairs:
         x = torch.randn(2, 3, size, size, dtype=torch.float64, requires_grad=True)
-        ours, theirs = fused(conv, x), apart(x)
+        ours, theirs = fused(conv, x), literal_form(x)
         torch.testing.assert_close(ours, theirs)
         inputs = (x, conv.weight, conv.bias)
         weights = torch.randn_like(ours)

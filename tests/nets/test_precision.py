@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stargan_dist.config import Config
-from stargan_dist.nets.precision import POLICIES, Policy
-from stargan_dist.nets.v2 import build_networks
+from stargan_dist.config import Config, ModelConfig
+from stargan_dist.data.labels import domain_labels
+from stargan_dist.nets.precision import POLICIES, Policy, set_precision
+from stargan_dist.objectives import recipes
 
 LOW = [name for name, policy in POLICIES.items() if policy != Policy(policy.weights)]
 Y = torch.tensor([0, 2])
@@ -34,8 +35,9 @@ class Products(TorchDispatchMode):
 def make_networks(policy, **kwargs):
     torch.manual_seed(0)
     sizes = {"image_size": 32, "base_width": 4, "max_width": 8, "style_dim": 6, "latent_dim": 5}
-    nets = build_networks(3, mapping_dim=7, **sizes, **kwargs)
-    nets.set_precision(POLICIES[policy])
+    model, labels = ModelConfig(mapping_dim=7, **sizes, **kwargs), domain_labels(["a", "b", "c"])
+    nets = recipes.TABLE["f"].build_networks(labels, model)
+    set_precision(nets, POLICIES[policy])
     return nets
 
 
@@ -53,13 +55,13 @@ def noted(compute, *args, **kwargs):
 def test_both_halves_of_the_generator(name, w_hpf):
     policy = POLICIES[name]
     nets, x = make_networks(name, w_hpf=w_hpf), make_images().to(policy.weights)
-    G, s = nets.G.to(policy.weights), torch.randn(2, 6, dtype=policy.weights)
+    G, s = nets["G"].to(policy.weights), torch.randn(2, 6, dtype=policy.weights)
     masks = (torch.ones(2, 1, 8, 8, dtype=policy.weights),) * 2 if w_hpf else None
     encoded, encoding = noted(G.encode, x)
     image, decoding = noted(G.decode, encoded, s, masks)
     assert encoding.convolutions == {policy.G or policy.weights}
     assert decoding.convolutions == {policy.G or policy.weights, policy.weights}  # the image
-    kept = [features.dtype for features in encoded.kept.values()]
+    kept = [features.dtype for features in encoded.skips.values()]
     assert {image.dtype, encoded.bottleneck.dtype, *kept} == {policy.weights}
     assert len(kept) == w_hpf
 
@@ -68,7 +70,7 @@ def test_both_halves_of_the_generator(name, w_hpf):
 @pytest.mark.parametrize("letter", ["E", "D"])
 def test_trunks_and_their_heads(name, letter):
     policy, nets = POLICIES[name], make_networks(name)
-    net, x = getattr(nets, letter).to(policy.weights), make_images().to(policy.weights)
+    net, x = nets[letter].to(policy.weights), make_images().to(policy.weights)
     out, products = noted(net, x, Y)
     assert products.convolutions == {getattr(policy, letter) or policy.weights}
     assert products.linear == {out.dtype} == {policy.weights}
@@ -76,9 +78,9 @@ def test_trunks_and_their_heads(name, letter):
 
 @pytest.mark.parametrize("name", LOW)
 def test_exact_passes_of_the_discriminator_are_those_of_float32(name):
-    exact, x = make_networks("float32").D(make_images(), Y), make_images()
-    D = make_networks(name).D
-    out, products = noted(D, x, Y, exact=True)
+    exact, x = make_networks("float32")["D"](make_images(), Y), make_images()
+    D = make_networks(name)["D"]
+    out, products = noted(D, x, Y, double_backward=True)
     assert products.convolutions == {torch.float32}
     assert torch.equal(out, exact)
     assert torch.equal(D(x, Y), exact) == (POLICIES[name].D is None)
@@ -87,18 +89,19 @@ def test_exact_passes_of_the_discriminator_are_those_of_float32(name):
 def test_the_mapping_is_the_same_in_every_policy():
     z = torch.randn(2, 5)
     for name in LOW:
-        assert torch.equal(make_networks(name).F(z, Y), make_networks("float32").F(z, Y))
+        ours, float32 = make_networks(name)["F"], make_networks("float32")["F"]
+        assert torch.equal(ours(z, Y), float32(z, Y))
 
 
 @pytest.mark.parametrize("name", LOW)
 def test_float32_is_exact_again_after_a_low_policy(name):
     """What a policy does is kept in the networks alone, and nothing of it in torch."""
     nets, x, s = make_networks("float32"), make_images(), torch.randn(2, 6)
-    expected = nets.G(x, s), nets.E(x, Y), nets.D(x, Y)
-    nets.set_precision(POLICIES[name])
-    low = nets.G(x, s), nets.E(x, Y), nets.D(x, Y)
-    nets.set_precision(POLICIES["float32"])
-    again = nets.G(x, s), nets.E(x, Y), nets.D(x, Y)
+    expected = nets["G"](x, s), nets["E"](x, Y), nets["D"](x, Y)
+    set_precision(nets, POLICIES[name])
+    low = nets["G"](x, s), nets["E"](x, Y), nets["D"](x, Y)
+    set_precision(nets, POLICIES["float32"])
+    again = nets["G"](x, s), nets["E"](x, Y), nets["D"](x, Y)
     lowered = (getattr(POLICIES[name], letter) is not None for letter in "GED")
     for before, between, after, differs in zip(expected, low, again, lowered, strict=True):
         assert torch.equal(before, after)

@@ -1,4 +1,4 @@
-"""The networks of StarGAN against the paper's tables (arXiv 1711.09020, tables 4 and 5)."""
+"""The networks of StarGAN against the tables of its paper (arXiv 1711.09020, tables 4 and 5)."""
 
 from itertools import pairwise
 
@@ -13,9 +13,12 @@ def count(network):
     return sum(p.numel() for p in network.parameters())
 
 
-def test_sizes_of_the_papers_networks():
-    """Five attributes at 128 px. By hand: convolutions without biases in G, norms with two values a
-    channel; in D with biases but for the heads."""
+def test_parameter_counts_are_those_of_the_papers_networks():
+    """Counted by hand for five attributes at 128 px.
+
+    G has convolutions without biases, and norms with two parameters per channel. D has convolutions
+    with biases, except for its heads.
+    """
     with torch.device("meta"):
         G, D = v1.Generator(5), v1.Discriminator(5, 128)
     down = 8 * 64 * 49 + 64 * 128 * 16 + 128 * 256 * 16
@@ -29,7 +32,7 @@ def test_sizes_of_the_papers_networks():
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
-def test_shapes(size):
+def test_outputs_have_the_documented_shapes(size):
     G, D = v1.Generator(3, 2), v1.Discriminator(3, size, 2)
     x = G(torch.zeros(2, 3, size, size), torch.eye(3)[:2])
     src, cls = D(x)
@@ -38,32 +41,32 @@ def test_shapes(size):
     assert (src.shape, cls.shape) == ((2, patches), (2, 3))
 
 
-def normalised(h, norm):
+def instance_norm(h, norm):
     return F.instance_norm(h, weight=norm.weight, bias=norm.bias)
 
 
-def plain_generator(G, x, c):
-    """Table 4, layer by layer."""
+def literal_generator(G, x, c):
+    """Compute G from its weights, layer by layer as in table 4."""
     label = c[:, :, None, None].repeat(1, 1, x.shape[2], x.shape[3])
     h = torch.cat([x, label], 1)
     layers = list(G.body)
     strides = [(1, 3), (2, 1), (2, 1)]
     for i, (stride, padding) in enumerate(strides):
         h = F.conv2d(h, layers[3 * i].weight, stride=stride, padding=padding)
-        h = F.relu(normalised(h, layers[3 * i + 1]))
+        h = F.relu(instance_norm(h, layers[3 * i + 1]))
     for block in layers[9:15]:
         first, norm, _, second, norm2 = block.main
-        r = F.relu(normalised(F.conv2d(h, first.weight, padding=1), norm))
-        h = h + normalised(F.conv2d(r, second.weight, padding=1), norm2)
+        r = F.relu(instance_norm(F.conv2d(h, first.weight, padding=1), norm))
+        h = h + instance_norm(F.conv2d(r, second.weight, padding=1), norm2)
     for i in (15, 18):
         h = F.conv_transpose2d(h, layers[i].weight, stride=2, padding=1)
-        h = F.relu(normalised(h, layers[i + 1]))
+        h = F.relu(instance_norm(h, layers[i + 1]))
     assert len(layers) == 21
     return torch.tanh(F.conv2d(h, G.to_rgb[0].weight, padding=3))
 
 
-def plain_discriminator(D, x):
-    """Table 5."""
+def literal_discriminator(D, x):
+    """Compute D from its weights, layer by layer as in table 5."""
     h = x
     convolutions = list(D.trunk)[::2]
     for conv in convolutions:
@@ -72,19 +75,19 @@ def plain_discriminator(D, x):
     return F.conv2d(h, D.src.weight, padding=1).flatten(1), F.conv2d(h, D.cls.weight).flatten(1)
 
 
-def test_both_equal_the_tables_written_plainly():
+def test_networks_equal_the_tables_layer_by_layer():
     torch.manual_seed(0)
     G, D = v1.Generator(3, 4).double(), v1.Discriminator(3, 64, 4).double()
-    for parameter in G.parameters():  # norms begin as identities
+    for parameter in G.parameters():  # norms are initialised as identities
         parameter.data += 0.1 * torch.randn_like(parameter)
     x, c = torch.rand(2, 3, 64, 64, dtype=torch.float64), torch.eye(3, dtype=torch.float64)[:2]
-    torch.testing.assert_close(G(x, c), plain_generator(G, x, c))
-    for ours, plain in zip(D(x), plain_discriminator(D, x), strict=True):
-        torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(G(x, c), literal_generator(G, x, c))
+    for ours, literal in zip(D(x), literal_discriminator(D, x), strict=True):
+        torch.testing.assert_close(ours, literal)
 
 
 def test_the_label_reaches_the_border():
-    """It would not, were the padding a reflection."""
+    """With reflection padding it would not."""
     torch.manual_seed(0)
     G, x = v1.Generator(2, 4), torch.rand(1, 3, 32, 32)
     one, other = (G(x, c[None]) for c in torch.eye(2))

@@ -8,10 +8,9 @@ import torch
 
 from baselines.iteration import literal_iteration
 from baselines.networks import make_plain
-from stargan_dist.config import Config, LossConfig
+from stargan_dist.config import Config, LossConfig, ModelConfig
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import domain_labels
-from stargan_dist.nets.v2 import build_networks
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import LATENT, REFERENCE
@@ -30,7 +29,7 @@ class Undistributed:
     """The verb of an engine, in one process."""
 
     def __init__(self, objective, networks, optimizers):
-        self.sides, self.networks, self.optimizers = objective.sides, networks, optimizers
+        self.sides, self.networks, self.optimizers = objective.loss_modules, networks, optimizers
 
     keeps_graphs = True
 
@@ -56,8 +55,9 @@ def make_networks(**kwargs):
         "latent_dim": 5,
         "mapping_dim": 7,
     }
-    nets = build_networks(3, **sizes, **kwargs)
-    for net in nets:
+    labels = domain_labels(["a", "b", "c"])
+    nets = recipes.TABLE["f"].build_networks(labels, ModelConfig(**sizes, **kwargs))
+    for net in nets.values():
         net.double()
     return nets
 
@@ -78,13 +78,13 @@ def make_batch(seed, size=4):
 def objective_of(nets, weights=None, recipe="f"):
     """The objective of a row for the networks of StarGAN v2."""
     row = recipes.recipe_of(Config(recipe=recipe, loss=weights or LossConfig()))
-    return Objective(row, nets._asdict(), domain_labels(["a", "b", "c"]))
+    return Objective(row, nets, domain_labels(["a", "b", "c"]))
 
 
 def differences(ours, literal):
     return max(
         (a - b).abs().max().item()
-        for net, other in zip(ours, literal, strict=True)
+        for net, other in zip(ours.values(), literal.values(), strict=True)
         for a, b in zip(net.parameters(), other.parameters(), strict=True)
     )
 
@@ -93,8 +93,8 @@ def train_both(ours, **kwargs):
     """Train two copies side by side; returns the largest differences of terms and parameters."""
     literal = make_plain(copy.deepcopy(ours))
     objective = objective_of(ours, WEIGHTS)
-    engine = Undistributed(objective, ours, build_optimizers(ours._asdict(), OPTIM))
-    optimizers = build_optimizers(literal._asdict(), OPTIM)
+    engine = Undistributed(objective, ours, build_optimizers(ours, OPTIM))
+    optimizers = build_optimizers(literal, OPTIM)
     terms_apart = 0.0
     for step in range(ITERATIONS):
         batch = make_batch(step)
@@ -114,11 +114,11 @@ def test_ours_equals_the_literal_iteration(mapping):
     terms_apart, parameters_apart = train_both(nets)
     assert terms_apart <= 1e-9
     assert parameters_apart <= 1e-9
-    assert all(differences([a], [b]) > 1e-6 for a, b in zip(nets, begin, strict=True))
+    assert all(differences({n: nets[n]}, {n: begin[n]}) > 1e-6 for n in nets)
 
 
 def test_a_reference_step_that_moved_e_would_be_noticed(monkeypatch):
-    wrong = REFERENCE._replace(steps=("G", "E"))
+    wrong = REFERENCE._replace(trains=("G", "E"))
     row = replace(recipes.TABLE["f"], guides=(LATENT, wrong))
     monkeypatch.setitem(recipes.TABLE, "f", row)
     assert train_both(make_networks())[1] > 1e-6
@@ -150,20 +150,20 @@ def test_a_copy_of_a_guide_is_that_guide():
 def test_the_reference_step_moves_g_alone():
     nets = make_networks()
     objective = objective_of(nets, WEIGHTS)
-    loss, _ = objective.generator(make_batch(0), (REFERENCE,), nets.D, 0)
+    loss, _ = objective.generator(make_batch(0), (REFERENCE,), nets["D"], 0)
     loss.backward()
     with_gradient = {
-        name for name, net in nets._asdict().items() for p in net.parameters() if p.grad is not None
+        name for name, net in nets.items() for p in net.parameters() if p.grad is not None
     }
     assert with_gradient == {"G"}
-    assert all(p.requires_grad for net in nets for p in net.parameters())
+    assert all(p.requires_grad for net in nets.values() for p in net.parameters())
 
 
 def test_an_iteration_draws_nothing_from_the_global_random_state():
     """So there is no random state to save: what is drawn is a function of (seed, slot)."""
     nets = make_networks()
     objective = objective_of(nets, WEIGHTS)
-    engine = Undistributed(objective, nets, build_optimizers(nets._asdict(), OPTIM))
+    engine = Undistributed(objective, nets, build_optimizers(nets, OPTIM))
     batch, before = make_batch(0), torch.get_rng_state()
     objective.iterate(engine, [batch], 0)
     assert torch.equal(before, torch.get_rng_state())

@@ -25,17 +25,15 @@ CPU = torch.device("cpu")
 def losses_and_gradients(policy):
     """Terms of both sides, and for each network its gradients as one vector (a, b, c, …)."""
     nets, batch = make_networks(), make_batch(0).to(CPU, torch.float32)
-    for net in nets:
+    for net in nets.values():
         net.float()
-    nets.set_precision(policy)
+    set_precision(nets, policy)
     objective = objective_of(nets)
     translation = objective.generator.translate(batch, LATENT)
     d_loss, d_terms = objective.discriminator(batch, translation.fake)
-    g_loss, g_terms = objective.generator(batch, (LATENT,), nets.D, 0, [translation])
+    g_loss, g_terms = objective.generator(batch, (LATENT,), nets["D"], 0, [translation])
     (d_loss + g_loss).backward()
-    gradients = {
-        letter: [p.grad for p in net.parameters()] for letter, net in nets._asdict().items()
-    }
+    gradients = {letter: [p.grad for p in net.parameters()] for letter, net in nets.items()}
     g_terms = {name.removeprefix("latent/"): term for name, term in g_terms.items()}
     return d_terms | g_terms, gradients
 
@@ -120,9 +118,9 @@ def both_sides(nets, batch):
     objective = objective_of(nets)
     fake = objective.generator.translate(batch, LATENT)
     loss = objective.discriminator(batch, fake.fake)[0]
-    loss = loss + objective.generator(batch, (LATENT, REFERENCE), nets.D, 0)[0]
+    loss = loss + objective.generator(batch, (LATENT, REFERENCE), nets["D"], 0)[0]
     loss.backward()
-    return [loss, *(p.grad for net in nets for p in net.parameters())]
+    return [loss, *(p.grad for net in nets.values() for p in net.parameters())]
 
 
 @pytest.mark.parametrize("arrange", ["compile", "channels_last"])
@@ -132,11 +130,11 @@ def test_what_makes_it_faster_changes_nothing(arrange):
     expected = both_sides(make_networks(), batch)
     nets = make_networks()
     if arrange == "compile":
-        compile_networks(nets._asdict(), backend="aot_eager")
+        compile_networks(nets, backend="aot_eager")
     else:
-        for net in nets:
+        for net in nets.values():
             net.to(memory_format=torch.channels_last)
-        assert not nets.G.from_rgb.weight.is_contiguous()
+        assert not nets["G"].from_rgb.weight.is_contiguous()
     graphs_before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for ours, theirs in zip(both_sides(nets, batch), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
@@ -149,7 +147,7 @@ def losses_of_row(name, arrange, dtype):
     row = recipes.recipe_of(Config(recipe=name))
     labels, model = domain_labels(["a", "b", "c"]), ModelConfig(32, 4, 8, 5, 6, 7)
     torch.manual_seed(0)
-    nets = recipes.build_networks(row, labels, model)
+    nets = row.build_networks(labels, model)
     for net in nets.values():
         net.to(dtype)
     arrange(nets)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from baselines.recipes import CRITIC_STEPS, ROWS, literal_iteration
+from baselines.recipes import CRITIC_STEPS, RECIPES, literal_iteration
 from stargan_dist.config import Config, LossConfig, ModelConfig, OptimConfig
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
@@ -31,7 +31,7 @@ def make(name, labels=LABELS):
     """The objective of a row, its networks and optimizers."""
     row = recipes.recipe_of(config_of(name))
     torch.manual_seed(0)
-    networks = recipes.build_networks(row, labels, MODEL)
+    networks = row.build_networks(labels, MODEL)
     for network in networks.values():
         network.double()
     return Objective(row, networks, labels), networks, build_optimizers(networks, row.optim)
@@ -53,23 +53,23 @@ def moved(before, after):
 
 def inputs(row, step):
     batch = make_batch(step)
-    return batch if row.references else batch._replace(x_ref=None, x_ref2=None)
+    return batch if row.uses_references else batch._replace(x_ref=None, x_ref2=None)
 
 
 def test_all_rows_are_looked_at():
-    assert set(ROWS) == recipes.TABLE.keys()
+    assert set(RECIPES) == recipes.TABLE.keys()
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_row_equals_the_literal_iteration(name):
     """Two iterations, the second of which is one of the generator side: terms and weights."""
     objective, networks, optimizers = make(name)
     plain = copy.deepcopy(networks)
-    plain_optimizers = build_optimizers(plain, objective.row.optim)
+    plain_optimizers = build_optimizers(plain, objective.recipe.optim)
     engine = Undistributed(objective, networks, optimizers)
     due = CRITIC_STEPS.get(name, 1) - 1
     for step in (due + 1, due + CRITIC_STEPS.get(name, 1)):
-        before, batch = weights(networks), inputs(objective.row, step)
+        before, batch = weights(networks), inputs(objective.recipe, step)
         terms = objective.iterate(engine, [batch], step)
         expected = literal_iteration(name, plain, plain_optimizers, make_batch(step), step, DS_ITER)
         assert terms.keys() == expected.keys()
@@ -82,20 +82,20 @@ def test_a_row_equals_the_literal_iteration(name):
     assert all_step
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_which_gradients_are_not_zero(name):
     """Of each phase: the networks that it steps have one, all of their weights but biases that an
     instance norm takes away; the others have none."""
     objective, networks, _ = make(name)
-    batch, D = inputs(objective.row, 0), networks["D"]
-    for guide in objective.row.guides:
+    batch, D = inputs(objective.recipe, 0), networks["D"]
+    for guide in objective.recipe.guides:
         fake = objective.generator.translate(batch, guide).fake
         objective.discriminator(batch, fake)[0].backward()
         assert with_gradient(networks) == {"D"}
         objective.discriminator.zero_grad(set_to_none=True)
         objective.generator(batch, (guide,), D, 0)[0].backward()
-        assert with_gradient(networks) == set(guide.steps) <= set(networks)
-        for letter in guide.steps:
+        assert with_gradient(networks) == set(guide.trains) <= set(networks)
+        for letter in guide.trains:
             for parameter_name, parameter in networks[letter].named_parameters():
                 if parameter_name.endswith("weight"):
                     assert parameter.grad.abs().max() > 1e-12, f"{letter}.{parameter_name}"
@@ -121,9 +121,9 @@ def test_labels_of_several_sets_reach_g_and_d():
     objective, networks, _ = make("stargan", labels)
     c = torch.tensor([[0, 0, 0, 0, 1, 0, 1], [0, 0, 1, 0, 0, 0, 1]], dtype=torch.float64)
     batch = make_batch(0, 2)._replace(y=c, y_trg=c.flip(0), x_ref=None, x_ref2=None)
-    (guide,) = objective.row.guides
-    assert recipes.TABLE["stargan"].takes_labels
-    assert not recipes.TABLE["c"].takes_labels
+    (guide,) = objective.recipe.guides
+    assert recipes.TABLE["stargan"].accepts_any_labels
+    assert not recipes.TABLE["c"].accepts_any_labels
     code = objective.generator.codes.code(objective.generator.style(batch, guide), batch.y_trg)
     assert torch.equal(code, batch.y_trg)
     assert networks["G"].body[0].in_channels == 3 + 7
@@ -146,10 +146,10 @@ def test_sets_are_trained_in_turn_and_g_steps_on_each():
 @pytest.mark.parametrize("name", ["stargan", "a", "b", "c", "c_acgan", "d"])
 def test_latents_reach_g_where_the_row_says_so(name):
     objective, *_ = make(name)
-    side, batch = objective.generator, inputs(objective.row, 0)
-    (guide,) = objective.row.guides
+    side, batch = objective.generator, inputs(objective.recipe, 0)
+    (guide,) = objective.recipe.guides
     fake, other = (side.translate(b, guide).fake for b in (batch, batch._replace(z=batch.z2)))
-    assert objective.row.diverse == (name == "d")
+    assert objective.recipe.is_diverse == (name == "d")
     assert torch.equal(fake, other) == (name != "d")
 
 
@@ -168,7 +168,7 @@ def test_a_row_of_ones_own_needs_no_other_change(monkeypatch):
 
 def test_a_configuration_comes_before_the_row():
     row = recipes.recipe_of(config_of("a", cyc=3.0, cls=2.0))
-    assert {t.name: t.weight for t in row.terms} == {"adv": 1, "cls": 2, "cyc": 3}
+    assert {t.name: t.weight for t in row.generator_terms} == {"adv": 1, "cls": 2, "cyc": 3}
     assert {t.name: t.weight for t in row.discriminator_terms}["cls"] == 2
     assert recipes.TABLE["a"].terms[2].weight == 10
     optim = replace(config_of("stargan"), optim=OptimConfig(lr=3e-4))
@@ -177,7 +177,7 @@ def test_a_configuration_comes_before_the_row():
 
 
 def test_a_resolved_configuration_says_all_numbers_and_stays_as_it_is():
-    for name in ROWS:
+    for name in RECIPES:
         once = recipes.resolved(config_of(name))
         assert recipes.resolved(once) == once
         assert None not in vars(once.optim).values()
@@ -208,12 +208,12 @@ def test_the_rows_are_those_of_the_papers():
     assert {t.name: t.weight for t in (*v1.discriminator_terms, *v1.terms)} == {
         "real": 1, "fake": 1, "reg": 10, "cls": 1, "adv": 1, "cyc": 10,
     }  # fmt: skip
-    assert (v1.critic_steps, v1.permuted, v1.references, v1.crops) == (5, True, False, 0)
+    assert (v1.discriminator_steps, v1.permuted, v1.references, v1.crops) == (5, True, False, 0)
     assert (v1.optim.lr, v1.optim.betas, v1.optim.weight_decay) == (1e-4, (0.5, 0.999), 0)
     assert (v1.optim.decay_begin, v1.optim.decay_end, v1.optim.ema) == (100_000, 200_000, 0)
     assert {t.name: t.weight for t in v2.terms} == {"adv": 1, "sty": 1, "ds": 1, "cyc": 1}
-    assert [guide.steps for guide in v2.guides] == [("G", "F", "E"), ("G",)]
-    assert (v2.critic_steps, v2.permuted, v2.references, v2.crops) == (1, False, True, 0.5)
+    assert [guide.trains for guide in v2.guides] == [("G", "F", "E"), ("G",)]
+    assert (v2.discriminator_steps, v2.permuted, v2.references, v2.crops) == (1, False, True, 0.5)
 
 
 def test_mode_seeking_falls_as_images_move_apart():

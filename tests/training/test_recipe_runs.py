@@ -45,7 +45,7 @@ def test_rates_fall_as_the_configuration_says(shards):
     training = TrainState(options("r", shards, *given), domain_labels(["a", "b"]), CPU)
     rates = []
     for step in (0, 10, 15, 20, 30):
-        training._set_rates(step)
+        training.set_learning_rates(step)
         rates.append(training.optimizers["G"].param_groups[0]["lr"])
     assert rates == [0.5, 0.5, 0.25, 0, 0]
 

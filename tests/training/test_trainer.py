@@ -11,7 +11,7 @@ from stargan_dist.errors import UserError
 from stargan_dist.runs import async_writer as savers
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.training.train_state import TrainState
-from stargan_dist.training.trainer import FINISHED, _logged_at, train
+from stargan_dist.training.trainer import FINISHED, logs_at, train
 from tests.conftest import SMOKE
 from tests.helpers.runs import assert_same_bits
 
@@ -42,7 +42,7 @@ def test_the_average_starts_at_the_initial_weights_and_follows(shards):
     assert torch.equal(average, begin)
     with torch.no_grad():
         current += 1
-    training.update_ema(DDP(training.parts, ClipConfig(), {}, World()))
+    training.update_averages(DDP(training.parts, ClipConfig(), {}, World()))
     torch.testing.assert_close(average, begin + 0.25)
     assert set(training.ema) == {"G", "F", "E"}
 
@@ -100,8 +100,8 @@ def test_the_mapping_network_has_its_own_learning_rate(shards):
 
 def test_steps_that_are_logged_are_of_each_set_in_turn():
     """By their numbers from 1: step s is of set (s - 1) mod sets."""
-    assert [s for s in range(1, 13) if _logged_at(s, 4, 12, 1)] == [4, 8, 12]
-    assert [s for s in range(1, 13) if _logged_at(s, 4, 13, 2)] == [3, 8, 11]
-    assert [s for s in range(1, 20) if _logged_at(s, 6, 20, 3)] == [5, 10, 18]
-    assert [s for s in range(1, 6) if _logged_at(s, 1, 5, 2)] == [1, 2, 3, 4, 5]
-    assert _logged_at(13, 4, 13, 2)
+    assert [s for s in range(1, 13) if logs_at(s, 4, 12, 1)] == [4, 8, 12]
+    assert [s for s in range(1, 13) if logs_at(s, 4, 13, 2)] == [3, 8, 11]
+    assert [s for s in range(1, 20) if logs_at(s, 6, 20, 3)] == [5, 10, 18]
+    assert [s for s in range(1, 6) if logs_at(s, 1, 5, 2)] == [1, 2, 3, 4, 5]
+    assert logs_at(13, 4, 13, 2)

@@ -36,7 +36,7 @@ def test_the_papers_features_equal_the_literal_way_through_pil(images):
         for image in images:
             file = Image.fromarray(image.permute(1, 2, 0).numpy())
             network(literal(file)[None])
-        ours = PaperInception(weights.loaded("Inception", state))(images)
+        ours = PaperInception(weights.make_weights("Inception", state))(images)
     assert ours.shape == (2, 2048)
     assert (ours - torch.cat(caught)).norm() < 1e-5 * ours.norm()
 
@@ -45,7 +45,7 @@ def test_the_clean_features_equal_torchmetrics(images, tmp_path):
     state = weights.tf_inception()
     file = weights.write(tmp_path / "weights.pth", state)
     theirs = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(file)).inception
-    ours = TensorFlowInception(weights.loaded("Inception", state))
+    ours = TensorFlowInception(weights.make_weights("Inception", state))
     with torch.no_grad():
         expected = theirs(images)
         assert (ours(images) - expected).norm() < 1e-5 * expected.norm()
@@ -61,4 +61,4 @@ def test_the_clean_features_equal_torchmetrics(images, tmp_path):
 )
 def test_weights_of_another_network_are_named(network, state):
     with pytest.raises(UserError, match=r"drawn\.pth does not hold the weights of a network"):
-        network(weights.loaded("a network", state()))
+        network(weights.make_weights("a network", state()))

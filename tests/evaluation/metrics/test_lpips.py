@@ -9,7 +9,7 @@ from stargan_dist.evaluation.metrics.feature_extractors import alexnet_lpips
 
 @pytest.fixture(scope="module")
 def network():
-    drawn = weights.loaded("torchvision AlexNet", weights.alexnet_features())
+    drawn = weights.make_weights("torchvision AlexNet", weights.alexnet_features())
     return alexnet_lpips(drawn).double()
 
 
@@ -32,7 +32,7 @@ def test_the_weights_are_those_of_the_file():
     """AlexNet's layers reach their places: other weights, other distances."""
     state = weights.alexnet_features()
     images = torch.rand(1, 4, 3, 32, 32)
-    before = alexnet_lpips(weights.loaded("AlexNet", state))(images)
+    before = alexnet_lpips(weights.make_weights("AlexNet", state))(images)
     for layer in (0, 3, 6, 8, 10):
         changed = {**state, f"features.{layer}.bias": state[f"features.{layer}.bias"] + 1}
-        assert alexnet_lpips(weights.loaded("AlexNet", changed))(images) != before
+        assert alexnet_lpips(weights.make_weights("AlexNet", changed))(images) != before
