@@ -52,13 +52,13 @@ def _step(networks, optimizers, loss, letters):
 def _discriminator(networks, optimizers, batch, weights, guide):
     G, D = networks["G"], networks["D"]
     x_real = batch.x.clone().requires_grad_()
-    logits = D(x_real, batch.y)
+    logits = D(x_real, batch.y).src
     real = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
     (gradient,) = torch.autograd.grad(logits.sum(), x_real, create_graph=True)
     reg = 0.5 * (gradient**2).reshape(len(gradient), -1).sum(1).mean(0)
     with torch.no_grad():
         x_fake = G(batch.x, _style(networks, batch, guide))
-    logits = D(x_fake, batch.y_trg)
+    logits = D(x_fake, batch.y_trg).src
     fake = F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
     _step(networks, optimizers, real + fake + weights.reg * reg, ("D",))
     return {f"D/{guide}/real": real, f"D/{guide}/fake": fake, f"D/{guide}/reg": reg}
@@ -68,7 +68,7 @@ def _generator(networks, optimizers, batch, weights, lambda_ds, guide):
     G, E, D = networks["G"], networks["E"], networks["D"]
     style = _style(networks, batch, guide)
     x_fake = G(batch.x, style)
-    logits = D(x_fake, batch.y_trg)
+    logits = D(x_fake, batch.y_trg).src
     adv = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
     sty = torch.mean(torch.abs(E(x_fake, batch.y_trg) - style))
     x_fake2 = G(batch.x, _style(networks, batch, guide, second=True)).detach()

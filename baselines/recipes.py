@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 RECIPES = ("stargan", "a", "b", "c", "c_acgan", "d", "e", "f", "f_mode_seeking")
-CLASSIFYING = ("stargan", "a", "c_acgan")  # D classifies (ACGAN)
 CRITIC_STEPS = {"stargan": 5, "a": 5, "b": 5}  # Wasserstein recipes: steps of D for each of G
 STEPS = {"label": ("G",), "latent": ("G", "F", "E"), "reference": ("G",)}
 DOMAINS = 3
@@ -56,10 +55,6 @@ def _conditioning(name, style, y):
     return torch.cat([one_hot, style], 1) if name == "d" else style
 
 
-def _discriminate(name, D, x, y):
-    return D(x) if name in CLASSIFYING else (D(x, y), None)
-
-
 def _step(networks, optimizers, loss, letters):
     for network in networks.values():
         network.zero_grad()
@@ -74,13 +69,13 @@ def _discriminator(name, networks, optimizers, batch, guide):
     with torch.no_grad():
         style = _style(name, networks, batch, guide)
         x_fake = G(x, _conditioning(name, style, batch.y_trg))
-    real_score, real_cls = _discriminate(name, D, x, batch.y)
-    fake_score, _ = _discriminate(name, D, x_fake, batch.y_trg)
+    real_score, real_cls = D(x, batch.y)
+    fake_score, _ = D(x_fake, batch.y_trg)
     if name in CRITIC_STEPS:
         real, fake = -real_score.mean(), fake_score.mean()
         alpha = batch.mix.view(-1, 1, 1, 1)
         points = (alpha * batch.x + (1 - alpha) * x_fake).requires_grad_()
-        score, _ = _discriminate(name, D, points, batch.y_trg)
+        score, _ = D(points, batch.y_trg)
         (gradient,) = torch.autograd.grad(score, points, torch.ones_like(score), create_graph=True)
         norms = gradient.reshape(len(gradient), -1).square().sum(1).sqrt()
         reg, weight = ((norms - 1) ** 2).mean(), 10.0
@@ -102,7 +97,7 @@ def _generator(name, networks, optimizers, batch, guide, step, ds_iter):
     G, E = networks["G"], networks.get("E")
     style = _style(name, networks, batch, guide)
     x_fake = G(batch.x, _conditioning(name, style, batch.y_trg))
-    score, cls = _discriminate(name, networks["D"], x_fake, batch.y_trg)
+    score, cls = networks["D"](x_fake, batch.y_trg)
     wasserstein = name in CRITIC_STEPS
     terms = {"adv": -score.mean() if wasserstein else F.softplus(-score).mean()}
     loss = terms["adv"]

@@ -29,8 +29,9 @@ from precision import DOMAINS, make_batch
 from stargan_dist import config as configs
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
+from stargan_dist.objectives.recipes import resolve
 from stargan_dist.training.environment import peak_memory_bytes
-from stargan_dist.training.trainer import begin
+from stargan_dist.training.trainer import initialise
 
 ZERO = ["--engine.name", "deepspeed", "--engine.zero_stage"]
 ROWS = {
@@ -64,7 +65,7 @@ def work(out: str, size: int, width: int, batch: int, iterations: int, options: 
     base += ["--model.image_size", str(size), "--model.base_width", str(width)]
     config = configs.parse([*base, *options])
     domains = [str(number) for number in range(DOMAINS)]
-    training, engine = begin(config, domain_labels(domains), world)
+    training, engine = initialise(resolve(config), domain_labels(domains), world)
     torch.manual_seed(world.rank)
     micro_batches = make_batch(size, batch, world.device).split(config.engine.accumulate)
     seconds = []
@@ -73,7 +74,8 @@ def work(out: str, size: int, width: int, batch: int, iterations: int, options: 
         if iteration <= 1:  # the first one is not counted
             sent = float(sent_bytes())
         began = time.perf_counter()
-        terms = training.iterate(engine, micro_batches, step=0)
+        terms = training.objective.iterate(engine, micro_batches, step=0)
+        training.update_averages(engine)
         world.all_reduce_mean(terms)  # waits for the device
         seconds.append(time.perf_counter() - began)
     world.barrier()

@@ -120,10 +120,11 @@ def make_config(folder: Path, size: int) -> Config:
 def make_translator(config: Config) -> Translator:
     torch.manual_seed(SEED)
     labels = domain_labels(["cat", "dog", "rabbit"])
-    networks = recipes.recipe_of(config).build_networks(labels, config.model)
+    spec = recipes.resolve(config)
+    networks = spec.recipe.build_networks(labels, config.model)
     for network in networks.values():
         network.eval().requires_grad_(False)
-    return Translator(networks, config, labels, step=0)
+    return Translator(networks, spec, labels, step=0)
 
 
 # The literal way.

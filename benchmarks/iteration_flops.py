@@ -29,7 +29,7 @@ from stargan_dist.data.labels import domain_labels
 from stargan_dist.nets.v2 import Networks, build_networks
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipe import Terms
-from stargan_dist.objectives.recipes import TABLE, resolved
+from stargan_dist.objectives.recipes import TABLE, resolve
 
 
 class FlopCount(TorchDispatchMode):
@@ -85,7 +85,7 @@ def count_gflop(networks: Networks, batch: Batch, *, literal: bool) -> float:
     objective = Objective(TABLE["f"], networks._asdict(), domain_labels([]))
     with FlopCount() as counter:
         if literal:
-            literal_iteration(networks, None, batch, resolved(Config()).loss, lambda_ds=1.0)
+            literal_iteration(networks, None, batch, resolve(Config()).config.loss, lambda_ds=1.0)
         else:
             objective.iterate(BackwardOnly(objective), [batch], step=0)
     return counter.total / 1e9 / len(batch.y)

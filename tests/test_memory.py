@@ -12,7 +12,16 @@ from stargan_dist import config as configs
 from stargan_dist import memory
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
-from stargan_dist.memory import LiveBytes, UnshardedBytes, blank_batch, estimate, measure, shard
+from stargan_dist.objectives.recipes import resolve
+from stargan_dist.training import memory_estimate
+from stargan_dist.training.memory_estimate import (
+    LiveBytes,
+    UnshardedBytes,
+    blank_batch,
+    estimate,
+    measure,
+    shard,
+)
 from stargan_dist.training.train_state import TrainState
 from tests.conftest import SMOKE
 
@@ -20,7 +29,7 @@ DOMAINS = domain_labels(["a", "b", "c"])
 
 
 def make_config(*options):
-    return configs.parse(["--config", str(SMOKE), *options])
+    return resolve(configs.parse(["--config", str(SMOKE), *options]))
 
 
 class Undistributed:
@@ -31,13 +40,13 @@ class Undistributed:
 
     keeps_graphs = True
 
-    def update(self, side, calls, steps):
-        module = self.training.objective.loss_modules[side]
+    def update(self, module, calls, trains):
+        module = self.training.objective.loss_modules[module]
         loss, terms = module(*calls[0])
         loss.backward()
         grads = [p.grad for p in module.parameters() if p.grad is not None]
         self.gradients.append(sum(g.nbytes for g in grads))
-        for name in steps:
+        for name in trains:
             self.training.optimizers[name].step()
         module.zero_grad(set_to_none=True)
         return terms, {}
@@ -82,14 +91,14 @@ def test_the_allocator_hands_out_what_is_told():
     for event in sorted(events, key=lambda event: event.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
-    told = estimate(config, DOMAINS)
+    told = estimate(config.config, DOMAINS)
     assert told.gradients + told.activations == pytest.approx(peak, rel=0.05)
 
 
 def test_what_stays_is_what_training_has():
     config = make_config("--precision", "float64", "--batch_size", "2")
     training, engine = iterated(config, 2)
-    told = estimate(config, DOMAINS)
+    told = estimate(config.config, DOMAINS)
 
     def size(networks):
         return sum(p.nbytes for net in networks.values() for p in net.parameters())
@@ -123,7 +132,7 @@ def test_zero_shares_by_stage():
 
 def test_nothing_is_allocated():
     """F of 79 G parameters: no machine would have held it."""
-    told = estimate(make_config("--model.mapping_dim", "512"), domain_labels([""] * 100_000))
+    told = estimate(make_config("--model.mapping_dim", "512").config, domain_labels([""] * 100_000))
     assert told.weights > 300e9
     assert told.activations > 300e9  # a temporary of Adam
 
@@ -150,7 +159,7 @@ def test_counting_live_storages():
 
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(UserError, match="batch_size: 4 is the global batch"):
-        estimate(make_config(), DOMAINS, processes=3)
+        estimate(make_config().config, DOMAINS, processes=3)
 
 
 def tell(monkeypatch, capsys, *args):
@@ -162,9 +171,11 @@ def tell(monkeypatch, capsys, *args):
 
 
 def test_a_row_for_each_engine(monkeypatch, capsys, shards):
-    monkeypatch.setattr(memory, "measure", lambda *_: UnshardedBytes(8e6, 16e6, 16e6, 50e6, 20e6))
+    monkeypatch.setattr(
+        memory_estimate, "measure", lambda *_: UnshardedBytes(8e6, 16e6, 16e6, 50e6, 20e6)
+    )
     out = tell(monkeypatch, capsys, "--data.shards", shards, "--processes", 2)
-    assert out.startswith("3 domains, 32 px, float32, processes: 2, batch of each: 2\n")
+    assert out.startswith("3 domains, 32 px, float32, processes: 2, batch per process: 2\n")
     rows = [line.split() for line in out.splitlines()[2:7]]
     assert rows[0][:4] == ["MiB", "per", "GPU", "weights"]
     assert [row[0] for row in rows[1:]] == ["DDP", "ZeRO", "ZeRO", "ZeRO"]
@@ -172,7 +183,9 @@ def test_a_row_for_each_engine(monkeypatch, capsys, shards):
 
 
 def test_a_row_for_each_part_of_one_engine(monkeypatch, capsys):
-    monkeypatch.setattr(memory, "measure", lambda *_: UnshardedBytes(1e9, 2e9, 2e9, 50e9, 20e9))
+    monkeypatch.setattr(
+        memory_estimate, "measure", lambda *_: UnshardedBytes(1e9, 2e9, 2e9, 50e9, 20e9)
+    )
     out = tell(monkeypatch, capsys, "--domains", 3, "--zero-stage", 2)
     rows = [line.split() for line in out.splitlines()[2:10]]
     assert rows[0] == ["GiB", "per", "GPU", "ZeRO", "2"]

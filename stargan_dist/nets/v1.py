@@ -85,7 +85,7 @@ class _Convolutions(Trunk):
 
 
 class Discriminator(nn.Module):
-    """Discriminator D(x): a score for each patch (B, patches), logits of the labels (B, num_labels).
+    """Discriminator D(x): scores of patches (B, patches), logits of labels (B, num_labels).
 
     Labels, the second argument of every discriminator, are ignored.
     """

@@ -43,7 +43,7 @@ class Generator(PrecisionModule):
     Only the style s carries the guide. `masks`, for the high-pass option only, are two tensors
     (B, 1, h, w) in [0, 1]: the first is used at 32 px, the second at 64 and 128 px.
 
-    Encoder and decoder return the dtype of their input, whatever dtype they compute in (`compute_dtype`).
+    Encoder and decoder return the dtype of their input, whatever their `compute_dtype`.
     """
 
     compiled_methods: ClassVar[tuple[str, ...]] = ("encode", "decode")
@@ -285,7 +285,8 @@ class ClassifyingDiscriminator(nn.Module):
     """ACGAN discriminator D(x): a logit (B,), and logits of the labels (B, num_labels).
 
     It has the trunk of `Discriminator` and one linear head. Labels, the second argument of every
-    discriminator, are ignored. For recipe `a` (configuration A of the paper's ablation) and `c_acgan`.
+    discriminator, are ignored. For the recipes `a` (configuration A of the paper's ablation) and
+    `c_acgan`.
     """
 
     def __init__(self, num_labels: int, **sizes: Any) -> None:

@@ -105,7 +105,7 @@ def mutated(case):
 def begin(options, world, saved=None):
     """A training and its engine, from the start or from a saved state, as the trainer does it."""
     config = configs.parse([*BASE, *options])
-    return trainer.begin(config, domain_labels(["a", "b", "c"]), world, saved)
+    return trainer.initialise(recipes.resolve(config), domain_labels(["a", "b", "c"]), world, saved)
 
 
 def iterate(training, engine, world, steps, infinite=None):
@@ -118,7 +118,10 @@ def iterate(training, engine, world, steps, infinite=None):
         batch = batch.to(world.device, training.dtype)
         if step == infinite and world.is_main:
             batch.x[0, 0, 0, 0] = float("inf")
-        training.iterate(engine, batch.split(training.config.engine.accumulate), step)
+        training.set_learning_rates(step)
+        micro_batches = batch.split(training.config.engine.accumulate)
+        training.objective.iterate(engine, micro_batches, step)
+        training.update_averages(engine)
 
 
 def run(case, world):
@@ -126,10 +129,10 @@ def run(case, world):
     training, engine = begin(CASES[case], world)
     engine.keeps_graphs &= "apart" not in case
     if case == "no_exchange" and world.size > 1:
-        engine._sides = dict(training.parts.loss_modules)
+        engine._modules = dict(training.parts.loss_modules)
     exchanges = []
     if world.size > 1 and case in ("ddp", "ddp_accumulated"):
-        for side in engine._sides.values():
+        for side in engine._modules.values():
             side.register_comm_hook(exchanges, counting)
     begun = 3 if case.startswith("row_") else 0  # some rows step G in every fifth iteration only
     steps = range(begun, begun + ITERATIONS)

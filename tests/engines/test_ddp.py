@@ -9,9 +9,10 @@ from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import LossScale
-from stargan_dist.objectives.recipes import LATENT
+from stargan_dist.objectives.recipes import LATENT, resolve
 from stargan_dist.training.nonfinite import NonFiniteGuard
 from stargan_dist.training.train_state import TrainState
+from tests.helpers.iterations import iterate
 
 SMALL = ["--model.image_size", "32", "--model.base_width", "4", "--model.max_width", "8"]
 
@@ -26,7 +27,7 @@ def world():
 def make(world, device, *options):
     """A training and its engine, and a batch on the device."""
     config = configs.parse(["--run", "r", "--data.shards", "s", *SMALL, *options])
-    training = TrainState(config, domain_labels(["a", "b"]), torch.device(device))
+    training = TrainState(resolve(config), domain_labels(["a", "b"]), torch.device(device))
     images = torch.randint(256, (3, 4, 3, 32, 32), dtype=torch.uint8)
     labels, latents = torch.randint(2, (2, 4)), torch.randn(2, 4, 16)
     batch = Batch(images[0], labels[0], images[1], images[2], labels[1], *latents, torch.rand(4))
@@ -39,12 +40,12 @@ def test_an_iteration_never_reads_from_the_device(world, monkeypatch, precision)
     """On the meta device every read (`.item()`, a comparison, a copy to the host) raises."""
     monkeypatch.setattr(World, "device", torch.device("meta"))
     for module in ("v2", "precision"):  # autocast is unknown there
-        monkeypatch.setattr(f"stargan_dist.nets.{module}.computing", lambda *_: nullcontext())
+        monkeypatch.setattr(f"stargan_dist.nets.{module}.autocast_to", lambda *_: nullcontext())
     training, engine, batch = make(world, "meta", "--precision", precision)
     for optimizer in training.optimizers.values():
         optimizer.defaults["fused"] = True  # as on a GPU: it looks at the flag itself, there
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)
-    terms = training.iterate(engine, [batch], step=0)
+    terms = iterate(training, engine, [batch], step=0)
     with pytest.raises((RuntimeError, NotImplementedError)):
         world.all_reduce_mean(
             terms

@@ -19,8 +19,9 @@ def translator():
     config = configs.parse(["--run", "r", "--data.shards", "s", *options])
     torch.manual_seed(0)
     labels = domain_labels(DOMAINS)
-    networks = recipes.recipe_of(config).build_networks(labels, config.model)
-    return Translator(networks, config, labels, step=0)
+    spec = recipes.resolve(config)
+    networks = spec.recipe.build_networks(labels, config.model)
+    return Translator(networks, spec, labels, step=0)
 
 
 def images(count, seed=0):

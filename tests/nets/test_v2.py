@@ -48,7 +48,7 @@ def test_outputs_have_the_documented_shapes_at_every_size(size, w_hpf):
         assert s.shape == F(torch.empty(2, 16), y).shape == (2, 64)
         assert G(x, s, masks).shape == x.shape
         assert G.encode(x).bottleneck.shape[2] == (8 if w_hpf else 16)
-        assert D(x, y).shape == (2,)
+        assert D(x, y).src.shape == (2,)
 
 
 def test_widths_double_up_to_the_maximum():

@@ -32,5 +32,12 @@ def test_l1():
 
 
 def test_a_weight_falls_linearly_and_stays_at_zero():
-    assert [2 * losses.falling(step, 0, 4) for step in range(6)] == [2.0, 1.5, 1.0, 0.5, 0.0, 0.0]
-    assert [losses.falling(step, 2, 4) for step in (0, 2, 3, 4, 9)] == [1, 1, 0.5, 0, 0]
+    assert [2 * losses.linear_decay(step, 0, 4) for step in range(6)] == [
+        2.0,
+        1.5,
+        1.0,
+        0.5,
+        0.0,
+        0.0,
+    ]
+    assert [losses.linear_decay(step, 2, 4) for step in (0, 2, 3, 4, 9)] == [1, 1, 0.5, 0, 0]

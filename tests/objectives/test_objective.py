@@ -29,19 +29,23 @@ class Undistributed:
     """The verb of an engine, in one process."""
 
     def __init__(self, objective, networks, optimizers):
-        self.sides, self.networks, self.optimizers = objective.loss_modules, networks, optimizers
+        self.loss_modules, self.networks, self.optimizers = (
+            objective.loss_modules,
+            networks,
+            optimizers,
+        )
 
     keeps_graphs = True
 
-    def update(self, side, calls, steps):
+    def update(self, module, calls, trains):
         rows = []
         for call in calls:
-            loss, terms = self.sides[side](*call)
+            loss, terms = self.loss_modules[module](*call)
             (loss / len(calls)).backward()
             rows.append(terms)
-        for name in steps:
+        for name in trains:
             self.optimizers[name].step()
-        self.sides[side].zero_grad(set_to_none=True)
+        self.loss_modules[module].zero_grad(set_to_none=True)
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}, {}
 
 
@@ -77,7 +81,7 @@ def make_batch(seed, size=4):
 
 def objective_of(nets, weights=None, recipe="f"):
     """The objective of a row for the networks of StarGAN v2."""
-    row = recipes.recipe_of(Config(recipe=recipe, loss=weights or LossConfig()))
+    row = recipes.resolve(Config(recipe=recipe, loss=weights or LossConfig())).recipe
     return Objective(row, nets, domain_labels(["a", "b", "c"]))
 
 

@@ -12,10 +12,11 @@ from stargan_dist.inference.translator import Translator
 from stargan_dist.nets.precision import POLICIES, compile_networks, set_precision
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.objective import Objective
-from stargan_dist.objectives.recipes import LATENT, REFERENCE
+from stargan_dist.objectives.recipes import LATENT, REFERENCE, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.training.train_state import TrainState
 from tests.conftest import SMOKE
+from tests.helpers.iterations import iterate
 from tests.nets.test_precision import noted
 from tests.objectives.test_objective import make_batch, make_networks, objective_of
 
@@ -76,10 +77,10 @@ def training(tmp_path):
         "optim.ema": 0.5, "precision": "bfloat16_most",
     }  # fmt: skip
     config = configs.parse([f"--{name}={value}" for name, value in options.items()])
-    training = TrainState(config, domain_labels(["a", "b", "c"]), CPU)
+    training = TrainState(resolve(config), domain_labels(["a", "b", "c"]), CPU)
     engine = DDP(training.parts, ClipConfig(), {}, World())
     batch = make_batch(0).to(CPU, training.dtype)
-    training.iterate(engine, [batch], 0)
+    iterate(training, engine, [batch], 0)
     state = training.snapshot(engine, keep=True)
     facts = {"config": configs.to_dict(training.config), "domains": ["a", "b", "c"], "data": ""}
     checkpoints.save(config.run, 1, state, facts)
@@ -104,7 +105,7 @@ def test_what_is_kept_is_float32(training):
 
 def test_a_run_in_bfloat16_is_translated_in_float32(training):
     config = training.config
-    live = Translator(training.ema, config, training.labels, 1)
+    live = Translator(training.ema, training.spec, training.labels, 1)
     loaded, batch = Translator.load(config.run), make_batch(2).to(CPU, torch.float32)
     expected = live.from_references(batch.x, batch.y_trg, batch.x_ref)
     assert torch.equal(loaded.from_references(batch.x, batch.y_trg, batch.x_ref), expected)
@@ -144,7 +145,7 @@ def test_what_makes_it_faster_changes_nothing(arrange):
 
 def losses_of_row(name, arrange, dtype):
     """The losses of both sides of a row, and every gradient."""
-    row = recipes.recipe_of(Config(recipe=name))
+    row = recipes.resolve(Config(recipe=name)).recipe
     labels, model = domain_labels(["a", "b", "c"]), ModelConfig(32, 4, 8, 5, 6, 7)
     torch.manual_seed(0)
     nets = row.build_networks(labels, model)

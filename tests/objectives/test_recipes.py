@@ -29,7 +29,7 @@ def config_of(name, **loss):
 
 def make(name, labels=LABELS):
     """The objective of a row, its networks and optimizers."""
-    row = recipes.recipe_of(config_of(name))
+    row = recipes.resolve(config_of(name)).recipe
     torch.manual_seed(0)
     networks = row.build_networks(labels, MODEL)
     for network in networks.values():
@@ -124,7 +124,9 @@ def test_labels_of_several_sets_reach_g_and_d():
     (guide,) = objective.recipe.guides
     assert recipes.TABLE["stargan"].accepts_any_labels
     assert not recipes.TABLE["c"].accepts_any_labels
-    code = objective.generator.codes.code(objective.generator.style(batch, guide), batch.y_trg)
+    code = objective.generator.conditioning.vector(
+        objective.generator.style(batch, guide), batch.y_trg
+    )
     assert torch.equal(code, batch.y_trg)
     assert networks["G"].body[0].in_channels == 3 + 7
     objective.discriminator(batch, batch.x)[0].backward()
@@ -159,31 +161,37 @@ def test_a_row_of_ones_own_needs_no_other_change(monkeypatch):
     def colour(fake, x):
         return (fake.mean((2, 3)) - x.mean((2, 3))).abs().mean()
 
-    terms = (*recipes.F.terms, Term("colour", lambda made: colour(made.fake, made.batch.x), 0.5))
-    monkeypatch.setitem(recipes.TABLE, "mine", replace(recipes.F, terms=terms))
+    terms = (
+        *recipes.F.generator_terms,
+        Term("colour", lambda made: colour(made.fake, made.batch.x), 0.5),
+    )
+    monkeypatch.setitem(recipes.TABLE, "mine", replace(recipes.F, generator_terms=terms))
     objective, networks, optimizers = make("mine")
     told = objective.iterate(Undistributed(objective, networks, optimizers), [make_batch(0)], 0)
     assert {"G/latent/colour", "G/reference/colour"} <= told.keys()
 
 
 def test_a_configuration_comes_before_the_row():
-    row = recipes.recipe_of(config_of("a", cyc=3.0, cls=2.0))
+    row = recipes.resolve(config_of("a", cyc=3.0, cls=2.0)).recipe
     assert {t.name: t.weight for t in row.generator_terms} == {"adv": 1, "cls": 2, "cyc": 3}
     assert {t.name: t.weight for t in row.discriminator_terms}["cls"] == 2
-    assert recipes.TABLE["a"].terms[2].weight == 10
+    assert recipes.TABLE["a"].generator_terms[2].weight == 10
     optim = replace(config_of("stargan"), optim=OptimConfig(lr=3e-4))
-    assert recipes.recipe_of(optim).optim.lr == 3e-4
-    assert recipes.recipe_of(optim).optim.betas == (0.5, 0.999)
+    assert recipes.resolve(optim).recipe.optim.lr == 3e-4
+    assert recipes.resolve(optim).recipe.optim.betas == (0.5, 0.999)
 
 
 def test_a_resolved_configuration_says_all_numbers_and_stays_as_it_is():
     for name in RECIPES:
-        once = recipes.resolved(config_of(name))
-        assert recipes.resolved(once) == once
+        once = recipes.resolve(config_of(name)).config
+        assert recipes.resolve(once).config == once
         assert None not in vars(once.optim).values()
-        assert recipes.recipe_of(once).terms == recipes.recipe_of(config_of(name)).terms
-    assert recipes.resolved(Config(recipe="stargan")).model.max_width == 2048
-    assert recipes.resolved(config_of("c")).loss == LossConfig(reg=1, cyc=1, ds_iter=DS_ITER)
+        assert (
+            recipes.resolve(once).recipe.generator_terms
+            == recipes.resolve(config_of(name)).recipe.generator_terms
+        )
+    assert recipes.resolve(Config(recipe="stargan")).config.model.max_width == 2048
+    assert recipes.resolve(config_of("c")).config.loss == LossConfig(reg=1, cyc=1, ds_iter=DS_ITER)
 
 
 @pytest.mark.parametrize(
@@ -199,21 +207,34 @@ def test_a_resolved_configuration_says_all_numbers_and_stays_as_it_is():
 )
 def test_what_no_row_has_is_refused(config, told):
     with pytest.raises(UserError, match=told):
-        recipes.recipe_of(config)
+        recipes.resolve(config).recipe
 
 
 def test_the_rows_are_those_of_the_papers():
     """What SPEC and papers say of v1 and v2, number by number."""
-    v1, v2 = recipes.recipe_of(Config(recipe="stargan")), recipes.recipe_of(Config(recipe="f"))
-    assert {t.name: t.weight for t in (*v1.discriminator_terms, *v1.terms)} == {
+    v1, v2 = (
+        recipes.resolve(Config(recipe="stargan")).recipe,
+        recipes.resolve(Config(recipe="f")).recipe,
+    )
+    assert {t.name: t.weight for t in (*v1.discriminator_terms, *v1.generator_terms)} == {
         "real": 1, "fake": 1, "reg": 10, "cls": 1, "adv": 1, "cyc": 10,
     }  # fmt: skip
-    assert (v1.discriminator_steps, v1.permuted, v1.references, v1.crops) == (5, True, False, 0)
+    assert (v1.discriminator_steps, v1.permute_labels, v1.uses_references, v1.crop_probability) == (
+        5,
+        True,
+        False,
+        0,
+    )
     assert (v1.optim.lr, v1.optim.betas, v1.optim.weight_decay) == (1e-4, (0.5, 0.999), 0)
     assert (v1.optim.decay_begin, v1.optim.decay_end, v1.optim.ema) == (100_000, 200_000, 0)
-    assert {t.name: t.weight for t in v2.terms} == {"adv": 1, "sty": 1, "ds": 1, "cyc": 1}
+    assert {t.name: t.weight for t in v2.generator_terms} == {"adv": 1, "sty": 1, "ds": 1, "cyc": 1}
     assert [guide.trains for guide in v2.guides] == [("G", "F", "E"), ("G",)]
-    assert (v2.discriminator_steps, v2.permuted, v2.references, v2.crops) == (1, False, True, 0.5)
+    assert (v2.discriminator_steps, v2.permute_labels, v2.uses_references, v2.crop_probability) == (
+        1,
+        False,
+        True,
+        0.5,
+    )
 
 
 def test_mode_seeking_falls_as_images_move_apart():

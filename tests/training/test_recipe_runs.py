@@ -7,6 +7,7 @@ from stargan_dist import config as configs
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.inference.translator import Translator
 from stargan_dist.objectives import recipes
+from stargan_dist.objectives.recipes import resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.training.train_state import TrainState
 from stargan_dist.training.trainer import FINISHED, train
@@ -42,7 +43,7 @@ def test_a_row_resumes_to_the_bit(shards, tmp_path, name):
 
 def test_rates_fall_as_the_configuration_says(shards):
     given = ("--optim.decay_begin", "10", "--optim.decay_end", "20", "--optim.lr", "0.5")
-    training = TrainState(options("r", shards, *given), domain_labels(["a", "b"]), CPU)
+    training = TrainState(resolve(options("r", shards, *given)), domain_labels(["a", "b"]), CPU)
     rates = []
     for step in (0, 10, 15, 20, 30):
         training.set_learning_rates(step)

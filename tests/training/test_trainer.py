@@ -8,6 +8,7 @@ from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.ddp import DDP
 from stargan_dist.errors import UserError
+from stargan_dist.objectives.recipes import resolve
 from stargan_dist.runs import async_writer as savers
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.training.train_state import TrainState
@@ -36,7 +37,9 @@ def test_a_run_on_another_file_system_resumes_too(shards, finished_run):
 
 
 def test_the_average_starts_at_the_initial_weights_and_follows(shards):
-    training = TrainState(smoke("r", shards, "--optim.ema", "0.75"), domain_labels(["a", "b"]), CPU)
+    training = TrainState(
+        resolve(smoke("r", shards, "--optim.ema", "0.75")), domain_labels(["a", "b"]), CPU
+    )
     average, current = training.ema["G"].from_rgb.weight, training.networks["G"].from_rgb.weight
     begin = current.detach().clone()
     assert torch.equal(average, begin)
@@ -51,7 +54,11 @@ def test_initial_weights_depend_on_the_seed_alone(shards):
     def weight(seed):
         torch.seed()  # whatever the global state is
         config = smoke("r", shards, "--seed", str(seed))
-        return TrainState(config, domain_labels(["a", "b"]), CPU).networks["G"].from_rgb.weight
+        return (
+            TrainState(resolve(config), domain_labels(["a", "b"]), CPU)
+            .networks["G"]
+            .from_rgb.weight
+        )
 
     assert torch.equal(weight(1), weight(1))
     assert not torch.equal(weight(1), weight(2))
@@ -60,7 +67,7 @@ def test_initial_weights_depend_on_the_seed_alone(shards):
 @pytest.mark.parametrize(("rule", "times"), [("off", 1), ("linear", 4), ("sqrt", 2)])
 def test_rates_grow_with_the_batch_by_the_rule(shards, rule, times):
     config = smoke("r", shards, "--optim.lr_scaling", rule, "--batch_size", "32")
-    training = TrainState(config, domain_labels(["a", "b"]), CPU)
+    training = TrainState(resolve(config), domain_labels(["a", "b"]), CPU)
     rates = {name: o.param_groups[0]["lr"] for name, o in training.optimizers.items()}
     assert rates["G"] == pytest.approx(times * 1e-4)
     assert rates["F"] == pytest.approx(times * 1e-6)
@@ -93,7 +100,7 @@ def test_a_checkpoint_that_cannot_be_written_beside_the_training(
 
 def test_the_mapping_network_has_its_own_learning_rate(shards):
     config = smoke("r", shards, "--optim.lr", "3e-4", "--optim.lr_mapping", "2e-6")
-    training = TrainState(config, domain_labels(["a", "b"]), CPU)
+    training = TrainState(resolve(config), domain_labels(["a", "b"]), CPU)
     rates = {name: o.param_groups[0]["lr"] for name, o in training.optimizers.items()}
     assert rates == {"G": 3e-4, "F": 2e-6, "E": 3e-4, "D": 3e-4}
 
