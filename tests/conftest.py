@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import os
 import runpy
 import subprocess
@@ -65,6 +66,8 @@ def clean_access():
     yield
     fsspec.config.conf.clear()
     storage.configure(StorageConfig())
+    logger = logging.getLogger("stargan_dist")
+    logger.handlers, logger.propagate = [], True
 
 
 @pytest.fixture(scope="session")

@@ -236,9 +236,7 @@ def superseded_steps(
     return [step for step in steps if step not in kept]
 
 
-def apply_retention(
-    run: str, step: int, protocol: str, *, keep_last: int, keep_every: int
-) -> None:
+def apply_retention(run: str, step: int, protocol: str, *, keep_last: int, keep_every: int) -> None:
     """Apply the retention after a save at `step`.
 
     Later steps, which a run that was set back has not reached again, do not count. The manifest

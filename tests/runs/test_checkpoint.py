@@ -120,7 +120,8 @@ def test_a_full_disk_is_told(tmp_path):
 def test_retention(keep_last, keep_every, best, gone):
     steps = [1, 2, 3, 4, 5, 6]
     assert (
-        checkpoints.superseded_steps(steps, keep_last=keep_last, keep_every=keep_every, best=best) == gone
+        checkpoints.superseded_steps(steps, keep_last=keep_last, keep_every=keep_every, best=best)
+        == gone
     )
 
 

@@ -1,7 +1,6 @@
 """Files written by version 0.1.0 are still read (tests/fixtures/version_0_1_0)."""
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
@@ -45,7 +44,6 @@ def test_a_former_run_resumes_and_has_the_losses_of_the_former_version(former):
 def test_the_former_name_of_a_schedule_is_accepted_with_a_line_that_names_the_new_one(
     former, caplog
 ):
-    logging.getLogger("stargan_dist").propagate = True
     assert yaml.safe_load((former / "config.yaml").read_text())["schedule"] == "exact"
     assert configs.parse(["--config", "config.yaml"]).schedule == "published"
     assert configs.parse(["--config", "config.yaml", "--schedule", "exact"]).schedule == "published"
