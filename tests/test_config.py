@@ -194,7 +194,7 @@ def test_mistakes_in_sources_name_the_field(source, named):
 
 
 def test_either_shards_or_sources():
-    with pytest.raises(UserError, match=r"data\.shards: is for a single set"):
+    with pytest.raises(UserError, match=r"data\.shards: names a single dataset"):
         parse_sources({"faces": FACES}, "--data.shards", "s")
     with pytest.raises(UserError, match=r"name the shards .* or data\.sources"):
         configs.parse(["--run", "r"])

@@ -20,8 +20,8 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from stargan_dist import storage
-from stargan_dist.errors import UserError
 from stargan_dist.data.labels import Labels, domain_labels
+from stargan_dist.errors import UserError
 from stargan_dist.runs.scores import best_steps
 
 FOLDER = "checkpoints"

@@ -207,7 +207,7 @@ def test_a_resolved_configuration_says_all_numbers_and_stays_as_it_is():
 )
 def test_what_no_row_has_is_refused(config, told):
     with pytest.raises(UserError, match=told):
-        recipes.resolve(config).recipe
+        recipes.resolve(config)
 
 
 def test_the_rows_are_those_of_the_papers():
