@@ -10,7 +10,8 @@ from stargan_dist.config import ModelConfig
 from stargan_dist.data.labels import Labels
 
 Networks = Mapping[str, nn.Module]  # by the papers' letters: G, F, E, D
-NetworkBuilder = Callable[[int, ModelConfig], nn.Module]  # given a number of labels
+# Given a number of labels or, for G, the length of its conditioning vector.
+NetworkBuilder = Callable[[int, ModelConfig], nn.Module]
 
 
 @dataclass(frozen=True)

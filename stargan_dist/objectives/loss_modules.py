@@ -203,7 +203,7 @@ class GeneratorLoss(nn.Module):
         """Return the sum of the guides' losses at a step, and its detached terms.
 
         Args:
-            translations: for each guide, made by the networks as they are; if empty, they are
+            translations: for each guide, by the networks in their present state; if empty, they are
                 computed here.
         """
         loss = batch.x.new_zeros(())
