@@ -44,6 +44,7 @@ from stargan_dist.engines.base import (
     scaled_share,
 )
 from stargan_dist.errors import UserError
+from stargan_dist.nets.networks import generator_networks
 
 logger.setLevel(logging.ERROR)  # it warns about every torch optimizer
 
@@ -136,7 +137,7 @@ class Zero(Engine):
                 )
                 self._engines[name] = _start(network, parts.optimizers[name], settings)
         if self.stage == 3:
-            shared = [name for name in parts.networks if name != "D"]
+            shared = generator_networks(parts.networks)
             optimizers = [parts.optimizers[name] for name in shared]
             settings = engine_settings(config, 3, 0.0, micro_batch_size)
             engine = _start(parts.loss_modules["G"], _joined(optimizers), settings)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stargan_dist import config as configs
 from stargan_dist.data.labels import Labels
+from stargan_dist.nets.networks import generator_networks
 from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.checkpoint import EMA, load_networks
@@ -64,8 +65,7 @@ class Translator:
         built = spec.recipe.build_networks(labels, spec.config.model)
         networks = {
             letter: network.to(device, spec.policy.weights).eval()
-            for letter, network in built.items()
-            if letter != "D"
+            for letter, network in generator_networks(built).items()
         }
         load_networks(networks, found.tensors(EMA))
         return cls(networks, spec, labels, found.step)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from stargan_dist.config import ModelConfig
 from stargan_dist.data.labels import Labels
+from stargan_dist.nets.networks import Networks
 
-Networks = Mapping[str, nn.Module]  # by the papers' letters: G, F, E, D
 # Given a number of labels or, for G, the length of its conditioning vector.
 NetworkBuilder = Callable[[int, ModelConfig], nn.Module]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
 from stargan_dist.nets.blocks import DiscriminatorOutput, Encoded
-from stargan_dist.objectives.conditioning import Networks
+from stargan_dist.nets.networks import Networks, generator_networks
 from stargan_dist.objectives.losses import linear_decay
 from stargan_dist.objectives.recipe import Guide, Recipe, Term, Terms
 
@@ -167,9 +167,8 @@ class GeneratorLoss(nn.Module):
 
     def __init__(self, recipe: Recipe, networks: Networks, labels: Labels) -> None:
         super().__init__()
-        for letter, network in networks.items():
-            if letter != "D":
-                self.add_module(letter, network)
+        for letter, network in generator_networks(networks).items():
+            self.add_module(letter, network)
         self.recipe, self.labels = recipe, labels
         self.conditioning = recipe.conditioning(dict(self.named_children()), labels)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
-from stargan_dist.objectives.conditioning import Networks
+from stargan_dist.nets.networks import Networks
 from stargan_dist.objectives.loss_modules import (
     DiscriminatorLoss,
     GeneratorLoss,

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from stargan_dist.config import ModelConfig, OptimConfig
 from stargan_dist.data.labels import Labels
-from stargan_dist.objectives.conditioning import Conditioning, NetworkBuilder, Networks, NoStyle
+from stargan_dist.nets.networks import Networks
+from stargan_dist.objectives.conditioning import Conditioning, NetworkBuilder, NoStyle
 
 Terms = dict[str, Tensor]
 

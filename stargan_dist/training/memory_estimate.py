@@ -20,6 +20,7 @@ from stargan_dist import config as configs
 from stargan_dist.config import Config
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
+from stargan_dist.nets.networks import generator_networks
 from stargan_dist.nets.precision import set_precision
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipe import Terms
@@ -196,7 +197,7 @@ def measure(
             step = spec.recipe.discriminator_steps * len(labels.spaces) - 1
             simulated.objective.iterate(simulated, micro_batches, step)
     discriminator = nbytes(simulated.networks["D"])
-    generator = sum(map(nbytes, simulated.networks.values())) - discriminator
+    generator = sum(map(nbytes, generator_networks(simulated.networks).values()))
     return UnshardedBytes(
         discriminator=discriminator,
         generator=generator,

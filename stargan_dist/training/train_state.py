@@ -12,6 +12,7 @@ from stargan_dist.config import EngineConfig, OptimConfig
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.order import seeded_rng
 from stargan_dist.engines.base import Engine, TrainedParts
+from stargan_dist.nets.networks import generator_networks
 from stargan_dist.nets.precision import compile_networks, set_precision
 from stargan_dist.objectives.losses import linear_decay
 from stargan_dist.objectives.objective import Objective
@@ -86,8 +87,7 @@ class TrainState:
         self.optimizers = build_optimizers(self.networks, config.optim, config.batch_size)
         self.ema = {
             letter: copy.deepcopy(network).requires_grad_(False).eval()
-            for letter, network in self.networks.items()
-            if letter != "D"
+            for letter, network in generator_networks(self.networks).items()
         }
         # After the copies: averages compute in the dtype of their weights and are not compiled.
         set_precision(self.networks, spec.policy)
