@@ -1,9 +1,10 @@
-# make demo   draw a data set, train on it, judge the result: minutes, on CPUs or GPUs
-# make joint  draw two sets that know different things, train on both, judge: half an hour
-# make ablation  the rows of the paper's ablation on the demo's set, 3 seeds each: 90 minutes
-# make test   the tests, but for those that take minutes each (make test-slow)
-#             (both install Debian's Slurm first, where they are run by root)
-# make check  lint, format and types
+# make demo       draw a dataset, train on it, evaluate it: minutes, on CPUs or GPUs
+# make joint      draw two datasets with different labels, train on both, evaluate: half an hour
+# make ablation   the rows of the paper's ablation on the demo's dataset, 3 seeds each: 90 minutes
+# make test       the tests, except those that take minutes each (make test-slow), with coverage
+#                 (as root, both first install Debian's Slurm, which some tests start)
+# make docs       the documentation site, in build/site
+# make check      lint, format, types, spelling, documentation site
 # Each sets up a virtual environment in .venv first, once.
 
 VENV := .venv
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: demo ablation joint test test-slow check clean setup
+.PHONY: demo ablation joint test test-slow docs check clean setup
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -25,11 +26,13 @@ $(READY): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# Two files of tests at a time, in the order of their names: the long ones come first, where xdist
-# would leave them to the end, since they hold few tests.
+# Two test files at a time, in the order of their names. xdist would otherwise leave long files with
+# few tests to the end.
 test: $(READY)
+	@echo "make test: uses $(VENV); as root, installs Debian's Slurm packages if they are missing"
 	@tests/slurm/install.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  --cov --cov-report term
 
 test-slow: $(READY)
 	@tests/slurm/install.sh
@@ -40,6 +43,12 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck --external-sources slurm/*.sh launchers/*.sh tests/slurm/*.sh
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/mkdocs build --quiet
+
+docs: $(READY)
+	$(BIN)/mkdocs build --quiet
+	@echo "open build/site/index.html"
 
 # Two processes on CPUs; on GPUs as many as there are, down to a power of two.
 LAUNCH = OMP_NUM_THREADS=1 $(BIN)/accelerate launch $$($(BIN)/python -c "import torch; \
