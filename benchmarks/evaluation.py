@@ -355,7 +355,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--size", type=int, default=256, help="image size in pixels (default: 256)")
     parser.add_argument(
-        "--sources", type=int, default=2, help="validation images per domain (default: 2)"
+        "--sources",
+        type=int,
+        default=2,
+        help="validation images per domain, 2 or more (default: 2)",
     )
     parser.add_argument(
         "--processes", action="store_true", help="also compare two processes with one"
@@ -364,6 +367,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.rank:
         return run_rank(Path(args.rank), args.size)
+    if args.sources < 2:
+        parser.error("--sources must be at least 2: statistics need two images per domain")
     with tempfile.TemporaryDirectory() as folder:
         make_data(Path(folder), args.size, args.sources)
         figures = compare(Path(folder), args.size)

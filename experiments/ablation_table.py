@@ -1,4 +1,4 @@
-"""Table of the ablation, and tests of whether the order of the paper's rows shows in it.
+"""Table of the ablation, and verdicts on whether the order of the paper's rows shows in it.
 
 All functions are pure. They take the figures of runs: `row`, `seed`, and those of `COLUMNS` that
 were measured. A row is a configuration of the paper's ablation, trained as the recipe of that name.
@@ -103,7 +103,7 @@ def order_lines(runs: Sequence[Figures]) -> list[str]:
 
 
 def no_diversity_line(runs: Sequence[Figures], row: str) -> str:
-    """Test whether the outputs of a row are the same for all latents."""
+    """Report in one line whether the outputs of a row are the same for all latents."""
     claim, diversities = f"{title(row)} has no diversity", values_by_seed(runs, row, "diversity")
     if not diversities:
         return f"{claim}: not measured"
@@ -114,7 +114,7 @@ def no_diversity_line(runs: Sequence[Figures], row: str) -> str:
 
 
 def lower_line(runs: Sequence[Figures], name: str, row: str, other: str, claim: str) -> str:
-    """Test whether a figure is lower for one row than for another, over the seeds of both."""
+    """Report in one line whether a figure is lower for one row than for another, by seed."""
     values, others = values_by_seed(runs, row, name), values_by_seed(runs, other, name)
     seeds = sorted(values.keys() & others.keys())
     if not seeds:
