@@ -1,20 +1,20 @@
-"""Time loading: 512 px JPEGs to augmented batches of 256 px, per core, against plain torchvision.
+"""Time loading of 512 px JPEGs to augmented 256 px batches, per core, against plain torchvision.
 
     OMP_NUM_THREADS=1 python benchmarks/loader.py [--count 96] [--rounds 15] [--images FOLDER]
 
 The baseline is torchvision's ImageFolder with the transforms of StarGAN v2's published code, up to
-a batch of floats. Ours read shards through the project's own reader, one process, one thread, up to
-a batch of bytes: so it leaves a loader's worker, and becomes floats on the GPU. (`float` ratios
-are with that work done on the CPU as well.)
+a batch of floats. The project's loaders read shards through its own reader, in one process with one
+thread, up to a batch of bytes. A batch leaves a loader worker in this form and becomes floats on
+the GPU; `float` ratios include that conversion on the CPU.
 
-    exact      the original JPEGs, PIL's pixels, bit for bit
-    original   the original JPEGs, `data.fast_decoding`
+    exact      the original JPEGs, with PIL's pixels bit for bit
+    original   the original JPEGs, with `data.fast_decoding`
     reencoded  shards built with `Encoding(size=320)` (quality 92, 4:4:4), `data.fast_decoding`
 
-They take turns, for the machine's speed changes; a ratio is the median of the rounds' ratios. PSNR
-is the mean over the images of each one's PSNR, of [0, 255], against the original's pixels, cropped
-by the same box and resized in floating point. The images are drawn, like photographs in size
-and spectrum, unless a folder with JPEGs is named. Last line: JSON.
+The loaders alternate, because the machine's speed varies; a ratio is the median of the ratios of
+all rounds. PSNR is the mean over images, for the range [0, 255], against the original's pixels,
+cropped by the same box and resized in floating point. The images are synthetic, with the size and
+spectrum of photographs, unless `--images` names a folder with JPEGs. The last line is JSON.
 """
 
 import argparse
@@ -39,6 +39,7 @@ from torchvision.datasets import ImageFolder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from stargan_dist.console.progress import Progress
 from stargan_dist.data import transforms
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.index import read_index
@@ -50,11 +51,11 @@ from stargan_dist.shards.pack import Encoding
 
 SIDE, SIZE, BATCH = 512, 256, 8
 ENCODING = Encoding(size=320)
-OURS = {"exact": False, "original": True, "reencoded": True}  # fast?
+FAST = {"exact": False, "original": True, "reencoded": True}  # loader: data.fast_decoding
 
 
 def noise(rng: np.random.Generator, slope: float) -> np.ndarray:
-    """A random field (SIDE, SIDE) with amplitudes ~ 1 / frequency^slope, standard deviation 1."""
+    """Draw a random field (SIDE, SIDE), amplitudes ~ 1 / frequency^slope, standard deviation 1."""
     frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
     frequency[0, 0] = np.inf
     phases = rng.standard_normal((2, *frequency.shape))
@@ -63,7 +64,7 @@ def noise(rng: np.random.Generator, slope: float) -> np.ndarray:
 
 
 def draw_photograph(rng: np.random.Generator) -> Image.Image:
-    """Shaded, textured ovals, sharp and blurred, before a cloudy ground; colours vary smoothly."""
+    """Draw shaded, textured ovals, sharp and blurred, on clouds; colours vary smoothly."""
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
     luma = 128 + 35 * noise(rng, 1.3)
     chroma = 10 * np.stack([noise(rng, 1.6), noise(rng, 1.6)])
@@ -82,25 +83,26 @@ def draw_photograph(rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(rgb.clip(0, 255).astype(np.uint8))
 
 
-def drawn_jpegs(count: int) -> Iterator[bytes]:
+def draw_jpegs(count: int) -> Iterator[bytes]:
+    """Draw synthetic photographs, encoded as JPEGs."""
     for i in range(count):
         buffer = io.BytesIO()
         draw_photograph(np.random.default_rng(i)).save(buffer, "JPEG", quality=90)
         yield buffer.getvalue()
 
 
-def found_jpegs(folder: Path, count: int) -> Iterator[bytes]:
-    """The first JPEGs below a folder.
+def read_jpegs(folder: Path, count: int) -> Iterator[bytes]:
+    """Read the first `count` JPEGs below a folder.
 
     Raises:
-        UserError: there are none.
+        UserError: there are fewer than two.
     """
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))[:count]
     if len(paths) < 2:
-        raise UserError(f"{folder} must hold at least two JPEGs")
+        raise UserError(f"--images: {folder} has fewer than two JPEGs; name a folder with more")
     sizes = {transforms.decode(path.read_bytes()).size for path in paths}
     if sizes != {(SIDE, SIDE)}:
-        print(f"these are not {SIDE} px: {min(sizes)} to {max(sizes)}")
+        print(f"the images are not {SIDE} px: {min(sizes)} to {max(sizes)}")
     yield from (path.read_bytes() for path in paths)
 
 
@@ -116,9 +118,9 @@ def write_source(jpegs: Iterator[bytes], folder: Path) -> None:
 
 
 def make_baseline(folder: Path) -> Callable[[], Any]:
-    """A function that loads all images once, by torchvision alone."""
+    """Return a function that loads all images once with plain torchvision."""
     crop = T.RandomResizedCrop(SIZE, scale=[0.8, 1.0], ratio=[0.9, 1.1])
-    recipe = T.Compose(
+    transform = T.Compose(
         [
             T.Lambda(lambda x: crop(x) if random.random() < 0.5 else x),
             T.Resize([SIZE, SIZE]),
@@ -127,17 +129,17 @@ def make_baseline(folder: Path) -> Callable[[], Any]:
             T.Normalize(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]),
         ]
     )
-    loader = torch.utils.data.DataLoader(ImageFolder(folder, recipe), batch_size=BATCH)
+    loader = torch.utils.data.DataLoader(ImageFolder(folder, transform), batch_size=BATCH)
     return lambda: [None for _ in loader]
 
 
 class Loader:
-    """The samples of a set of shards, one after the other."""
+    """Loads the samples of some shards, one after the other."""
 
     def __init__(self, url: Path, fast: bool) -> None:
         self.reader, self.fast = ShardReader(str(url), read_index(str(url)), "train"), fast
         counts = self.reader.index.counts("train")
-        self.places = [
+        self.locations = [
             Location(domain, shard, i)
             for domain, shards in enumerate(counts)
             for shard, n in enumerate(shards)
@@ -145,79 +147,87 @@ class Loader:
         ]
 
     def load(self, number: int) -> torch.Tensor:
-        data = self.reader.read(self.places[number]).image
+        """Load one augmented image, uint8 (3, SIZE, SIZE)."""
+        data = self.reader.read(self.locations[number]).image
         rng = seeded_rng(0, "augment", number)
         return torch.from_numpy(transforms.load_augmented(data, SIZE, rng, fast=self.fast))
 
     def batches(self) -> Iterator[torch.Tensor]:
-        """All images once, uint8."""
-        for first in range(0, len(self.places), BATCH):
-            numbers = range(first, min(first + BATCH, len(self.places)))
+        """Yield batches of all images once, uint8 (B, 3, SIZE, SIZE)."""
+        for first in range(0, len(self.locations), BATCH):
+            numbers = range(first, min(first + BATCH, len(self.locations)))
             yield torch.stack([self.load(i) for i in numbers])
 
-    def run(self) -> None:
+    def load_all(self) -> None:
+        """Load all images once."""
         for _ in self.batches():
             pass
 
-    def run_to_floats(self) -> None:
+    def load_all_as_floats(self) -> None:
+        """Load all images once, converted to floats."""
         for batch in self.batches():
             to_unit(batch)
 
 
-def reference(original: bytes, data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """What `load_augmented(data)` is to give, out of the original: (3, SIZE, SIZE), not rounded."""
+def exact_image(original: bytes, data: bytes, rng: np.random.Generator) -> np.ndarray:
+    """Compute `load_augmented(data)` from the original in floating point: (3, SIZE, SIZE)."""
     pixels = np.asarray(transforms.decode(original), np.float32)
     width, height = transforms.decode(data).size
     box, flip = transforms.draw(width, height, rng)
-    part = tuple(edge * pixels.shape[1] / width for edge in box)
+    original_box = tuple(edge * pixels.shape[1] / width for edge in box)
     planes = [Image.fromarray(plane) for plane in np.ascontiguousarray(pixels.transpose(2, 0, 1))]
     bilinear = Image.Resampling.BILINEAR
-    whole = np.stack([np.asarray(p.resize((SIZE, SIZE), bilinear, box=part)) for p in planes])
-    return whole[:, :, :: -1 if flip else 1]
+    image = np.stack(
+        [np.asarray(p.resize((SIZE, SIZE), bilinear, box=original_box)) for p in planes]
+    )
+    return image[:, :, :: -1 if flip else 1]
 
 
 def mean_psnr(loader: Loader, originals: Loader) -> float:
-    """The mean over all images of each one's PSNR, dB."""
+    """Return the mean over all images of their PSNR in dB."""
     values = []
-    for i, place in enumerate(originals.places):
-        original = originals.reader.read(place).image
-        data = loader.reader.read(place).image
-        error = loader.load(i).numpy() - reference(original, data, seeded_rng(0, "augment", i))
+    for i, location in enumerate(originals.locations):
+        original = originals.reader.read(location).image
+        data = loader.reader.read(location).image
+        error = loader.load(i).numpy() - exact_image(original, data, seeded_rng(0, "augment", i))
         values.append(10 * math.log10(255**2 / np.square(error, dtype=np.float64).mean()))
     return mean(values)
 
 
 def time_rounds(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run in each round; the first round warms up and does not count."""
+    """Return the seconds of each run in each round; the first round warms up and is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    progress = Progress(1 + rounds, "rounds", what="timing")
     for _ in range(1 + rounds):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
+        progress.advance(1)
+    progress.close()
     return {name: values[1:] for name, values in seconds.items()}
 
 
 def measure(folder: Path, rounds: int) -> dict[str, float]:
-    """Build the shards of a source, time all ways and compare their pixels; prints a table."""
+    """Build the shards, time all loaders and compare their pixels; prints a table."""
     build(str(folder / "source"), str(folder / "originals"))
     build(str(folder / "source"), str(folder / "reencoded"), encoding=ENCODING)
-    places = {"exact": "originals", "original": "originals", "reencoded": "reencoded"}
-    ours = {name: Loader(folder / places[name], fast) for name, fast in OURS.items()}
+    shards = {"exact": "originals", "original": "originals", "reencoded": "reencoded"}
+    loaders = {name: Loader(folder / shards[name], fast) for name, fast in FAST.items()}
     runs: dict[str, Callable[[], Any]] = {"baseline": make_baseline(folder / "source" / "train")}
-    runs |= {name: loader.run for name, loader in ours.items()}
-    runs |= {f"{name}_float": loader.run_to_floats for name, loader in ours.items()}
+    runs |= {name: loader.load_all for name, loader in loaders.items()}
+    runs |= {f"{name}_float": loader.load_all_as_floats for name, loader in loaders.items()}
     seconds = time_rounds(runs, rounds)
     ratios = {
         name: median(a / b for a, b in zip(seconds["baseline"], values, strict=True))
         for name, values in seconds.items()
     }
-    count = len(ours["exact"].places)
+    count = len(loaders["exact"].locations)
     row = {"baseline_img_s": count / median(seconds["baseline"])}
     print(f"{'':10} {'img/s':>8} {'ratio':>6} {'float':>6} {'PSNR dB':>8}")
     print(f"{'baseline':10} {row['baseline_img_s']:8.0f} {1:6.2f} {1:6.2f}")
-    for name, loader in ours.items():
-        rate, psnr = count / median(seconds[name]), mean_psnr(loader, ours["exact"])
+    for name, loader in loaders.items():
+        rate, psnr = count / median(seconds[name]), mean_psnr(loader, loaders["exact"])
         ratio, floats = ratios[name], ratios[f"{name}_float"]
         print(f"{name:10} {rate:8.0f} {ratio:6.2f} {floats:6.2f} {psnr:8.2f}")
         row |= {f"{name}_ratio": ratio, f"{name}_float_ratio": floats, f"{name}_psnr_db": psnr}
@@ -226,12 +236,12 @@ def measure(folder: Path, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=96, help="images, at most")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--images", type=Path, help="a folder with JPEGs; default: drawn ones")
+    parser.add_argument("--count", type=int, default=96, help="images at most (default: 96)")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds (default: 15)")
+    parser.add_argument("--images", type=Path, help="folder with JPEGs (default: synthetic images)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    jpegs = found_jpegs(args.images, args.count) if args.images else drawn_jpegs(args.count)
+    jpegs = read_jpegs(args.images, args.count) if args.images else draw_jpegs(args.count)
     folder = Path(tempfile.mkdtemp(prefix="loader-"))
     try:
         write_source(jpegs, folder / "source")

@@ -1,12 +1,12 @@
-"""How long an iteration takes in mixed precision, at full width.
+"""Time an iteration in mixed precision, at full width.
 
     python benchmarks/precision.py [--size 64] [--batch 2] [--repeats 3] [--policy bfloat16_most]
 
-Whole iterations, optimizers included, on random images: in float32, with the policy's parts added
-one by one, and with the policy. The same networks serve all, and the rows take turns, so that
-whatever else the machine does meets them alike. The first turn is not counted. One line of JSON
-per row: the seconds of its fastest iteration and of the median one, and how many times faster
-than float32 the fastest is (whatever else the machine does only adds).
+Each case is a whole iteration on random images, optimizers included: in float32, then with one more
+network in the dtype of the policy at a time, and last with the whole policy. All cases use the same
+networks and alternate, so other load on the machine affects them alike. The first repeat is not
+counted. Prints one line of JSON per case: the seconds of its fastest and of its median iteration,
+and how many times faster than in float32 the fastest is (other load can only add time).
 """
 
 import argparse
@@ -15,15 +15,15 @@ import statistics
 import time
 
 import torch
+from inputs import model_of_size, random_batch, starganv2_networks
 
 from stargan_dist.config import ClipConfig
-from stargan_dist.data.batch import Batch
+from stargan_dist.console.progress import Progress
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.base import TrainedParts
 from stargan_dist.engines.ddp import DDP
-from stargan_dist.nets.precision import POLICIES, Policy
-from stargan_dist.nets.v2 import build_networks
+from stargan_dist.nets.precision import POLICIES, Policy, set_precision
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import ADAM_V2, TABLE
 from stargan_dist.training.train_state import build_optimizers
@@ -31,66 +31,67 @@ from stargan_dist.training.train_state import build_optimizers
 DOMAINS = 3
 
 
-def rows(name: str) -> dict[str, Policy]:
-    """float32, and the policy's parts, one more in each row."""
-    policy, found = POLICIES["float32"], {"float32": POLICIES["float32"]}
-    parts = [
-        part for part in Policy._fields if getattr(POLICIES[name], part) != getattr(policy, part)
+def policies_up_to(name: str) -> dict[str, Policy]:
+    """Return float32, and policies that each take one more network's dtype from the named one."""
+    policy, policies = POLICIES["float32"], {"float32": POLICIES["float32"]}
+    fields = [
+        field
+        for field in Policy._fields
+        if getattr(POLICIES[name], field) != getattr(policy, field)
     ]
-    for i, part in enumerate(parts, 1):
-        policy = policy._replace(**{part: getattr(POLICIES[name], part)})
-        found[" + ".join(parts[:i]) if i < len(parts) else name] = policy
-    return found
+    for i, field in enumerate(fields, 1):
+        policy = policy._replace(**{field: getattr(POLICIES[name], field)})
+        policies[" + ".join(fields[:i]) if i < len(fields) else name] = policy
+    return policies
 
 
-def make_batch(size: int, count: int, device: torch.device) -> Batch:
-    """Random images, domains and latents."""
-    x, x_ref, x_ref2 = torch.empty(3, count, 3, size, size).uniform_(-1, 1)
-    y, y_trg = torch.randint(DOMAINS, (2, count))
-    z, z2 = torch.randn(2, count, 16)
-    return Batch(x, y, x_ref, x_ref2, y_trg, z, z2, torch.rand(count)).to(device, torch.float32)
-
-
-def measure(
-    policies: dict[str, Policy], size: int, count: int, repeats: int
+def time_policies(
+    policies: dict[str, Policy], size: int, batch_size: int, repeats: int
 ) -> dict[str, list[float]]:
-    """Seconds of every counted iteration, by row."""
+    """Return the seconds of every counted iteration, by policy."""
     torch.manual_seed(0)
-    world, networks = World(), build_networks(DOMAINS, size)
-    for network in networks:
+    world, networks = World(), starganv2_networks(DOMAINS, model_of_size(size))
+    for network in networks.values():
         network.to(world.device)
-    by_letter = networks._asdict()
-    objective = Objective(TABLE["f"], by_letter, domain_labels([""] * DOMAINS))
-    parts = TrainedParts(objective.loss_modules, by_letter, build_optimizers(by_letter, ADAM_V2))
+    objective = Objective(TABLE["f"], networks, domain_labels([""] * DOMAINS))
+    parts = TrainedParts(objective.loss_modules, networks, build_optimizers(networks, ADAM_V2))
     engine = DDP(parts, ClipConfig(), {}, world)
-    batch = make_batch(size, count, world.device)
+    batch = random_batch(size, DOMAINS, batch_size).to(world.device, torch.float32)
     seconds: dict[str, list[float]] = {name: [] for name in policies}
+    progress = Progress((1 + repeats) * len(policies), "iterations", what="timing")
     for _ in range(1 + repeats):
         for name, policy in policies.items():
-            networks.set_precision(policy)
-            begin = time.perf_counter()
+            set_precision(networks, policy)
+            start = time.perf_counter()
             terms = objective.iterate(engine, [batch], step=0)
             world.all_reduce_mean(terms)  # waits for the device
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(time.perf_counter() - start)
+            progress.advance(1)
+    progress.close()
     engine.close()
     world.close()
-    return {name: taken[1:] for name, taken in seconds.items()}
+    return {name: values[1:] for name, values in seconds.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=64, help="image size, pixels")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--policy", choices=[*POLICIES], default="bfloat16_most")
+    parser.add_argument("--size", type=int, default=64, help="image size in pixels (default: 64)")
+    parser.add_argument("--batch", type=int, default=2, help="images per iteration (default: 2)")
+    parser.add_argument("--repeats", type=int, default=3, help="of each case (default: 3)")
+    parser.add_argument(
+        "--policy",
+        choices=[*POLICIES],
+        default="bfloat16_most",
+        help="precision to compare with float32 (default: bfloat16_most)",
+    )
     args = parser.parse_args()
-    taken = measure(rows(args.policy), args.size, args.batch, args.repeats)
-    for name, seconds in taken.items():
+    results = time_policies(policies_up_to(args.policy), args.size, args.batch, args.repeats)
+    for name, seconds in results.items():
         row = {
             "lowered": name,
             "fastest_seconds": round(min(seconds), 3),
             "median_seconds": round(statistics.median(seconds), 3),
-            "times_faster": round(min(taken["float32"]) / min(seconds), 3),
+            "times_faster": round(min(results["float32"]) / min(seconds), 3),
         }
         print(json.dumps(row), flush=True)
 

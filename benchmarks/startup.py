@@ -1,18 +1,23 @@
-"""How long a million samples keep a run waiting: the first batch, a resume, and a folder scan.
+"""Time the start of training on a million samples: the first batch, a resume, a folder listing.
 
     python benchmarks/startup.py [--samples 1000000] [--shards 1000] [--workers 2]
 
-A made-up set of 10 domains: every shard is a hard link to one and the same tar of small JPEGs, so
-that the set fits on a disk. Measured, in a process that has imported everything: from opening the
-index to the first batch of 8 through forked workers, at the beginning and in the middle of a pass;
-the memory that belongs to each worker alone; and, as the baseline, torchvision's own listing of
-folders with as many (empty) files. Also the size and the load time of an index of ten million
-samples in ten thousand shards. Last line: JSON.
+The dataset is synthetic and has 10 domains. Each of its shards is a hard link to the same tar of
+small JPEGs, so that it fits on a disk. Measured in a process that has imported everything:
+
+- seconds from opening the index to the first batch of 8 through forked workers, at the beginning
+  and in the middle of a pass;
+- the memory that each worker does not share;
+- as the baseline, torchvision's listing of folders with as many (empty) files;
+- size and load time of an index of ten million samples in ten thousand shards.
+
+The last line is JSON.
 """
 
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -44,8 +49,8 @@ IMAGE_SIZE = 64
 BATCH_SIZE = 8
 
 
-def draw_shard(folder: Path, images: int) -> tuple[Path, Shard]:
-    """Build one shard of noise images; returns where it lies."""
+def build_noise_shard(folder: Path, images: int) -> tuple[Path, Shard]:
+    """Build one shard of noise images; returns its path and its entry of the index."""
     for domain in ("a", "b"):
         (folder / "images" / domain).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -59,98 +64,113 @@ def draw_shard(folder: Path, images: int) -> tuple[Path, Shard]:
     return url / shard.name, shard
 
 
-def made_up_index(shards: int, like: Shard) -> Index:
-    """An index of as many shards, shared out among the domains."""
-    each = shards // len(DOMAINS)
+def synthetic_index(shards: int, like: Shard) -> Index:
+    """Return an index of `shards` copies of a shard, distributed evenly over the domains."""
+    per_domain = shards // len(DOMAINS)
     splits = {
         "train": {
             domain: [
                 Shard(f"train/{label:04d}-{domain}-{i:06d}.tar", like.samples, like.bytes,
                       like.sha256, like.widths, like.heights)
-                for i in range(each)
+                for i in range(per_domain)
             ]
             for label, domain in enumerate(DOMAINS)
         }
     }  # fmt: skip
-    return Index(DOMAINS, splits, "made up")
+    return Index(DOMAINS, splits, "synthetic")
 
 
-def make_set(folder: Path, samples: int, shards: int) -> Path:
-    tar, shard = draw_shard(folder, samples // shards)
-    index = made_up_index(shards, shard)
-    (folder / "set" / "train").mkdir(parents=True)
-    for row in index.shards():
-        os.link(tar, folder / "set" / row.name)
-        os.link(samples_name(str(tar)), folder / "set" / samples_name(row.name))
-    write_index(str(folder / "set"), index)
-    return folder / "set"
+def make_dataset_of_links(folder: Path, samples: int, shards: int) -> Path:
+    """Write a dataset in which every shard is a hard link to the same tar."""
+    tar, shard = build_noise_shard(folder, samples // shards)
+    index, url = synthetic_index(shards, shard), folder / "dataset"
+    (url / "train").mkdir(parents=True)
+    for entry in index.shards():
+        os.link(tar, url / entry.name)
+        os.link(samples_name(str(tar)), url / samples_name(entry.name))
+    write_index(str(url), index)
+    return url
 
 
 def first_batch(url: Path, step: int, workers: int) -> tuple[float, float]:
-    """Seconds until the batch of a step is there, and the MiB that each worker has to itself."""
-    began = time.perf_counter()
+    """Return the seconds until the batch of a step arrives, and a worker's unshared MiB.
+
+    The MiB are those of the worker with the most.
+    """
+    start = time.perf_counter()
     config = DataConfig(str(url), workers=workers)
     slots = Slots(open_sources(config, "train"), 0, IMAGE_SIZE, 16, BATCH_SIZE)
     loader = training_loader(slots, range(step, step + 1000), rank=0, world_size=1, workers=workers)
     stream = batches(loader, SkippedSamples())
     next(stream)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     for _ in range(20):
         next(stream)
-    own = [child.memory_full_info().uss / 2**20 for child in psutil.Process().children()]
+    unshared = [child.memory_full_info().uss / 2**20 for child in psutil.Process().children()]
     stream.close()
-    return seconds, max(own)
+    return seconds, max(unshared)
 
 
-def scan(folder: Path, samples: int) -> float:
-    """Seconds that torchvision takes to list folders of as many files."""
+def time_folder_listing(folder: Path, samples: int) -> float:
+    """Return the seconds that torchvision takes to list folders of as many files."""
     for domain in DOMAINS:
         (folder / "scan" / domain).mkdir(parents=True)
         for i in range(samples // len(DOMAINS)):
             (folder / "scan" / domain / f"{i:08d}.jpg").touch()
     labels = {domain: label for label, domain in enumerate(DOMAINS)}
-    return timed(lambda: make_dataset(str(folder / "scan"), labels, extensions=(".jpg",)))
+    return seconds_of(lambda: make_dataset(str(folder / "scan"), labels, extensions=(".jpg",)))
 
 
-def timed(function: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def seconds_of(function: Callable[[], object]) -> float:
+    """Call a function and return the seconds that it took."""
+    start = time.perf_counter()
     function()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
-def large_index(folder: Path) -> dict[str, float]:
-    """MiB and load seconds of an index of ten million samples in ten thousand shards."""
+def measure_large_index(folder: Path) -> dict[str, float]:
+    """Measure MiB and load seconds of an index of ten million samples in ten thousand shards."""
     shard = Shard("", 1000, 2**26, "0" * 64, [512, 512], [512, 512])
-    data = to_json(made_up_index(10_000, shard))
+    data = to_json(synthetic_index(10_000, shard))
     (folder / INDEX).write_bytes(data)
-    seconds = timed(lambda: read_index(str(folder)))
+    seconds = seconds_of(lambda: read_index(str(folder)))
     return {"index_10m_mib": len(data) / 2**20, "index_10m_load_s": seconds}
 
 
+def announce(stage: str) -> None:
+    """Print a stage of the benchmark on stderr."""
+    print(stage, file=sys.stderr, flush=True)
+
+
 def measure(folder: Path, samples: int, shards: int, workers: int) -> dict[str, float]:
-    url = make_set(folder, samples, shards)
+    """Measure everything; stages are announced on stderr."""
+    announce(f"building {shards} shards with {samples} samples")
+    url = make_dataset_of_links(folder, samples, shards)
     middle = samples // 2 // BATCH_SIZE
+    announce("reading the first batch, then one in the middle of a pass")
     first_s, worker_mib = first_batch(url, 0, workers)
     resume_s, _ = first_batch(url, middle, workers)
-    scan_s = scan(folder, samples)
+    announce(f"creating and listing {samples} files")
+    scan_s = time_folder_listing(folder, samples)
     return {
         "first_batch_s": first_s, "resume_s": resume_s, "scan_s": scan_s,
-        "first_batch_ratio": scan_s / first_s, "worker_mib": worker_mib, **large_index(folder),
+        "first_batch_ratio": scan_s / first_s, "worker_mib": worker_mib,
+        **measure_large_index(folder),
     }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=int, default=1_000_000)
-    parser.add_argument("--shards", type=int, default=1000, help="a multiple of 10")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=1_000_000, help="default: 1000000")
+    parser.add_argument("--shards", type=int, default=1000, help="a multiple of 10 (default: 1000)")
+    parser.add_argument("--workers", type=int, default=2, help="of the loader (default: 2)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), args.samples, args.shards, args.workers)
     print(f"{args.samples} samples in {args.shards} shards, {args.workers} workers")
-    print(f"first batch {figures['first_batch_s']:.2f} s, in mid-pass {figures['resume_s']:.2f} s,")
-    print(f"listing folders {figures['scan_s']:.2f} s; {figures['worker_mib']:.0f} MiB a worker")
+    print(f"first batch {figures['first_batch_s']:.2f} s, mid-pass {figures['resume_s']:.2f} s,")
+    print(f"listing folders {figures['scan_s']:.2f} s; {figures['worker_mib']:.0f} MiB per worker")
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
 
 

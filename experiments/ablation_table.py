@@ -1,7 +1,7 @@
-"""The table of the ablation, and whether the order of the paper's rows shows in it: pure.
+"""Table of the ablation, and verdicts on whether the order of the paper's rows shows in it.
 
-What it is made from are the figures of runs: `row`, `seed`, and those of `COLUMNS` that were
-measured.
+All functions are pure. They take the figures of runs: `row`, `seed`, and those of `COLUMNS` that
+were measured. A row is a configuration of the paper's ablation, trained as the recipe of that name.
 """
 
 import math
@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 from stargan_dist.evaluation import results
 
-NO_DIVERSITY = 1e-3  # a demo_lpips below this is rounding
-CLEAR = 2.0  # differences of so many deviations are called shown
+NO_DIVERSITY = 1e-3  # a smaller demo_lpips is rounding
+MIN_DEVIATIONS = 2.0  # a difference of at least this many deviations counts as shown
 
 Figures = dict[str, Any]
 
 
 class Row(NamedTuple):
-    """What a row is, and its FID and LPIPS on CelebA-HQ (arXiv 1912.01865, table 1)."""
+    """Description of a row, with its FID and LPIPS on CelebA-HQ (arXiv 1912.01865, table 1)."""
 
-    what: str
+    description: str
     fid: float | None = None
     lpips: float | None = None
 
@@ -34,7 +34,7 @@ ROWS = {
     "f": Row("E with diversity regularisation: StarGAN v2", 13.7, 0.452),
 }
 
-# Columns of the table: names of figures, and their headings.
+# Columns of the table: names of figures and their headings.
 COLUMNS = {
     "demo_fid": "demo_fid",
     "diversity": "demo_lpips",
@@ -46,116 +46,122 @@ COLUMNS = {
 }
 
 
-def values(found: Sequence[Figures], row: str, name: str) -> dict[int, float]:
-    """A figure of a row, by seed."""
+def values_by_seed(runs: Sequence[Figures], row: str, name: str) -> dict[int, float]:
+    """Return one figure of the runs of a row, by seed."""
     return {
         figures["seed"]: figures[name]
-        for figures in found
+        for figures in runs
         if figures["row"] == row and name in figures
     }
 
 
-def cell(found: Sequence[float]) -> str:
-    """Mean ± sample deviation, or the one value."""
-    if not found:
+def cell(values: Sequence[float]) -> str:
+    """Format mean ± sample deviation, or the single value."""
+    if not values:
         return "–"
-    deviation = statistics.stdev(found) if len(found) > 1 else 0.0
-    return results.told((statistics.fmean(found), deviation), len(found))
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return results.told((statistics.fmean(values), deviation), len(values))
 
 
-def table(found: Sequence[Figures], rows: Sequence[str]) -> str:
-    """The rows that were run, as Markdown."""
+def table(runs: Sequence[Figures], rows: Sequence[str]) -> str:
+    """Format the figures of the given rows as a Markdown table."""
     heads = ["row", "what it is", "seeds", *COLUMNS.values(), "paper: FID", "paper: LPIPS"]
-    lines = [heads, ["---"] * len(heads)]
-    for row in rows:
-        of_row = {name: list(values(found, row, name).values()) for name in COLUMNS}
-        known = ROWS.get(row, Row(""))
-        paper = ["–" if value is None else f"{value:g}" for value in (known.fid, known.lpips)]
-        seeds = str(len(of_row["demo_fid"]))
-        lines.append([title(row), known.what, seeds, *map(cell, of_row.values()), *paper])
+    lines = [heads, ["---"] * len(heads), *(table_line(runs, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def table_line(runs: Sequence[Figures], row: str) -> list[str]:
+    """Return the cells of one row."""
+    columns = {name: list(values_by_seed(runs, row, name).values()) for name in COLUMNS}
+    description, fid, lpips = ROWS.get(row, Row(""))
+    paper = ["–" if value is None else f"{value:g}" for value in (fid, lpips)]
+    seeds = str(len(columns["demo_fid"]))
+    return [title(row), description, seeds, *map(cell, columns.values()), *paper]
+
+
 def title(row: str) -> str:
-    """A, and so on; names of other recipes as they are."""
+    """Return A to F for the paper's rows; names of other recipes as they are."""
     return row.upper() if len(row) == 1 else row
 
 
 # Does the paper's order show?
 
 
-def order_lines(found: Sequence[Figures]) -> list[str]:
-    """What the figures say of the three things that the paper's table shows, and the whole order.
+def order_lines(runs: Sequence[Figures]) -> list[str]:
+    """Return one line for each statement of the paper's table: shown by the runs or not.
 
-    A comparison is called shown if all seeds have it and the means are `CLEAR` deviations apart.
+    A comparison is shown if it holds for every seed and the means differ by at least
+    `MIN_DEVIATIONS` deviations. The last line has the order of all rows.
     """
     return [
-        *(without_diversity(found, row) for row in ("a", "b", "c")),
-        lower(found, "demo_fid", "e", "d", "E is nearer to real images (demo_fid) than D"),
-        lower(found, "demo_fid", "f", "d", "F is nearer to real images (demo_fid) than D"),
-        lower(found, "diversity", "e", "f", "F is more diverse (demo_lpips) than E"),
-        ranking(found),
+        *(no_diversity_line(runs, row) for row in ("a", "b", "c")),
+        lower_line(runs, "demo_fid", "e", "d", "E is nearer to real images (demo_fid) than D"),
+        lower_line(runs, "demo_fid", "f", "d", "F is nearer to real images (demo_fid) than D"),
+        lower_line(runs, "diversity", "e", "f", "F is more diverse (demo_lpips) than E"),
+        ranking(runs),
     ]
 
 
-def without_diversity(found: Sequence[Figures], row: str) -> str:
-    """Whether the outputs of a row are the same for all latents."""
-    claim, known = f"{title(row)} has no diversity", values(found, row, "diversity")
-    if not known:
+def no_diversity_line(runs: Sequence[Figures], row: str) -> str:
+    """Report in one line whether the outputs of a row are the same for all latents."""
+    claim, diversities = f"{title(row)} has no diversity", values_by_seed(runs, row, "diversity")
+    if not diversities:
         return f"{claim}: not measured"
-    none = sum(value < NO_DIVERSITY for value in known.values())
-    verdict = "shown" if none == len(known) else "not shown"
-    return f"{claim}: {verdict}, {none} of {counted(known)}; largest {max(known.values()):.2g}"
+    agreeing = sum(value < NO_DIVERSITY for value in diversities.values())
+    verdict = "shown" if agreeing == len(diversities) else "not shown"
+    count = f"{agreeing} of {seeds_text(len(diversities))}"
+    return f"{claim}: {verdict}, {count}; largest {max(diversities.values()):.2g}"
 
 
-def lower(found: Sequence[Figures], name: str, row: str, other: str, claim: str) -> str:
-    """Whether a figure is lower for one row than for another: by seeds, and by deviations."""
-    ours, theirs = values(found, row, name), values(found, other, name)
-    both = sorted(ours.keys() & theirs.keys())
-    if not both:
+def lower_line(runs: Sequence[Figures], name: str, row: str, other: str, claim: str) -> str:
+    """Report in one line whether a figure is lower for one row than for another, by seed."""
+    values, others = values_by_seed(runs, row, name), values_by_seed(runs, other, name)
+    seeds = sorted(values.keys() & others.keys())
+    if not seeds:
         return f"{claim}: not measured"
-    differences = [theirs[seed] - ours[seed] for seed in both]
+    differences = [others[seed] - values[seed] for seed in seeds]
     agreeing = sum(difference > 0 for difference in differences)
-    apart = deviations([ours[s] for s in both], [theirs[s] for s in both])
-    count = f"{agreeing} of {counted(both)}, difference {statistics.fmean(differences):+.3g}"
-    if apart is None:
+    deviations = difference_in_deviations([values[s] for s in seeds], [others[s] for s in seeds])
+    count = f"{agreeing} of {seeds_text(len(seeds))}"
+    count += f", difference {statistics.fmean(differences):+.3g}"
+    if deviations is None:
         return f"{claim}: not shown by one seed; {count}"
-    verdict = verdict_of(agreeing, len(both), apart)
-    return f"{claim}: {verdict}; {count}, which is {apart:+.1f} deviations"
+    verdict = comparison_verdict(agreeing, len(seeds), deviations)
+    return f"{claim}: {verdict}; {count}, which is {deviations:+.1f} deviations"
 
 
-def deviations(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """How far the second mean lies above the first, in deviations over seeds of one run.
+def difference_in_deviations(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Return the mean of b minus the mean of a, in sample deviations of one run over seeds.
 
-    The deviation is pooled from both. None if a single seed was run.
+    The deviation is pooled from a and b. None if there is a single seed.
     """
-    if len(ours) < 2:
+    if len(a) < 2:
         return None
-    pooled = math.sqrt((statistics.variance(ours) + statistics.variance(theirs)) / 2)
-    apart = statistics.fmean(theirs) - statistics.fmean(ours)
-    return apart / pooled if pooled else math.copysign(math.inf, apart) if apart else 0.0
+    pooled = math.sqrt((statistics.variance(a) + statistics.variance(b)) / 2)
+    difference = statistics.fmean(b) - statistics.fmean(a)
+    if pooled:
+        return difference / pooled
+    return math.copysign(math.inf, difference) if difference else 0.0
 
 
-def verdict_of(agreeing: int, seeds: int, apart: float) -> str:
-    """In a word or two."""
-    if agreeing == seeds and apart >= CLEAR:
+def comparison_verdict(agreeing: int, seeds: int, deviations: float) -> str:
+    """Return the verdict on a comparison that holds for `agreeing` of the seeds."""
+    if agreeing == seeds and deviations >= MIN_DEVIATIONS:
         return "shown"
-    if agreeing == 0 and apart <= -CLEAR:
+    if agreeing == 0 and deviations <= -MIN_DEVIATIONS:
         return "not shown, but the opposite"
     return "not shown"
 
 
-def ranking(found: Sequence[Figures]) -> str:
-    """The rows by their mean distance, as measured and as published."""
-    means = {row: list(values(found, row, "demo_fid").values()) for row in ROWS}
-    known = {row: statistics.fmean(of_row) for row, of_row in means.items() if of_row}
-    measured = " ".join(title(row) for row in sorted(known, key=lambda row: known[row]))
-    published = " ".join(title(row) for row in sorted(known, key=lambda row: ROWS[row].fid or 0))
-    return (
-        f"from the lowest mean demo_fid up: {measured or '–'}; by the paper's: {published or '–'}"
-    )
+def ranking(runs: Sequence[Figures]) -> str:
+    """Return the order of the rows by mean demo_fid, as measured and as published."""
+    values = {row: list(values_by_seed(runs, row, "demo_fid").values()) for row in ROWS}
+    means = {row: statistics.fmean(of_row) for row, of_row in values.items() if of_row}
+    measured = " ".join(title(row) for row in sorted(means, key=lambda row: means[row]))
+    published = " ".join(title(row) for row in sorted(means, key=lambda row: ROWS[row].fid or 0))
+    return f"by mean demo_fid, lowest first: {measured or '–'}; in the paper: {published or '–'}"
 
 
-def counted(seeds: Sequence[int] | dict[int, float]) -> str:
-    """With the noun."""
-    return f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}"
+def seeds_text(count: int) -> str:
+    """Return a number of seeds with its noun."""
+    return f"{count} seed{'' if count == 1 else 's'}"

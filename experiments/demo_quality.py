@@ -1,11 +1,12 @@
-"""Judges a run trained on the demo data set against the factors its images were drawn from.
+"""Judge a run trained on the demo dataset against the factors that its images were drawn from.
 
     python experiments/demo_quality.py RUN [--checkpoint latest] [--images DIR] [--seed 0]
 
-Two small networks, the probes, learn from the real training images to tell the species (from grey
-images, so blind to colour), where the head is, and which colour the fur has. They must prove
-themselves on the validation images; if they do not, the exit status is 1. Then they measure
-translations of validation images. The last line printed is one JSON object with the measures.
+The judge is a pair of small networks, the probes. They learn from the real training images to read
+the species (from grey images, hence blind to colour), the position of the head, and the colour of
+the fur. They are tested on the validation images first; if they are too weak, the exit code is 1.
+Then they measure translations of validation images. The last line is one JSON object with the
+measures.
 """
 
 import argparse
@@ -20,32 +21,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stargan_dist.console.progress import Progress
 from stargan_dist.data.index import read_index
 from stargan_dist.data.reader import ShardReader, load_split
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.inference.translator import Translator
 
-SIDE = 32  # what the probes look at: the unit of all positions is one of 32 pixels
-CENTRE, FUR = slice(0, 2), slice(2, 5)  # the columns of the factors: x, y in px; RGB in 0 to 1
+SIDE = 32  # px, the size of the probes' input; positions are in pixels of this size
+CENTRE, FUR = slice(0, 2), slice(2, 5)  # columns of the factors: x, y in px; RGB in [0, 1]
 
 STEPS, BATCH, PEAK_LR = 600, 32, 3e-3
-MAX_SHIFT, MAX_BRIGHTNESS, MAX_NOISE = 3, 0.2, 0.2  # px; added to -1 to 1; standard deviation
+MAX_SHIFT, MAX_BRIGHTNESS, MAX_NOISE = 3, 0.2, 0.2  # px; of [-1, 1]; standard deviation
 
-SOURCES, OUTPUTS = 64, 8  # source images for each pair of domains, and outputs for each source
+SOURCES, OUTPUTS = 64, 8  # source images per pair of domains; outputs per source and guide
 
 MIN_PROBE_ACCURACY, MAX_PROBE_POSE_ERROR = 0.99, 0.7
-WANTED = {
+TARGETS = {
     "domain_accuracy_latent": (0.95, 1.0),
     "domain_accuracy_reference": (0.95, 1.0),
     "pose_error_px": (0.0, 2.0),
     "style_spread_ratio": (0.5, 1.5),
 }
-MEASURES = (*WANTED, "reference_colour_error")
+MEASURES = (*TARGETS, "reference_colour_error")
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Real images (N, 3, H, H) in [-1, 1], their domains (N,) and their factors (N, 5)."""
+    """Real images with their domains and factors.
+
+    Attributes:
+        images: (N, 3, H, H) in [-1, 1].
+        labels: domains (N,).
+        factors: (N, 5), see `CENTRE` and `FUR`.
+        domains: names of the domains.
+    """
 
     images: Tensor
     labels: Tensor
@@ -53,16 +62,16 @@ class Truth:
     domains: list[str]
 
     def of_domain(self, label: int) -> Tensor:
-        """Find the positions (n,) of a domain's images."""
+        """Return the indices (n,) of a domain's images."""
         return (self.labels == label).nonzero().flatten()
 
 
 class Probes(nn.Module):
-    """Two small networks that read images (B, 3, 32, 32) in [-1, 1].
+    """Two small networks that read species and factors of images (B, 3, 32, 32) in [-1, 1].
 
-    One tells the species, from the luminance only. The other has two maps that say where to look:
-    the centre of the head is the mean position under the first map, and the fur has the mean
-    colour under the second. So a colour that no real animal has is still read as it is.
+    One classifies the species, from the luminance only. The other has two attention maps: the
+    centre of the head is the mean position under the first map, and the fur has the mean colour
+    under the second. So a colour that no real animal has is still read correctly.
     """
 
     def __init__(self, num_species: int) -> None:
@@ -79,8 +88,9 @@ class Probes(nn.Module):
             nn.Conv2d(48, 48, 3, padding=2, dilation=2), nn.ReLU(),
             nn.Conv2d(48, 2, 3, padding=1),
         )  # fmt: skip
-        middles = torch.arange(SIDE // 2) * 2.0 + 1.0
-        self.places = torch.cartesian_prod(middles, middles).flip(1)  # x, y in the order of a map
+        centres = torch.arange(SIDE // 2) * 2.0 + 1.0
+        # (x, y) of each pixel of a flattened map.
+        self.positions = torch.cartesian_prod(centres, centres).flip(1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scores of the species (B, K) and the factors (B, 5)."""
@@ -88,48 +98,60 @@ class Probes(nn.Module):
         scores = self.species((images * luminance).sum(dim=1, keepdim=True))
         head, fur = self.maps(images).flatten(2).softmax(dim=2).unbind(dim=1)
         colours = F.avg_pool2d(images, 2).flatten(2) / 2 + 0.5
-        return scores, torch.cat([head @ self.places, torch.einsum("bp,bcp->bc", fur, colours)], 1)
+        centre, colour = head @ self.positions, torch.einsum("bp,bcp->bc", fur, colours)
+        return scores, torch.cat([centre, colour], 1)
 
     @torch.no_grad()
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Read the domains (...,) and the factors (..., 5) of images (..., 3, H, H)."""
-        many = images.shape[:-3]
+        batch_shape = images.shape[:-3]
         scores, factors = self(shrink(images.flatten(0, -4).clamp(-1, 1)))
-        return scores.argmax(dim=1).view(many), factors.view(*many, 5)
+        return scores.argmax(dim=1).view(batch_shape), factors.view(*batch_shape, 5)
 
 
 def shrink(images: Tensor) -> Tensor:
-    """Bring images (N, 3, H, H) to the size that the probes look at."""
+    """Resize images (N, 3, H, H) to the size of the probes' input."""
     return F.adaptive_avg_pool2d(images, SIDE)
 
 
 def read_truth(shards: str, split: str, size: int, folder: Path) -> Truth:
-    """Load a split, with the factors of its images."""
+    """Load a split with the factors of its images.
+
+    Raises:
+        UserError: `folder` has no factors, or those of other images.
+    """
     loaded = load_split(ShardReader(shards, read_index(shards), split), size)
-    rows = read_rows(folder / "factors.jsonl")
-    if not rows.keys() >= set(loaded.paths):
-        raise UserError(f"{folder / 'factors.jsonl'} does not belong to the images in {shards}")
-    table = torch.tensor([factors_of(rows[path]) for path in loaded.paths])
-    return Truth(loaded.images.float() / 127.5 - 1, loaded.labels, table, loaded.domains)
+    records = read_factors(folder / "factors.jsonl")
+    if not records.keys() >= set(loaded.paths):
+        raise UserError(
+            f"{folder / 'factors.jsonl'} does not belong to the images in {shards}: name the "
+            "folder of the demo dataset that they were built from with --images"
+        )
+    factors = torch.tensor([learnt_factors(records[path]) for path in loaded.paths])
+    return Truth(loaded.images.float() / 127.5 - 1, loaded.labels, factors, loaded.domains)
 
 
-def read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """Read all that is known of each image, by its file name."""
+def read_factors(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the factors of every drawn image, by its file name.
+
+    Raises:
+        UserError: there is no such file.
+    """
     if not path.is_file():
-        raise UserError(f"no {path}: give the folder of the demo data set with --images")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["file"]: row for row in rows}
+        raise UserError(f"{path} does not exist: name the folder of the demo dataset with --images")
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {record["file"]: record for record in records}
 
 
-def factors_of(row: dict[str, Any]) -> list[float]:
-    """Take the five factors that the probes learn."""
-    return [row["x"] * SIDE, row["y"] * SIDE, *(value / 255 for value in row["fur"])]
+def learnt_factors(record: dict[str, Any]) -> list[float]:
+    """Return the five factors that the probes learn: x, y in px, fur colour in [0, 1]."""
+    return [record["x"] * SIDE, record["y"] * SIDE, *(value / 255 for value in record["fur"])]
 
 
 def augment(images: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Spoil images (B, 3, 32, 32) as a generator might, and keep their factors (B, 5) true.
+    """Degrade images (B, 3, 32, 32) as a generator might, and adjust their factors (B, 5).
 
-    One shift for the batch; for each image an amount of blur, of noise and of brightness.
+    The batch is shifted as a whole. Each image has its own amount of blur, noise and brightness.
     """
     shift = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2,))
     left, top = (MAX_SHIFT - shift).tolist()
@@ -139,32 +161,39 @@ def augment(images: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     images = images.lerp(F.avg_pool2d(images, 3, 1, 1, count_include_pad=False), blur)
     brightness = (2 * brightness - 1) * MAX_BRIGHTNESS
     images = images + brightness + MAX_NOISE * noise * torch.randn_like(images)
-    # Colours are measured in 0 to 1, half as wide as the range of the images.
+    # Colours are in [0, 1], a range half as wide as that of the images.
     lighter = brightness.view(-1, 1).expand(-1, 3) / 2
     return images, factors + torch.cat([shift.expand(len(images), 2), lighter], dim=1)
 
 
-def train_probes(train: Truth, steps: int = STEPS) -> Probes:
-    """Train both probes together on the training images."""
+def train_probes(train: Truth, steps: int = STEPS, name: str = "probes") -> Probes:
+    """Train both probes together on the training images; `name` is for the progress line."""
     probes, small = Probes(len(train.domains)), shrink(train.images)
     optimizer = torch.optim.AdamW(probes.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
+    progress = Progress(steps, "steps", what=f"training {name}")
     for _ in range(steps):
         chosen = torch.randint(len(small), (BATCH,))
         images, factors = augment(small[chosen], train.factors[chosen])
-        scores, seen = probes(images)
-        # A pixel counts as much as a tenth of a colour's range.
-        pose = F.smooth_l1_loss(seen[:, CENTRE], factors[:, CENTRE])
-        colour = F.smooth_l1_loss(10 * seen[:, FUR], 10 * factors[:, FUR])
+        scores, predicted = probes(images)
+        # An error of one pixel counts as much as a tenth of a colour's range.
+        pose = F.smooth_l1_loss(predicted[:, CENTRE], factors[:, CENTRE])
+        colour = F.smooth_l1_loss(10 * predicted[:, FUR], 10 * factors[:, FUR])
         optimizer.zero_grad()
         (F.cross_entropy(scores, train.labels[chosen]) + pose + colour).backward()
         optimizer.step()
         schedule.step()
+        progress.advance(1)
+    progress.close()
     return probes.eval()
 
 
 def check_probes(probes: Probes, held_out: Truth) -> None:
-    """Print how well the probes read images new to them; exit if that is not well enough."""
+    """Print how well the probes read held-out images.
+
+    Raises:
+        SystemExit: not well enough to judge by.
+    """
     labels, factors = probes.read(held_out.images)
     accuracy = (labels == held_out.labels).float().mean().item()
     pose_error = distance(factors, held_out.factors, CENTRE).mean().item()
@@ -172,17 +201,17 @@ def check_probes(probes: Probes, held_out: Truth) -> None:
     print(f"probes on {len(labels)} validation images: accuracy {accuracy:.4f},", end=" ")
     print(f"pose error {pose_error:.3f} px, colour error {colour_error:.4f}")
     if accuracy < MIN_PROBE_ACCURACY or pose_error > MAX_PROBE_POSE_ERROR:
-        needed = f"accuracy {MIN_PROBE_ACCURACY} and pose error {MAX_PROBE_POSE_ERROR} px"
-        raise SystemExit(f"the probes are too weak to judge by: they need {needed}")
+        required = f"accuracy {MIN_PROBE_ACCURACY} and pose error {MAX_PROBE_POSE_ERROR} px"
+        raise SystemExit(f"the probes are too weak to judge by: {required} are required")
 
 
 def distance(a: Tensor, b: Tensor, columns: slice) -> Tensor:
-    """Measure how far apart two tables of factors (..., 5) are in some columns: (...,)."""
+    """Return the Euclidean distance (...,) of factors (..., 5) in the given columns."""
     return torch.linalg.vector_norm(a[..., columns] - b[..., columns], dim=-1)
 
 
-def spread(factors: Tensor) -> Tensor:
-    """Take the root of the total variance over n of the fur colours in factors (n, ..., 5)."""
+def colour_spread(factors: Tensor) -> Tensor:
+    """Return the root of the total variance over n of the fur colours in factors (n, ..., 5)."""
     return factors[..., FUR].var(dim=0).sum(dim=-1).sqrt()
 
 
@@ -190,23 +219,23 @@ def spread(factors: Tensor) -> Tensor:
 def judge_pair(
     translator: Translator, probes: Probes, val: Truth, source: int, target: int
 ) -> dict[str, float]:
-    """Translate from one domain to another, ``OUTPUTS`` times in each way there is, and measure."""
+    """Translate from one domain to another, `OUTPUTS` times by each guide, and measure."""
     sources, targets = val.of_domain(source), val.of_domain(target)
     sources = sources[torch.randperm(len(sources))[:SOURCES]]
     references = targets[torch.randint(len(targets), (OUTPUTS, len(sources)))]
     latents = torch.randn(OUTPUTS, len(sources), translator.config.model.latent_dim)
     x, y = val.images[sources], torch.full_like(sources, target)
-    ways = [torch.stack([translator.from_latents(x, y, z) for z in latents])]
+    outputs = [torch.stack([translator.from_latents(x, y, z) for z in latents])]
     if translator.guided_by_references:
-        outputs = [translator.from_references(x, y, val.images[r]) for r in references]
-        ways.append(torch.stack(outputs))
-    labels, factors = probes.read(torch.stack(ways))  # (1 or 2, OUTPUTS, sources, ...)
-    moved = distance(factors, val.factors[sources], CENTRE)
+        guided = [translator.from_references(x, y, val.images[r]) for r in references]
+        outputs.append(torch.stack(guided))
+    labels, factors = probes.read(torch.stack(outputs))  # (guides, OUTPUTS, sources, ...)
+    pose_error = distance(factors, val.factors[sources], CENTRE)
     measures = {
         "domain_accuracy_latent": (labels[0] == target).float(),
-        "pose_error_px": moved,
-        "pose_error_latent_px": moved[0],
-        "style_spread_ratio": spread(factors[0]) / spread(val.factors[targets]),
+        "pose_error_px": pose_error,
+        "pose_error_latent_px": pose_error[0],
+        "style_spread_ratio": colour_spread(factors[0]) / colour_spread(val.factors[targets]),
     }
     if translator.guided_by_references:
         measures |= {
@@ -218,38 +247,44 @@ def judge_pair(
 
 
 def judge(translator: Translator, probes: Probes, val: Truth) -> dict[str, float]:
-    """Judge every ordered pair of domains, and take the means."""
+    """Return the means of the measures over every ordered pair of domains."""
     pairs = itertools.permutations(range(len(val.domains)), 2)
-    results = [judge_pair(translator, probes, val, source, target) for source, target in pairs]
-    return {name: sum(r[name] for r in results) / len(results) for name in results[0]}
+    measures = [judge_pair(translator, probes, val, source, target) for source, target in pairs]
+    return {name: sum(m[name] for m in measures) / len(measures) for name in measures[0]}
 
 
 def shuffle(table: Tensor) -> Tensor:
-    """Put the entries of a tensor into a random order, over all its dimensions."""
+    """Permute the entries of a tensor at random, over all its dimensions."""
     return table.flatten()[torch.randperm(table.numel())].view_as(table)
 
 
 def report(measures: dict[str, float]) -> None:
     """Print a table for people, then one line of JSON for programs.
 
-    A translator that no reference guides has no measures of that.
+    Measures by references are missing for a translator that references do not guide.
     """
-    known = [name for name in MEASURES if name in measures]
-    for name in known:
-        if name in WANTED:
-            low, high = WANTED[name]
+    names = [name for name in MEASURES if name in measures]
+    for name in names:
+        if name in TARGETS:
+            low, high = TARGETS[name]
             met = "met" if low <= measures[name] <= high else "NOT MET"
-            verdict = f"wanted {low:g} to {high:g}: {met}"
+            verdict = f"target {low:g} to {high:g}: {met}"
         else:
             verdict = f"(shuffled references: {measures['chance_colour_error']:.3f})"
         print(f"{name:<26} {measures[name]:.3f}  {verdict}")
-    print(json.dumps({name: measures[name] for name in known}))
+    print(json.dumps({name: measures[name] for name in names}))
 
 
 def prepare(shards: str, size: int, images: Path | None = None) -> tuple[Probes, Truth]:
-    """Train the probes on a set, prove them, and load the validation images to be translated.
+    """Train and test the probes on a dataset; returns them and the validation images.
 
-    Exits if they are too weak. ``images`` is the folder of factors.jsonl, if it lies elsewhere.
+    Args:
+        shards: folder or URL of the demo dataset's shards.
+        size: of the validation images, px.
+        images: folder of factors.jsonl; None: beside the images that the shards were built from.
+
+    Raises:
+        SystemExit: the probes are too weak.
     """
     folder = images or Path(read_index(shards).source).parent
     train, val = (read_truth(shards, split, size, folder) for split in ("train", "val"))
@@ -259,22 +294,30 @@ def prepare(shards: str, size: int, images: Path | None = None) -> tuple[Probes,
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Judge a run trained on the demo data set.")
-    parser.add_argument("run", help="the folder or URL of the run")
-    parser.add_argument("--checkpoint", default="latest")
-    parser.add_argument("--images", type=Path, help="the folder of factors.jsonl")
-    parser.add_argument("--seed", type=int, default=0)
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", metavar="RUN", help="folder or URL of the run")
+    parser.add_argument(
+        "--checkpoint", default="latest", help="latest, best or a step (default: latest)"
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        help="folder of the demo dataset, with factors.jsonl (default: as recorded in the shards)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the probes, latents and references (default: 0)"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train the probes, prove them, and judge every ordered pair of domains with them."""
-    options = parse(argv)
-    torch.manual_seed(options.seed)
-    translator = Translator.load(options.run, options.checkpoint)
+    """Train and test the probes, then judge every ordered pair of domains."""
+    args = parse(argv)
+    torch.manual_seed(args.seed)
+    translator = Translator.load(args.run, args.checkpoint)
     shards, size = translator.config.data.shards, translator.config.model.image_size
-    probes, val = prepare(shards, size, options.images)
+    probes, val = prepare(shards, size, args.images)
     report(judge(translator, probes, val))
 
 

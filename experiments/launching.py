@@ -1,6 +1,7 @@
-"""Starts trainings for the experiments, one after the other: their lines pass, signals reach them.
+"""Launch trainings for the experiments, one after the other, and forward signals to them.
 
-A training that is stopped saves its state, and the experiment's own command goes on from there.
+Their output passes through. A training that is stopped by a signal saves its state, and the
+experiment's own command resumes it.
 """
 
 import os
@@ -22,51 +23,58 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def default_processes() -> int:
-    """Two on CPUs; on GPUs as many as there are, down to a power of two, and no more than 8."""
+    """Return two on CPUs; on GPUs their number, rounded down to a power of two, at most 8."""
     count = torch.cuda.device_count() or 2
     return min(8, 1 << count.bit_length() - 1)
 
 
 def launcher(processes: int) -> list[str]:
-    """The command that starts a module in so many processes."""
-    several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
-    sizes = ["--num_processes", str(processes), "--num_machines", "1"]
-    plain = ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    return [sys.executable, "-m", "accelerate.commands.launch", *several, *sizes, *plain]
+    """Return the command that starts a module in `processes` processes."""
+    distributed = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
+    counts = ["--num_processes", str(processes), "--num_machines", "1"]
+    defaults = ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    return [sys.executable, "-m", "accelerate.commands.launch", *distributed, *counts, *defaults]
 
 
 def train(options: Sequence[str], processes: int) -> None:
-    """Train a run, or go on with it.
+    """Train a run, or resume it.
+
+    Args:
+        options: of `stargan_dist.train`.
+        processes: number of processes.
 
     Raises:
-        UserError: the training failed, and has told why.
+        UserError: the training failed; it has printed why.
         SystemExit: it was stopped by a signal, and its state is saved.
     """
-    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # DDP tells every rank of its unused parameters
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # DDP warns on every rank of unused parameters
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **quiet}
     command = [*launcher(processes), "-m", "stargan_dist.train", *options]
-    # A group of its own: a Ctrl-C reaches it once, through us, however it was sent.
+    # In a process group of its own, so that a Ctrl-C reaches it exactly once: forwarded by us.
     child = subprocess.Popen(command, env=environment, start_new_session=True)
-    with _passed_on(child) as received:
+    with _forwarded_signals(child) as received:
         code = child.wait()
     if received:
-        print("the same command goes on", flush=True)
+        print("stopped; run the same command to resume", flush=True)
         raise SystemExit(STOPPED)
     if code:
-        raise UserError(f"the training ended with exit code {code}: {' '.join(options)}")
+        raise UserError(
+            f"training failed with exit code {code}; its error is printed above: "
+            f"stargan_dist.train {' '.join(options)}"
+        )
 
 
 @contextmanager
-def _passed_on(child: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
-    """Pass signals on to all processes of the child's group; the list holds those that came."""
+def _forwarded_signals(child: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
+    """Forward signals to the child's process group; yields the list of those received."""
     received: list[int] = []
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         with suppress(ProcessLookupError):
             os.killpg(child.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
         yield received
     finally:

@@ -1,29 +1,31 @@
-"""Pictures of experiments: blocks of images with names at their left and above their columns."""
+"""Image grids of the experiments: blocks of images with a name at the left of each block."""
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.utils import make_grid
 
-from stargan_dist.data.batch import to_uint8
+from stargan_dist.inference.grids import draw_header, tile
 
 CELL_PIXELS = 96  # smaller images are enlarged to about this
 TEXT_PIXELS, GAP = 18, 10
 
 
 def sheet(blocks: dict[str, Tensor], header: list[str]) -> Image.Image:
-    """Blocks of images, each (rows, columns, 3, H, H) in [-1, 1], one below the other."""
+    """Lay out named blocks one below the other, with a name above each column.
+
+    Args:
+        blocks: by name: images (rows, columns, 3, H, H) in [-1, 1], all with as many columns.
+        header: names of the columns.
+    """
     font = ImageFont.load_default(TEXT_PIXELS)
-    grids = {name: _grid(cells) for name, cells in blocks.items()}
+    grids = {name: tile(images, CELL_PIXELS) for name, images in blocks.items()}
     left = 2 * GAP + round(max(font.getlength(name) for name in grids))
     top = TEXT_PIXELS + GAP
-    width = left + max(grid.width for grid in grids.values())
+    grid_width = max(grid.width for grid in grids.values())
     height = top + sum(grid.height + GAP for grid in grids.values())
-    page = Image.new("RGB", (width, height), "white")
+    page = Image.new("RGB", (left + grid_width, height), "white")
+    draw_header(page, header, left, grid_width - 2, font)
     draw = ImageDraw.Draw(page)
-    step = next(iter(grids.values())).width / len(header)
-    for column, name in enumerate(header):
-        draw.text((left + column * step, 3), name, fill="black", font=font)
     for name, grid in grids.items():
         draw.text((GAP, top + grid.height / 2), name, fill="black", font=font, anchor="lm")
         page.paste(grid, (left, top))
@@ -31,14 +33,6 @@ def sheet(blocks: dict[str, Tensor], header: list[str]) -> Image.Image:
     return page
 
 
-def _grid(cells: Tensor) -> Image.Image:
-    scale = max(1, CELL_PIXELS // cells.shape[-1])
-    pixels = to_uint8(cells.flatten(0, 1)).cpu()
-    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    grid = make_grid(pixels, nrow=cells.shape[1], padding=2, pad_value=255)
-    return Image.fromarray(grid.permute(1, 2, 0).numpy())
-
-
-def across(sources: Tensor, outputs: Tensor) -> Tensor:
-    """Cells (S, 1 + n, …) of sources (S, …) and n outputs of each (S·n, …)."""
+def rows_of_outputs(sources: Tensor, outputs: Tensor) -> Tensor:
+    """Arrange sources (S, 3, H, H) and n outputs of each (S·n, 3, H, H) as (S, 1 + n, 3, H, H)."""
     return torch.cat([sources[:, None], outputs.unflatten(0, (len(sources), -1))], dim=1)

@@ -1,10 +1,10 @@
 """Pictures: grids of translations, guided by latents and by references."""
 
 import io
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -71,17 +71,34 @@ def reference_grid(
 
 def picture(cells: Tensor, header: list[str]) -> Image.Image:
     """Images (rows, columns, 3, H, H) in [-1, 1], with a name above each column."""
+    grid = tile(cells)
+    sheet = Image.new("RGB", (grid.width, grid.height + HEADER_PIXELS), "white")
+    sheet.paste(grid, (0, HEADER_PIXELS))
+    draw_header(sheet, header, left=4, width=grid.width - 2)
+    return sheet
+
+
+def tile(cells: Tensor, cell_pixels: int = CELL_PIXELS) -> Image.Image:
+    """Tile images (rows, columns, 3, H, H) in [-1, 1], enlarged to about `cell_pixels` each."""
     _, columns, _, size, _ = cells.shape
-    scale = max(1, CELL_PIXELS // size)
+    scale = max(1, cell_pixels // size)
     pixels = to_uint8(cells.flatten(0, 1)).cpu()
     pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     grid = make_grid(pixels, nrow=columns, padding=2, pad_value=255)
-    sheet = Image.new("RGB", (grid.shape[2], grid.shape[1] + HEADER_PIXELS), "white")
-    sheet.paste(Image.fromarray(grid.permute(1, 2, 0).numpy()), (0, HEADER_PIXELS))
+    return Image.fromarray(grid.permute(1, 2, 0).numpy())
+
+
+def draw_header(
+    sheet: Image.Image,
+    names: Sequence[str],
+    left: int,
+    width: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont | None = None,
+) -> None:
+    """Draw names at the top of a sheet, one for each of the equal columns of `width` pixels."""
     draw = ImageDraw.Draw(sheet)
-    for column, name in enumerate(header):
-        draw.text((4 + column * (size * scale + 2), 2), name, fill="black")
-    return sheet
+    for column, name in enumerate(names):
+        draw.text((left + column * width // len(names), 2), name, fill="black", font=font)
 
 
 def to_png(image: Image.Image) -> bytes:

@@ -1,4 +1,4 @@
-"""The ablation on the drawn animals: what is left to do, the table, the verdicts, the picture."""
+"""The ablation on the drawn animals: remaining runs, figures, table, verdicts and image grid."""
 
 import json
 import signal
@@ -21,32 +21,32 @@ from stargan_dist.errors import STOPPED, UserError
 STEPS = 10
 
 
-def figures(row, seed, fid=20.0, diversity=0.3, **others):
+def figures(row, seed, fid=20.0, diversity=0.3):
     return {
         "row": row, "seed": seed, "steps": STEPS, "seconds": 60.0, "demo_fid": fid,
-        "diversity": diversity, "accuracy": 0.9, "pose_px": 1.0, "spread": 0.5, **others,
+        "diversity": diversity, "accuracy": 0.9, "pose_px": 1.0, "spread": 0.5,
     }  # fmt: skip
 
 
-def of_row(row, fids, diversities):
+def runs_of(row, fids, diversities):
     return [figures(row, s, *pair) for s, pair in enumerate(zip(fids, diversities, strict=True))]
 
 
 AS_PUBLISHED = [
-    *of_row("a", (90, 95, 91), (0, 0, 1e-7)),
-    *of_row("d", (30, 33, 31), (0.1, 0.1, 0.1)),
-    *of_row("e", (18, 17, 19), (0.40, 0.41, 0.42)),
-    *of_row("f", (14, 32, 15), (0.45, 0.46, 0.44)),
+    *runs_of("a", (90, 95, 91), (0, 0, 1e-7)),
+    *runs_of("d", (30, 33, 31), (0.1, 0.1, 0.1)),
+    *runs_of("e", (18, 17, 19), (0.40, 0.41, 0.42)),
+    *runs_of("f", (14, 32, 15), (0.45, 0.46, 0.44)),
 ]
 
 
-def finish(run, **given):
+def finish(run, **changes):
     run.folder.mkdir(parents=True)
-    told = {**figures(run.row, run.seed), **given}
-    (run.folder / ablation.JUDGED).write_text(json.dumps(told))
+    content = {**figures(run.row, run.seed), **changes}
+    (run.folder / ablation.FIGURES_FILE).write_text(json.dumps(content))
 
 
-# What is left.
+# Remaining runs.
 
 
 def test_all_rows_of_a_seed_come_before_the_next_seed(tmp_path):
@@ -54,51 +54,54 @@ def test_all_rows_of_a_seed_come_before_the_next_seed(tmp_path):
     assert [(run.row, run.seed) for run in runs] == [("a", 0), ("f", 0), ("a", 1), ("f", 1)]
 
 
-def test_the_same_command_goes_on_with_what_is_left(tmp_path):
-    runs, did, after = ablation.schedule(["a", "f"], 2, tmp_path), [], []
+def test_an_interrupted_experiment_resumes_with_the_remaining_runs(tmp_path):
+    runs, performed, reports = ablation.schedule(["a", "f"], 2, tmp_path), [], []
 
-    def do(run):
-        if len(did) == 3:
+    def perform_run(run):
+        if len(performed) == 3:
             raise KeyboardInterrupt
-        did.append(run)
+        performed.append(run)
         finish(run)
 
     with pytest.raises(KeyboardInterrupt):
-        ablation.work(runs, STEPS, do, lambda: after.append(1))
-    assert did == runs[:3] and len(after) == 3
+        ablation.perform_remaining(runs, STEPS, perform_run, lambda: reports.append(1))
+    assert performed == runs[:3] and len(reports) == 3
     assert ablation.remaining(runs, STEPS) == runs[3:]
 
 
-@pytest.mark.parametrize("told", ['{"steps": 5}', '{"ste', None])
-def test_a_run_of_other_steps_or_without_its_figures_is_left(tmp_path, told):
+@pytest.mark.parametrize("content", ['{"steps": 5}', '{"ste', None])
+def test_a_run_with_other_steps_or_without_figures_remains(tmp_path, content):
     (run,) = ablation.schedule(["a"], 1, tmp_path)
     run.folder.mkdir(parents=True)
-    if told:
-        (run.folder / ablation.JUDGED).write_text(told)
+    if content:
+        (run.folder / ablation.FIGURES_FILE).write_text(content)
     assert ablation.remaining([run], STEPS) == [run]
 
 
-def test_time_left_is_that_of_runs_of_the_same_row(tmp_path, capsys):
+def test_the_time_left_is_estimated_from_runs_of_the_same_row(tmp_path, capsys):
     runs = ablation.schedule(["a", "f", "e"], 2, tmp_path)
     assert ablation.seconds_left(runs, STEPS) is None
     finish(runs[0], seconds=40)
     finish(runs[1], seconds=100)
-    finish(runs[2], seconds=None)  # was resumed
+    finish(runs[2], seconds=None)  # a resumed run
     assert ablation.seconds_left(runs, STEPS) == 40 + 100 + 70
     ablation.announce(4, runs, runs[3], STEPS)
-    assert "run 4 of 6: row a, seed 1; all will be done in: 0:03:30" in capsys.readouterr().out
+    assert "run 4 of 6: row a, seed 1; eta of all runs: 0:03:30" in capsys.readouterr().out
 
 
-def test_a_training_gets_the_rows_file_then_what_all_rows_have_in_common(tmp_path):
+def test_a_training_gets_the_rows_file_before_the_settings_that_all_rows_share(tmp_path):
     (run,) = ablation.schedule(["a"], 1, tmp_path)
-    options = ablation.options_of(run, STEPS, "s")
-    given = dict(zip(options[::2], options[1::2], strict=True))
-    files = [Path(v).name for k, v in zip(options[::2], options[1::2], strict=True) if "conf" in k]
-    assert files == ["a.yaml", "demo.yaml"]
-    assert given["--steps"] == given["--loss.ds_iter"] == given["--evaluation.every"] == "10"
+    options = ablation.training_options(run, STEPS, "s")
+    pairs = list(zip(options[::2], options[1::2], strict=True))
+    assert [Path(v).name for k, v in pairs if "conf" in k] == ["a.yaml", "demo.yaml"]
+    settings = dict(pairs)
+    assert settings["--steps"] == settings["--loss.ds_iter"] == "10"
+    assert settings["--evaluation.every"] == "10"
 
 
-def test_a_failed_training_ends_the_experiment_and_a_stopped_one_says_so(monkeypatch):
+def test_a_failed_training_is_an_error_and_a_stopped_one_exits_with_the_code_of_stopped_runs(
+    monkeypatch,
+):
     def command(code):
         return lambda processes: [sys.executable, "-c", code]
 
@@ -117,17 +120,18 @@ def test_a_failed_training_ends_the_experiment_and_a_stopped_one_says_so(monkeyp
 # The figures and the table.
 
 
-def test_figures_by_references_are_those_of_rows_that_have_them():
+def test_only_rows_guided_by_references_have_figures_by_reference():
     means = {"demo_fid_latent": 3.0, "demo_lpips_latent": 0.1, "demo_fid_reference": 4.0}
     measures = {
         "domain_accuracy_latent": 0.9, "pose_error_latent_px": 1, "style_spread_ratio": 0
     }  # fmt: skip
-    found = ablation.figures_of({"means": means}, measures)
-    assert found == {
+    combined = ablation.combine_figures({"means": means}, measures)
+    assert combined == {
         "demo_fid": 3.0, "diversity": 0.1, "accuracy": 0.9, "pose_px": 1, "spread": 0
     }  # fmt: skip
-    found = ablation.figures_of({"means": means}, measures | {"domain_accuracy_reference": 0.8})
-    assert (found["demo_fid_reference"], found["accuracy_reference"]) == (4.0, 0.8)
+    measures["domain_accuracy_reference"] = 0.8
+    combined = ablation.combine_figures({"means": means}, measures)
+    assert (combined["demo_fid_reference"], combined["accuracy_reference"]) == (4.0, 0.8)
 
 
 def test_the_table_has_means_deviations_and_the_papers_figures():
@@ -140,39 +144,40 @@ def test_the_table_has_means_deviations_and_the_papers_figures():
     assert b[2:4] == ["0", "–"]
 
 
-def test_the_verdicts_are_those_of_the_figures():
-    a, b, _, e_d, f_d, f_e, ranked = tables.order_lines(AS_PUBLISHED)
+def test_verdicts_follow_from_the_figures():
+    a, b, _, e_d, f_d, f_e, ranking = tables.order_lines(AS_PUBLISHED)
     assert a == "A has no diversity: shown, 3 of 3 seeds; largest 1e-07"
     assert b == "B has no diversity: not measured"
     assert ": shown; 3 of 3 seeds, difference +13.3, which is +10.3 deviations" in e_d
     assert ": not shown; 3 of 3 seeds" in f_d  # less than two deviations
     assert ": shown; 3 of 3 seeds" in f_e
-    assert ranked == "from the lowest mean demo_fid up: E F D A; by the paper's: F E D A"
+    assert ranking == "by mean demo_fid, lowest first: E F D A; in the paper: F E D A"
 
 
-def test_one_seed_shows_nothing_and_the_opposite_is_called_so():
+def test_one_seed_shows_nothing_and_an_opposite_difference_is_named():
     one = [figures("d", 0, 30), figures("e", 0, 20)]
     assert ": not shown by one seed; 1 of 1 seed, difference +10" in tables.order_lines(one)[3]
-    turned = [*of_row("d", (20, 21), (0, 0)), *of_row("e", (40, 41), (0, 0))]
-    assert ": not shown, but the opposite; 0 of 2 seeds" in tables.order_lines(turned)[3]
+    opposite = [*runs_of("d", (20, 21), (0, 0)), *runs_of("e", (40, 41), (0, 0))]
+    assert ": not shown, but the opposite; 0 of 2 seeds" in tables.order_lines(opposite)[3]
 
 
-def test_a_row_with_diversity_is_not_said_to_have_none():
-    found = of_row("a", (90, 95), (0, 0.02))
-    told = tables.order_lines(found)[0]
-    assert told == "A has no diversity: not shown, 1 of 2 seeds; largest 0.02"
+def test_a_row_with_diversity_is_not_reported_to_have_none():
+    runs = runs_of("a", (90, 95), (0, 0.02))
+    assert (
+        tables.order_lines(runs)[0] == "A has no diversity: not shown, 1 of 2 seeds; largest 0.02"
+    )
 
 
-def test_seeds_that_one_of_two_rows_lacks_are_left_out():
-    found = [*of_row("d", (30, 31), (0, 0)), *of_row("e", (20, 21, 99), (0, 0, 0))]
-    assert "2 of 2 seeds" in tables.order_lines(found)[3]
+def test_a_comparison_uses_the_seeds_that_both_rows_have():
+    runs = [*runs_of("d", (30, 31), (0, 0)), *runs_of("e", (20, 21, 99), (0, 0, 0))]
+    assert "2 of 2 seeds" in tables.order_lines(runs)[3]
 
 
-# The picture.
+# The image grid.
 
 
-class Painter:
-    """Paints by the target, and by the latent."""
+class ShadeTranslator:
+    """Translator whose outputs have one shade, given by target and latent."""
 
     config = SimpleNamespace(model=SimpleNamespace(latent_dim=4, image_size=8))
     domains = ("cat", "dog")
@@ -182,17 +187,18 @@ class Painter:
         return x.repeat_interleave(len(z) // len(x), 0) * 0 + shades.view(-1, 1, 1, 1)
 
 
-def test_the_picture_has_the_same_latents_for_all_rows_and_sources():
-    cells = ablation.outputs(Painter(), torch.zeros(2, 3, 8, 8))
-    assert cells.shape == (2, 1 + 2 * ablation.PICTURE_LATENTS, 3, 8, 8)
+def test_the_image_grid_uses_the_same_latents_for_all_sources():
+    cells = ablation.translate_all(ShadeTranslator(), torch.zeros(2, 3, 8, 8))
+    assert cells.shape == (2, 1 + 2 * ablation.GRID_LATENTS, 3, 8, 8)
     assert torch.equal(cells[0], cells[1])
     shades = cells[0, 1:, 0, 0, 0]
     assert (shades[:3] < 0.5).all() and (shades[3:] > 0.5).all() and len(shades.unique()) == 6
 
 
-def test_the_picture_has_a_block_for_each_row():
+def test_the_image_grid_has_a_block_for_each_row():
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     sources = LoadedSplit(images, torch.tensor([0, 1]), ["", ""], ["cat", "dog"])
-    one, two = (ablation.picture(dict.fromkeys(rows, Painter()), sources) for rows in ("f", "ef"))
+    translators = (dict.fromkeys(rows, ShadeTranslator()) for rows in ("f", "ef"))
+    one, two = (ablation.image_grid(by_row, sources) for by_row in translators)
     assert one.width == two.width >= 7 * 96
     assert two.height - one.height == 2 * (96 + 2) + 2 + 10
