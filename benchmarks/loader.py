@@ -147,7 +147,7 @@ class Loader:
     def load(self, number: int) -> torch.Tensor:
         data = self.reader.read(self.places[number]).image
         rng = seeded_rng(0, "augment", number)
-        return torch.from_numpy(transforms.load_augmented(data, SIZE, rng, fast=self.fast))
+        return torch.from_numpy(transforms.load_augmented(data, SIZE, rng, fast_decoding=self.fast))
 
     def batches(self) -> Iterator[torch.Tensor]:
         """All images once, uint8."""
@@ -168,7 +168,7 @@ def reference(original: bytes, data: bytes, rng: np.random.Generator) -> np.ndar
     """What `load_augmented(data)` is to give, out of the original: (3, SIZE, SIZE), not rounded."""
     pixels = np.asarray(transforms.decode(original), np.float32)
     width, height = transforms.decode(data).size
-    box, flip = transforms.draw(width, height, rng)
+    box, flip = transforms.draw_augmentation(width, height, rng)
     part = tuple(edge * pixels.shape[1] / width for edge in box)
     planes = [Image.fromarray(plane) for plane in np.ascontiguousarray(pixels.transpose(2, 0, 1))]
     bilinear = Image.Resampling.BILINEAR

@@ -30,13 +30,13 @@ from stargan_dist.data.index import (
     Index,
     Shard,
     read_index,
-    samples_name,
+    sample_table_name,
     to_json,
     write_index,
 )
 from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.data.sources import open_sources
-from stargan_dist.data.stream import Slots, batches, training_loader
+from stargan_dist.data.stream import Slots, iterate_batches, training_loader
 from stargan_dist.shards.build import build
 
 DOMAINS = [f"domain{i}" for i in range(10)]
@@ -81,7 +81,7 @@ def make_set(folder: Path, samples: int, shards: int) -> Path:
     (folder / "set" / "train").mkdir(parents=True)
     for row in index.shards():
         os.link(tar, folder / "set" / row.name)
-        os.link(samples_name(str(tar)), folder / "set" / samples_name(row.name))
+        os.link(sample_table_name(str(tar)), folder / "set" / sample_table_name(row.name))
     write_index(str(folder / "set"), index)
     return folder / "set"
 
@@ -92,7 +92,7 @@ def first_batch(url: Path, step: int, workers: int) -> tuple[float, float]:
     config = DataConfig(str(url), workers=workers)
     slots = Slots(open_sources(config, "train"), 0, IMAGE_SIZE, 16, BATCH_SIZE)
     loader = training_loader(slots, range(step, step + 1000), rank=0, world_size=1, workers=workers)
-    stream = batches(loader, SkippedSamples())
+    stream = iterate_batches(loader, SkippedSamples())
     next(stream)
     seconds = time.perf_counter() - began
     for _ in range(20):

@@ -12,7 +12,7 @@ from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.reader import LoadedSplit
-from stargan_dist.data.skipped import Rows, SkippedSamples
+from stargan_dist.data.skipped import SkippedCounts, SkippedSamples
 from stargan_dist.data.sources import DataSources, load_labelled_images, open_sources
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError, WorldError
@@ -66,7 +66,7 @@ class Reporter:
         self.config, self.training, self.sets, self.world = config, training, sets, world
         self.shown = world.is_main
         self.stopwatch = metric_logger.Stopwatch()
-        self.told: Rows = {}
+        self.told: SkippedCounts = {}
         if self.shown:
             self._write("config.yaml", configs.to_yaml(config).encode())
             facts = metric_logger.environment(world.size, world.device)
@@ -75,7 +75,7 @@ class Reporter:
             print(
                 f"{config.run}: steps {start} to {config.steps}, {world.size} process(es) "
                 f"on {world.device.type}, {configs.describe(config)}, "
-                f"{_told(sets.labels)}, {sets.images} images"
+                f"{_told(sets.labels)}, {sets.num_images} images"
                 f"{', fast decoding' * config.data.fast_decoding}",
                 flush=True,
             )
@@ -134,12 +134,12 @@ class Reporter:
                 seconds=seconds,
                 data_wait_share=wait_share,
                 memory=metric_logger.memory_bytes(self.world.device),
-                skipped=skipped.samples,
+                skipped=skipped.total,
                 nonfinite=nonfinite,
             )
-            if skipped.rows != self.told:
-                print(f"replaced {skipped.samples} samples so far: {skipped}", flush=True)
-                self.told = skipped.rows
+            if skipped.counts != self.told:
+                print(f"replaced {skipped.total} samples so far: {skipped}", flush=True)
+                self.told = skipped.counts
 
     def sample(self, step: int) -> None:
         """Grids of translations by the averaged networks, to files and TensorBoard."""

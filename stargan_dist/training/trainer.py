@@ -17,9 +17,15 @@ from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
-from stargan_dist.data.skipped import Rows, SkippedSamples
+from stargan_dist.data.skipped import SkippedCounts, SkippedSamples
 from stargan_dist.data.sources import DataSources, open_sources
-from stargan_dist.data.stream import Loaded, Slots, batches, describe_step, training_loader
+from stargan_dist.data.stream import (
+    LoaderOutput,
+    Slots,
+    describe_step,
+    iterate_batches,
+    training_loader,
+)
 from stargan_dist.distributed.world import REMEDY, World, launched_world_size
 from stargan_dist.engines import check_engine, make_engine
 from stargan_dist.engines.base import Engine
@@ -43,7 +49,7 @@ class Plan:
     sets: DataSources
     start: int
     resume: State | None
-    skipped: Rows
+    skipped: SkippedCounts
     nonfinite: int
 
 
@@ -60,7 +66,7 @@ def plan(config: Config) -> Plan:
     check_launcher(os.environ, config)
     check_engine(config)
     sets = open_sources(config.data, "train")
-    sets.check(references=recipes.recipe_of(config).references)
+    sets.check(with_references=recipes.recipe_of(config).references)
     if config.data.on_bad_shard == "stop":
         sets.check_labels()
     storage.check_writable(config.run)
@@ -123,7 +129,7 @@ def _alone(run: str) -> Iterator[None]:
     if int(os.environ.get("RANK", "0")):
         yield
         return
-    with storage.locked(run, f"another process is training {run}; {REMEDY}"):
+    with storage.exclusive_lock(run, f"another process is training {run}; {REMEDY}"):
         yield
 
 
@@ -135,15 +141,15 @@ def _slots(config: Config, sets: DataSources) -> Slots:
         config.model.image_size,
         config.model.latent_dim,
         config.batch_size,
-        references=row.references,
-        permuted=row.permuted,
-        crops=row.crops,
-        fast=config.data.fast_decoding,
-        skip=config.data.on_bad_shard == "skip",
+        with_references=row.references,
+        permute_labels=row.permuted,
+        crop_probability=row.crops,
+        fast_decoding=config.data.fast_decoding,
+        replace_unreadable=config.data.on_bad_shard == "skip",
     )
 
 
-def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoader[Loaded]:
+def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoader[LoaderOutput]:
     """This rank's batches of the steps that are left."""
     return training_loader(
         slots,
@@ -211,7 +217,7 @@ class _Fit:
             self.reporter.sample(0)
         # A run that was stopped in an evaluation takes it up again first.
         unmeasured = step > 0 and self._evaluated_at(step) and not self.reporter.evaluate(step)
-        stream = batches(self.loader, self.skipped)
+        stream = iterate_batches(self.loader, self.skipped)
         with closing(self.engine), closing(self.saver), closing(stream), world.explaining():
             timed = self.reporter.stopwatch.timed(stream)
             while step < config.steps and not (received or unmeasured):
@@ -249,7 +255,7 @@ class _Fit:
         logged = _logged_at(step, config.monitor.log_every, config.steps, sets)
         saved = saved or _at(step, config.checkpoint.every, config.steps)
         if logged or saved:
-            everywhere = SkippedSamples.joined(self.world.all_gather(self.skipped.rows))
+            everywhere = SkippedSamples.merge(self.world.all_gather(self.skipped.counts))
             everywhere.check(config.data.max_skipped)
             self.guard.check()
         if logged:
@@ -267,7 +273,7 @@ class _Fit:
             "domains": self.sets.domains,
             "labels": self.sets.labels.to_dict(),
             "data": self.sets.fingerprint,
-            "skipped": skipped.rows,
+            "skipped": skipped.counts,
             "nonfinite": self.guard.iterations,
         }
 
