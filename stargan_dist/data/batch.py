@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     y_trg: Tensor  # target labels
     z: Tensor  # (B, latent_dim) ~ N(0, I)
     z2: Tensor
-    mix: Tensor  # (B,) in [0, 1]: interpolation weights of real and fake for a gradient penalty
+    mix: Tensor  # (B,) in [0, 1): interpolation weights of real and fake for a gradient penalty
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
         """Move to the device; convert images and latents to `dtype`, images to [-1, 1]."""

@@ -71,7 +71,7 @@ class Index:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of domains and shards: identifies samples and their order, wherever they lie."""
+        """Hash of domains and shards: identifies samples and their order, at any URL."""
         fields = asdict(self)
         text = json.dumps([fields["domains"], fields["splits"]], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

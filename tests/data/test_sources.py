@@ -115,7 +115,7 @@ def test_slots_of_a_single_source_equal_a_literal_implementation(shards):
         assert torch.equal(torch.stack([batch.z, batch.z2]), torch.from_numpy(z))
 
 
-def test_without_references_other_fields_are_equal_and_fewer_images_are_read(shards, monkeypatch):
+def test_without_references_other_fields_are_equal_and_only_sources_are_read(shards, monkeypatch):
     sources = open_sources(DataConfig(shards), "train")
     complete = load(make_slots(sources, with_references=True, permute_labels=False), range(2))
     reads = []
