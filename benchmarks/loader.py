@@ -150,7 +150,7 @@ class Loader:
         """Load one augmented image, uint8 (3, SIZE, SIZE)."""
         data = self.reader.read(self.locations[number]).image
         rng = seeded_rng(0, "augment", number)
-        return torch.from_numpy(transforms.load_augmented(data, SIZE, rng, fast=self.fast))
+        return torch.from_numpy(transforms.load_augmented(data, SIZE, rng, fast_decoding=self.fast))
 
     def batches(self) -> Iterator[torch.Tensor]:
         """Yield batches of all images once, uint8 (B, 3, SIZE, SIZE)."""
@@ -173,7 +173,7 @@ def exact_image(original: bytes, data: bytes, rng: np.random.Generator) -> np.nd
     """Compute `load_augmented(data)` from the original in floating point: (3, SIZE, SIZE)."""
     pixels = np.asarray(transforms.decode(original), np.float32)
     width, height = transforms.decode(data).size
-    box, flip = transforms.draw(width, height, rng)
+    box, flip = transforms.draw_augmentation(width, height, rng)
     original_box = tuple(edge * pixels.shape[1] / width for edge in box)
     planes = [Image.fromarray(plane) for plane in np.ascontiguousarray(pixels.transpose(2, 0, 1))]
     bilinear = Image.Resampling.BILINEAR

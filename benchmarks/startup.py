@@ -35,13 +35,13 @@ from stargan_dist.data.index import (
     Index,
     Shard,
     read_index,
-    samples_name,
+    sample_table_name,
     to_json,
     write_index,
 )
 from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.data.sources import open_sources
-from stargan_dist.data.stream import Slots, batches, training_loader
+from stargan_dist.data.stream import Slots, iterate_batches, training_loader
 from stargan_dist.shards.build import build
 
 DOMAINS = [f"domain{i}" for i in range(10)]
@@ -87,7 +87,7 @@ def make_dataset_of_links(folder: Path, samples: int, shards: int) -> Path:
     (url / "train").mkdir(parents=True)
     for entry in index.shards():
         os.link(tar, url / entry.name)
-        os.link(samples_name(str(tar)), url / samples_name(entry.name))
+        os.link(sample_table_name(str(tar)), url / sample_table_name(entry.name))
     write_index(str(url), index)
     return url
 
@@ -101,7 +101,7 @@ def first_batch(url: Path, step: int, workers: int) -> tuple[float, float]:
     config = DataConfig(str(url), workers=workers)
     slots = Slots(open_sources(config, "train"), 0, IMAGE_SIZE, 16, BATCH_SIZE)
     loader = training_loader(slots, range(step, step + 1000), rank=0, world_size=1, workers=workers)
-    stream = batches(loader, SkippedSamples())
+    stream = iterate_batches(loader, SkippedSamples())
     next(stream)
     seconds = time.perf_counter() - start
     for _ in range(20):

@@ -75,14 +75,14 @@ class DataConfig:
     """Replaced samples after which the run stops."""
 
     @property
-    def sets(self) -> dict[str, SourceConfig]:
+    def all_sources(self) -> dict[str, SourceConfig]:
         """All data sources by name; the one given as `shards` has an empty name."""
         return self.sources or {"": SourceConfig(self.shards)}
 
     @property
     def by_domain(self) -> bool:
         """The labels are the domains of a single data source."""
-        return [source.labels_are_domains for source in self.sets.values()] == [True]
+        return [source.labels_are_domains for source in self.all_sources.values()] == [True]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def parse_args() -> argparse.Namespace:
 
 def _load(url: str, size: int) -> np.ndarray:
     try:
-        return transforms.fit(transforms.decode(storage.read_bytes(url)), size)
+        return transforms.resize(transforms.decode(storage.read_bytes(url)), size)
     except (OSError, UserError) as error:
         raise UserError(f"cannot read the image {url}: {error}") from error
 

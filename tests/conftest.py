@@ -1,4 +1,4 @@
-"""Fixtures: a small data set, and real training processes on it."""
+"""Fixtures: a small dataset, servers, and real training processes."""
 
 import hashlib
 import io
@@ -25,28 +25,28 @@ from tests.helpers.servers import http_server, s3_server
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "configs" / "smoke.yaml"
-# What is waited for comes in seconds, and on a busy machine later: waiting longer costs nothing.
-# Less than a test may take (setup.cfg), so that what did not come is told.
+# Timeout for events that usually take seconds, and longer on a busy machine. It is shorter than the
+# timeout of a test (setup.cfg), so that the test reports what did not happen.
 PATIENCE_SECONDS = 480
 
-# Bits are compared between this process and those that tests start: one thread in each.
+# Tests compare bits between this process and the processes they start: one thread in each.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-# What the S3 server of the tests wants to see, and no questions to a cloud's own addresses.
+# Credentials for the S3 server of the tests, and no requests to the metadata service of a cloud.
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 os.environ |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": "us-east-1"}
 torch.set_num_threads(1)
 
 
 def digest(folder) -> dict[str, str]:
-    """What lies in a folder: path -> hash of the contents."""
+    """Return the contents of a folder: path -> hash of the file."""
     files = (f for f in Path(folder).rglob("*") if f.is_file())
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 @pytest.fixture(scope="session")
 def animals(tmp_path_factory) -> Path:
-    """Folders of drawn animals, 12 of each species."""
+    """Folders of drawn animals, 12 images of each species."""
     dest = tmp_path_factory.mktemp("animals") / "animals"
     demo.write_dataset(dest, count=12, size=40, seed=0)
     return dest / "images"
@@ -54,7 +54,7 @@ def animals(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards(animals, tmp_path_factory) -> str:
-    """Shards of them: several a domain, a quarter of the images for validation."""
+    """Shards of the animals: several per domain, a quarter of the images for validation."""
     dest = str(tmp_path_factory.mktemp("shards") / "set")
     build(str(animals), dest, val_fraction=0.25, shard_images=4)
     return dest
@@ -62,7 +62,7 @@ def shards(animals, tmp_path_factory) -> str:
 
 @pytest.fixture(autouse=True)
 def clean_access():
-    """Ways to reach URLs do not leak from test to test."""
+    """Reset the storage configuration after each test."""
     yield
     fsspec.config.conf.clear()
     storage.configure(StorageConfig())
@@ -87,14 +87,14 @@ def s3(s3_address) -> str:
 
 @pytest.fixture
 def http(tmp_path):
-    """An HTTP server of the folder tmp_path / "served"."""
+    """An HTTP server for the folder tmp_path / "served"."""
     (tmp_path / "served").mkdir()
     with http_server(tmp_path / "served") as server:
         yield server
 
 
 def launch(processes: int) -> list[str]:
-    """The beginning of a command that starts so many processes."""
+    """Return the first words of a command that starts a number of processes."""
     if processes == 1:
         return [sys.executable]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
@@ -102,8 +102,11 @@ def launch(processes: int) -> list[str]:
 
 
 def here(module: str, *args: object, code: int = 0, **env: str) -> subprocess.CompletedProcess:
-    """`python -m stargan_dist.MODULE …` in this process, where everything is imported: a process of
-    its own takes seconds for that. For what starts no others."""
+    """Run `python -m stargan_dist.MODULE …` in this process and check the exit code.
+
+    A process of its own would take seconds to import everything. Commands that start further
+    processes need one.
+    """
     out, err = io.StringIO(), io.StringIO()
     argv = [module, *map(str, args)]
     with (
@@ -120,7 +123,7 @@ def here(module: str, *args: object, code: int = 0, **env: str) -> subprocess.Co
 
 @dataclass
 class Trainer:
-    """Starts `stargan_dist.train` with the smoke configuration, as a user would."""
+    """Start `stargan_dist.train` with the smoke configuration, as a user would."""
 
     shards: str
 
@@ -143,7 +146,7 @@ class Trainer:
         )
 
     def __call__(self, run, *args, code: int = 0, **kwargs) -> subprocess.CompletedProcess:
-        """Run to the end and check the exit code."""
+        """Run the command to its end and check the exit code."""
         process = self.start(run, *args, **kwargs)
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == code, out + err
@@ -157,7 +160,7 @@ def train(shards) -> Trainer:
 
 @pytest.fixture(scope="session")
 def finished_run(train, tmp_path_factory) -> Path:
-    """A smoke run that went through without a break."""
+    """An uninterrupted smoke run."""
     run = tmp_path_factory.mktemp("runs") / "finished"
     train(run)
     return run
@@ -165,7 +168,7 @@ def finished_run(train, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_of_two(train, tmp_path_factory) -> Path:
-    """The same by two processes."""
+    """An uninterrupted smoke run by two processes."""
     run = tmp_path_factory.mktemp("runs") / "of_two"
     train(run, processes=2)
     return run

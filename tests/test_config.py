@@ -23,7 +23,7 @@ def resolved(config):
 def test_presets_are_valid_and_name_run_and_shards(preset):
     config = configs.parse(["--config", str(preset)])
     assert config.run
-    assert all(source.shards for source in config.data.sets.values())
+    assert all(source.shards for source in config.data.all_sources.values())
 
 
 def test_defaults_are_the_papers():

@@ -27,8 +27,8 @@ def test_the_label_of_own_images():
     ("labels", "name", "pairs", "said"),
     [
         (BOTH, "animals", [], "--set: animals is none of faces, kinds"),
-        (BOTH, None, ["old=1"], "old is no attribute of faces, which has the attributes black"),
-        (BOTH, "kinds", ["cat=1"], "cat is no attribute of kinds, which has categories"),
+        (BOTH, None, ["old=1"], "old is not an attribute of faces, which has the attributes black"),
+        (BOTH, "kinds", ["cat=1"], "cat is not an attribute of kinds, which has categories"),
         (BOTH, None, ["male=maybe"], "attribute male is 'maybe', neither true"),
         (BOTH, None, ["male"], "attribute male is '', neither true"),
         (domain_labels(["a", "b"]), None, ["male=1"], "the labels of this run are its domains"),

@@ -1,1 +1,1 @@
-"""Samples: which, in which order, and how they are read."""
+"""Training and evaluation samples: their order, their labels, and how they are read."""

@@ -1,4 +1,4 @@
-"""What one iteration consumes."""
+"""The data of one training iteration."""
 
 from typing import NamedTuple
 
@@ -7,23 +7,23 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """One rank's share of a global batch (SPEC of the method: arXiv 1912.01865, section 2.2).
+    """One rank's part of a global batch (symbols as in arXiv 1912.01865, section 2.2).
 
-    Images travel as uint8 (B, 3, H, H) and become floats in [-1, 1] on the device: see `to`.
-    Labels are numbers of domains, int64 (B,), or vectors, float (B, `Labels.size`).
+    Images are uint8 (B, 3, H, H) until `to` converts them on the device to floats in [-1, 1].
+    Labels are domain indices, int64 (B,), or vectors, float (B, `Labels.vector_dim`).
     """
 
-    x: Tensor  # sources
-    y: Tensor  # their labels
+    x: Tensor  # source images
+    y: Tensor  # labels of the sources
     x_ref: Tensor | None  # references of domain y_trg, drawn independently of the sources
-    x_ref2: Tensor | None  # other images of the same domain; None where nothing refers to them
+    x_ref2: Tensor | None  # other images of that domain; both are None without references
     y_trg: Tensor  # target labels
     z: Tensor  # (B, latent_dim) ~ N(0, I)
     z2: Tensor
-    mix: Tensor  # (B,) in [0, 1): where between real and fake a gradient penalty looks
+    mix: Tensor  # (B,) in [0, 1): interpolation weights of real and fake for a gradient penalty
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
-        """Move to the device; images and latents become `dtype`, images in [-1, 1]."""
+        """Move to the device; convert images and latents to `dtype`, images to [-1, 1]."""
 
         def move(t: Tensor | None) -> Tensor | None:
             if t is None:
@@ -36,17 +36,17 @@ class Batch(NamedTuple):
         return Batch(*map(move, self))  # type: ignore[arg-type]
 
     def split(self, parts: int) -> "list[Batch]":
-        """Micro-batches of equal size, in order."""
+        """Split into micro-batches of equal size, in order."""
         fields = ([None] * parts if t is None else t.chunk(parts) for t in self)
         return [Batch(*chunks) for chunks in zip(*fields, strict=True)]
 
 
 def to_unit(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 [0, 255] -> float [-1, 1]."""
-    # In place: temporaries of a batch's size cost more than the arithmetic.
+    """Convert uint8 in [0, 255] to float in [-1, 1]."""
+    # In place: allocating temporaries of a batch's size costs more than the arithmetic.
     return images.to(dtype).div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Float [-1, 1] -> uint8 [0, 255], rounded; what lies outside is clamped."""
+    """Convert float in [-1, 1] to uint8 in [0, 255]: rounded, and clamped outside the range."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

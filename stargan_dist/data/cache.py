@@ -1,4 +1,4 @@
-"""Whole shards on a local disk: bounded, and shared by all processes of a node."""
+"""A bounded cache of whole shards on a local disk, shared by all processes of a node."""
 
 import hashlib
 import os
@@ -15,36 +15,36 @@ from stargan_dist.data.index import Shard
 from stargan_dist.errors import UserError
 from stargan_dist.storage import with_retries
 
-LOCKS = 64
+DOWNLOAD_LOCKS = 64
 ABANDONED_SECONDS = 3600.0
 
 
 class ShardCache:
-    """Shards by full URL and hash. What was used longest ago makes room. Picklable.
+    """Cache of shards, keyed by full URL and hash; evicts the least recently used. Picklable.
 
     Args:
-        folder: local; made if it is not there. Several caches may share it.
-        limit_bytes: of all files in it. Downloads under way count, and may exceed it while
-            several need room at once.
+        folder: local folder, created if it is missing. Several caches may share it.
+        limit_bytes: bound of all files in the folder. Downloads in progress count; several at once
+            may exceed it for a time.
     """
 
     def __init__(self, folder: str, limit_bytes: int) -> None:
         self.folder, self.limit_bytes = Path(folder), limit_bytes
 
     def read_range(self, url: str, shard: Shard, begin: int, end: int) -> bytes:
-        """The bytes [begin, end) of the shard at a URL, which is downloaded if it is not here.
+        """Read the bytes [begin, end) of the shard at `url`; download the shard if it is missing.
 
         Raises:
-            OSError: it cannot be downloaded, or arrives damaged.
-            UserError: it is larger than the cache.
+            OSError: the download fails or arrives damaged.
+            UserError: the shard is larger than the cache.
         """
         with self._open(url, shard) as file:
-            os.utime(file.fileno())  # used now: others make room first
+            os.utime(file.fileno())  # marks it as the most recently used
             file.seek(begin)
             return file.read(end - begin)
 
     def discard(self, url: str, shard: Shard) -> None:
-        """Forget a shard, whose file turned out to be damaged."""
+        """Remove a shard whose file is damaged."""
         self._path(url, shard).unlink(missing_ok=True)
 
     def _path(self, url: str, shard: Shard) -> Path:
@@ -55,35 +55,35 @@ class ShardCache:
         with suppress(FileNotFoundError):
             return path.open("rb")
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f".lock-{int(path.name[:8], 16) % LOCKS}"):
-            with suppress(FileNotFoundError):  # another process was faster
+        with FileLock(self.folder / f".lock-{int(path.name[:8], 16) % DOWNLOAD_LOCKS}"):
+            with suppress(FileNotFoundError):  # another process has downloaded it meanwhile
                 return path.open("rb")
             return self._download(url, shard, path)
 
     def _download(self, url: str, shard: Shard, path: Path) -> BinaryIO:
-        """Returns the open file: whoever makes room from now on does not take it from us."""
+        """Return the open file, which stays readable even if it is evicted right away."""
         if shard.bytes > self.limit_bytes:
             raise UserError(
-                f"the cache {self.folder} is bounded to {self.limit_bytes} bytes, a shard has "
-                f"{shard.bytes}: raise data.cache_gib"
+                f"the cache {self.folder} is limited to {self.limit_bytes} bytes, but shard "
+                f"{shard.name} has {shard.bytes}: raise data.cache_gib"
             )
         partial = path.with_suffix(".partial")
         try:
-            with_retries(lambda: self._try(url, shard, partial))
+            with_retries(lambda: self._download_once(url, shard, partial))
             file = partial.open("rb")
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        with self._lock():
-            self._trim(0)  # several downloads at once may have taken more room than there is
+        with self._eviction_lock():
+            self._evict(0)  # several downloads at once may have exceeded the limit
         return file
 
-    def _try(self, url: str, shard: Shard, partial: Path) -> None:
-        with self._lock():
+    def _download_once(self, url: str, shard: Shard, partial: Path) -> None:
+        with self._eviction_lock():
             partial.unlink(missing_ok=True)
-            self._trim(shard.bytes)
+            self._evict(shard.bytes)
             with partial.open("wb") as file:
-                file.truncate(shard.bytes)  # reserved: others count it
+                file.truncate(shard.bytes)  # reserves the space: other processes count it
         digest = hashlib.sha256()
         with partial.open("r+b") as file:
             for block in storage.read_blocks(url):
@@ -91,29 +91,31 @@ class ShardCache:
                 file.write(block)
             file.truncate()
             file.flush()
-            os.fsync(file.fileno())  # after a power cut, what has its name has its bytes
+            os.fsync(file.fileno())  # a file under its final name is complete, even after a crash
         if digest.hexdigest() != shard.sha256:
-            raise OSError("its hash is not the index's: it is damaged, truncated or another one")
+            raise OSError(
+                "its hash is not the index's: the shard is damaged, truncated or replaced"
+            )
 
-    def _lock(self) -> FileLock:
-        """Held while files are counted and removed."""
+    def _eviction_lock(self) -> FileLock:
+        """Lock for counting and removing files."""
         return FileLock(self.folder / ".lock")
 
-    def _trim(self, size: int) -> None:
-        """Remove what was used longest ago until `size` more bytes find room."""
+    def _evict(self, size: int) -> None:
+        """Remove the least recently used files until `size` more bytes fit."""
         files = list(self._files())
         total = sum(stat.st_size for stat, _ in files)
         for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
             if total + size <= self.limit_bytes:
                 break
-            under_way = path.suffix and time.time() - stat.st_mtime < ABANDONED_SECONDS
-            if not under_way:
+            in_progress = path.suffix and time.time() - stat.st_mtime < ABANDONED_SECONDS
+            if not in_progress:
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
 
     def _files(self) -> Iterator[tuple[os.stat_result, Path]]:
         for entry in os.scandir(self.folder):
-            # Another process may just have finished its download, and renamed the file.
+            # Another process may just have finished its download and renamed the file.
             with suppress(FileNotFoundError):
                 if not entry.name.startswith(".lock"):
                     yield entry.stat(), Path(entry)

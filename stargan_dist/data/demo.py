@@ -1,11 +1,12 @@
-"""A small data set of drawn animals: three species, told apart by shape and not by colour.
+"""A small synthetic dataset of cats, dogs and rabbits, which differ in shape but not in colour.
 
     python -m stargan_dist.data.demo DEST [--expressions]
 
-writes ``DEST/images/<species>/000000.png`` and so on, and ``DEST/factors.jsonl``, which holds the
-factors that each image was drawn from, so that a translation can be measured against the truth.
-All these animals are awake. With ``--expressions`` the folders are expressions instead, which the
-eyes alone show, and each holds animals of all species: a set that knows something else of them.
+writes ``DEST/images/<species>/000000.png`` and so on, and ``DEST/factors.jsonl`` with the factors
+of variation of each image, so that translations can be compared with the truth. All these animals
+are awake. With ``--expressions`` there is a folder for each expression instead, with animals of all
+species. Expressions differ in the eyes only: the result is a dataset with other labels for similar
+images.
 """
 
 import argparse
@@ -36,10 +37,17 @@ PINK: Colour = (244, 158, 170)
 
 @dataclass(frozen=True)
 class Factors:
-    """What one image is drawn from: species, pose, two colours (RGB, 0 to 255), expression.
+    """The factors of variation of one image.
 
-    ``x`` and ``y`` place the centre of the head, as fractions of the width and of the height;
-    ``radius`` is the head's, as a fraction of the width; ``tilt`` is clockwise, in radians.
+    Attributes:
+        species: one of ``SPECIES``.
+        x: horizontal position of the centre of the head, as a fraction of the width.
+        y: vertical position of the centre of the head, as a fraction of the height.
+        radius: radius of the head, as a fraction of the width.
+        tilt: clockwise rotation of the head, in radians.
+        fur: RGB, 0 to 255.
+        background: RGB, 0 to 255.
+        expression: one of ``EXPRESSIONS``.
     """
 
     species: str
@@ -53,7 +61,7 @@ class Factors:
 
 
 class Pen:
-    """Draws in the coordinates of a head: origin at its centre, unit its radius, y downwards."""
+    """A pen in head coordinates: origin at the head's centre, unit its radius, y downwards."""
 
     def __init__(self, factors: Factors, side: int) -> None:
         self.image = Image.new("RGB", (side, side), factors.background)
@@ -67,11 +75,11 @@ class Pen:
         self._rotation = np.array([[cos, sin], [-sin, cos]])
 
     def shape(self, points: Points, fill: Colour, outline: float = 0.0) -> None:
-        """Fill the polygon ``points`` (N, 2); ``outline`` is the width of the line around it."""
+        """Fill the polygon ``points`` (N, 2), with an outline of the given width."""
         corners = self._pixels(points)
         self._canvas.polygon(corners, fill=fill)
         if outline:
-            # Running on past the first corner gives it a joint like that of the others.
+            # Continuing past the first corner gives it the same joint as the others.
             self._stroke(corners + corners[:2], self.outline, outline)
 
     def line(self, points: Points, colour: Colour, width: float) -> None:
@@ -86,14 +94,17 @@ class Pen:
         return [(x, y) for x, y in points @ self._rotation * self._radius + self._centre]
 
 
-def _mix(a: Colour, b: Colour, share: float) -> Colour:
-    """Mix the colour that lies ``share`` (0 to 1) of the way from ``a`` to ``b``."""
-    red, green, blue = (round(p + (q - p) * share) for p, q in zip(a, b, strict=True))
+def _mix(a: Colour, b: Colour, weight: float) -> Colour:
+    """Interpolate from ``a`` (weight 0) to ``b`` (weight 1)."""
+    red, green, blue = (round(p + (q - p) * weight) for p, q in zip(a, b, strict=True))
     return red, green, blue
 
 
 def _oval(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> Points:
-    """List the corners (N, 2) of an ellipse about (x, y), turned clockwise by ``turn`` radians."""
+    """Return the corners (N, 2) of an ellipse around (x, y).
+
+    It is rotated clockwise by ``turn`` radians.
+    """
     angle = np.linspace(0, 2 * math.pi, OVAL_CORNERS, endpoint=False)
     along, across = rx * np.cos(angle), ry * np.sin(angle)
     cos, sin = math.cos(turn), math.sin(turn)
@@ -101,12 +112,12 @@ def _oval(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> Points
 
 
 def _both_sides(points: Points) -> tuple[Points, Points]:
-    """``points`` and their mirror image on the other side of the face."""
+    """Return ``points`` and their mirror image on the other side of the face."""
     return points, points * np.array([-1.0, 1.0])
 
 
 def _awake(pen: Pen) -> None:
-    """Dark eyes with a glint."""
+    """Draw dark eyes with a glint."""
     for eye in _both_sides(_oval(0.42, -0.16, 0.18, 0.23)):
         pen.shape(eye, INK)
     for x in (-0.36, 0.48):
@@ -114,13 +125,13 @@ def _awake(pen: Pen) -> None:
 
 
 def _asleep(pen: Pen) -> None:
-    """Closed lids: arcs that hang down."""
+    """Draw closed lids as arcs that hang down."""
     for lid in _both_sides(_oval(0.42, -0.2, 0.26, 0.22)[: OVAL_CORNERS // 2 + 1]):
         pen.line(lid, INK, 0.15)
 
 
 def _surprised(pen: Pen) -> None:
-    """Wide eyes, white around small pupils."""
+    """Draw wide eyes, white around small pupils."""
     for white in _both_sides(_oval(0.42, -0.24, 0.34, 0.36)):
         pen.shape(white, WHITE, outline=0.08)
     for pupil in _both_sides(_oval(0.42, -0.24, 0.13, 0.15)):
@@ -134,7 +145,7 @@ EXPRESSIONS: tuple[str, ...] = tuple(_EYES)
 
 
 def _face(pen: Pen) -> None:
-    """What all species share: the head, the eyes and the cheeks."""
+    """Draw the parts that all species share: the head, the eyes and the cheeks."""
     pen.shape(_oval(0, 0, 1.0, 0.92), pen.fur, outline=0.1)
     _EYES[pen.expression](pen)
     for cheek in _both_sides(_oval(0.66, 0.25, 0.17, 0.12)):
@@ -142,7 +153,7 @@ def _face(pen: Pen) -> None:
 
 
 def _cat(pen: Pen) -> None:
-    """Pointed ears and whiskers."""
+    """Draw pointed ears and whiskers."""
     for ear in _both_sides(np.array([[0.98, -0.15], [0.95, -1.5], [0.12, -0.88]])):
         pen.shape(ear, pen.fur, outline=0.1)
     for ear in _both_sides(np.array([[0.82, -0.5], [0.82, -1.2], [0.4, -0.85]])):
@@ -157,7 +168,7 @@ def _cat(pen: Pen) -> None:
 
 
 def _dog(pen: Pen) -> None:
-    """Drooping ears and a snout."""
+    """Draw drooping ears and a snout."""
     _face(pen)
     for ear in _both_sides(_oval(1.02, 0.1, 0.32, 0.78, turn=-0.25)):
         pen.shape(ear, _mix(pen.fur, INK, 0.3), outline=0.1)
@@ -168,7 +179,7 @@ def _dog(pen: Pen) -> None:
 
 
 def _rabbit(pen: Pen) -> None:
-    """Long upright ears and teeth."""
+    """Draw long upright ears and teeth."""
     for ear in _both_sides(_oval(0.45, -1.3, 0.3, 0.78, turn=0.12)):
         pen.shape(ear, pen.fur, outline=0.1)
     for ear in _both_sides(_oval(0.45, -1.25, 0.14, 0.55, turn=0.12)):
@@ -185,35 +196,38 @@ SPECIES: tuple[str, ...] = tuple(_DRAWINGS)
 
 
 def sample_factors(seed: int, species: str, i: int) -> Factors:
-    """The factors of image ``i`` of a species; they depend on no other image."""
-    return _look(np.random.default_rng([seed, SPECIES.index(species), i]), species, "awake")
+    """Return the factors of image ``i`` of a species, independent of all other images."""
+    return _draw_factors(np.random.default_rng([seed, SPECIES.index(species), i]), species, "awake")
 
 
 def sample_expression(seed: int, expression: str, i: int) -> Factors:
-    """The factors of image ``i`` with an expression, of any species: none is one of the above."""
+    """Return the factors of image ``i`` with an expression, of a random species.
+
+    No such image is one of ``sample_factors``.
+    """
     rng = np.random.default_rng([seed, len(SPECIES) + EXPRESSIONS.index(expression), i])
-    return _look(rng, SPECIES[rng.integers(len(SPECIES))], expression)
+    return _draw_factors(rng, SPECIES[rng.integers(len(SPECIES))], expression)
 
 
-def _look(rng: np.random.Generator, species: str, expression: str) -> Factors:
-    """Draw a pose and colours."""
+def _draw_factors(rng: np.random.Generator, species: str, expression: str) -> Factors:
+    """Draw a random pose and random colours."""
     x, y = rng.uniform(0.32, 0.68), rng.uniform(0.5, 0.74)
     radius, tilt = rng.uniform(0.2, 0.245), rng.uniform(-0.2, 0.2)
     hue = rng.uniform()
     fur = _rgb(hue, rng.uniform(0.45, 0.85), rng.uniform(0.7, 0.95))
-    # A hue well away from that of the fur, and pale, so that the outline stands out.
+    # The hue is far from that of the fur, and pale, so that the outline stands out.
     background = _rgb(hue + rng.uniform(0.25, 0.75), rng.uniform(0.1, 0.35), rng.uniform(0.85, 1))
     return Factors(species, x, y, radius, tilt, fur, background, expression)
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Colour:
-    """A colour from its hue (in turns), saturation and value (both 0 to 1)."""
+    """Convert hue (in turns), saturation and value (both 0 to 1) to RGB, 0 to 255."""
     red, green, blue = (round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1, saturation, value))
     return red, green, blue
 
 
 def draw(factors: Factors, size: int) -> Image.Image:
-    """Draw the animal as an RGB image of ``size`` x ``size`` pixels."""
+    """Draw an animal as an RGB image of ``size`` × ``size`` pixels."""
     pen = Pen(factors, size * OVERSAMPLING)
     _DRAWINGS[factors.species](pen)
     return pen.image.reduce(OVERSAMPLING)
@@ -224,12 +238,15 @@ def write_dataset(
 ) -> None:
     """Write ``count`` images of each domain, and their factors, to the new folder ``dest``.
 
-    The domains are the species, or the expressions.
+    The domains are the species, or with ``expressions`` the expressions.
+
+    Raises:
+        UserError: ``count`` or ``size`` is below 1, or ``dest`` exists and is not an empty folder.
     """
     if count < 1 or size < 1:
-        raise UserError(f"count and size must be at least 1, not {count} and {size}")
+        raise UserError(f"--count and --size must be at least 1, not {count} and {size}")
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise UserError(f"{dest} exists already and is not an empty folder")
+        raise UserError(f"{dest} exists already and is not an empty folder: name another one")
     domains, sample = (EXPRESSIONS, sample_expression) if expressions else (SPECIES, sample_factors)
     partial = dest.with_name(dest.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -249,14 +266,29 @@ def write_dataset(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line: where to write, what, and how many images of which size."""
-    parser = argparse.ArgumentParser(description="Draw a data set of cats, dogs and rabbits.")
-    parser.add_argument("dest", type=Path, help="a folder that is new or empty")
-    parser.add_argument("--count", type=int, default=1200, help="images of each domain")
-    parser.add_argument("--size", type=int, default=64, help="width and height in pixels")
-    parser.add_argument("--seed", type=int, default=0)
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stargan_dist.data.demo",
+        description="Draw a synthetic dataset of cats, dogs and rabbits: a folder of PNG images "
+        "for each domain, DEST/images/DOMAIN, and the factors of each image, DEST/factors.jsonl.",
+    )
     parser.add_argument(
-        "--expressions", action="store_true", help="a folder for each expression, not each species"
+        "dest", metavar="DEST", type=Path, help="output folder, which must be new or empty"
+    )
+    parser.add_argument(
+        "--count", type=int, default=1200, help="images per domain (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=64, help="width and height, in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of all random factors (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--expressions",
+        action="store_true",
+        help=f"use expressions as domains ({', '.join(EXPRESSIONS)}), with animals of all species, "
+        f"instead of species ({', '.join(SPECIES)})",
     )
     options = parser.parse_args(argv)
     write_dataset(

@@ -1,4 +1,4 @@
-"""The images of one domain, without augmentation, shared out among ranks."""
+"""The images of one domain, without augmentation, divided among ranks."""
 
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
@@ -11,36 +11,41 @@ from stargan_dist.data import transforms
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.workers import iterate, open_loader
 
-BATCHES_OF_A_WORKER = 8  # for fewer a process is not started
+MIN_BATCHES_PER_WORKER = 8  # with fewer batches, starting a process does not pay
 
 
 class NumberedImages(NamedTuple):
-    """Images uint8 (B, 3, size, size) that follow each other in the domain."""
+    """Images uint8 (B, 3, size, size) with consecutive numbers in the domain, from `first` on."""
 
     first: int
     images: Tensor
 
 
-class Images(Dataset[NumberedImages]):
-    """The images of one domain of a split, resized but otherwise as they are."""
+class DomainImages(Dataset[NumberedImages]):
+    """The images of one domain of a split, resized to `size`."""
 
     def __init__(self, reader: ShardReader, domain: int, size: int) -> None:
         self.reader, self.domain, self.size = reader, domain, size
 
     def __getitem__(self, number: int) -> NumberedImages:
-        """Raises UserError if it cannot be read or decoded."""
-        image, _ = self.reader.image(self.reader.locate(self.domain, number))
-        return NumberedImages(number, torch.from_numpy(transforms.fit(image, self.size))[None])
+        """Return one image, B = 1.
+
+        Raises:
+            UserError: it cannot be read or decoded.
+        """
+        image, _ = self.reader.read_image(self.reader.locate(self.domain, number))
+        return NumberedImages(number, torch.from_numpy(transforms.resize(image, self.size))[None])
 
 
 def _collate(items: list[NumberedImages]) -> NumberedImages:
     return NumberedImages(items[0].first, torch.cat([item.images for item in items]))
 
 
-def share(count: int, batch_size: int, rank: int, world_size: int) -> list[range]:
-    """Which of `count` items are a rank's, in batches: a row of them, so that it reads few shards.
+def rank_batches(count: int, batch_size: int, rank: int, world_size: int) -> list[range]:
+    """Return a rank's part of `count` items, in batches.
 
-    The shares differ by one at most.
+    A rank's items are consecutive, so that it reads few shards. The numbers of items of any two
+    ranks differ by at most one.
     """
     begin, end = (count * r // world_size for r in (rank, rank + 1))
     return [range(i, min(i + batch_size, end)) for i in range(begin, end, batch_size)]
@@ -56,13 +61,23 @@ def load_images(
     start_method: str,
     pin_memory: bool,
 ) -> Generator[NumberedImages, None, None]:
-    """Images of a domain by number, batch after batch. Close the generator to end its workers."""
-    images = Images(reader, domain, size)
+    """Yield the images of a domain, batch after batch. Closing the generator ends its workers.
+
+    Args:
+        reader: reader of the split.
+        domain: index of the domain.
+        size: width and height of the loaded images, in pixels.
+        batches: numbers of the images of each batch, consecutive within a batch.
+        workers: loader processes, at most; few batches start fewer.
+        start_method: start method of the loader processes.
+        pin_memory: load into page-locked memory.
+    """
+    images = DomainImages(reader, domain, size)
     loader = open_loader(
         images,
         batches,
         _collate,
-        workers=min(workers, len(batches) // BATCHES_OF_A_WORKER),
+        workers=min(workers, len(batches) // MIN_BATCHES_PER_WORKER),
         start_method=start_method,
         pin_memory=pin_memory,
     )

@@ -1,8 +1,9 @@
-"""What the images of a run's data sets are labelled with, and what is made of it: pure.
+"""Labels of the images of a run's data sources, and functions of them. Pure.
 
-One data set or several, each with labels of its own (StarGAN: arXiv 1711.09020, section 3.2): the
-label of an image is c = [c_1, …, c_n, m]. Only c_i of its own set is known, the others are zero,
-and m, one-hot, names the set. With one set there is no m.
+A run reads one data source or several, each with labels of its own (StarGAN: arXiv 1711.09020,
+section 3.2). The label of an image is c = [c_1, …, c_n, m]: c_i of the image's own source is
+known, the others are zero, and the one-hot mask m identifies the source. With a single source
+there is no m.
 """
 
 from collections.abc import Mapping
@@ -16,21 +17,20 @@ from torch import Tensor
 
 from stargan_dist.errors import UserError
 
-# CelebA's own list has -1 and 1.
-TRUTH = {"1": 1.0, "true": 1.0, "0": 0.0, "-1": 0.0, "false": 0.0}
+# CelebA's own list uses -1 and 1.
+BINARY_VALUES = {"1": 1.0, "true": 1.0, "0": 0.0, "-1": 0.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """What one data set knows of its images: which of some categories an image is of, or which
-    of some binary attributes hold for it.
+    """The labels of one data source: exclusive categories, or binary attributes.
 
     Attributes:
-        name: of the data set.
+        name: name of the data source.
         columns: names of the categories or attributes.
-        binary: attributes, each of which holds or not; else categories, one of which holds.
-        exclusive: of attributes: groups of which, in a target, one is set and the rest cleared.
-        key: of categories: what names it in a sample's attributes; empty: its domain does.
+        binary: True for attributes, each true or false; False for categories, one per image.
+        exclusive: groups of attributes; a translation target sets one and clears the rest.
+        key: attribute in a sample's JSON that names the category; empty: its domain does.
     """
 
     name: str
@@ -41,39 +41,41 @@ class LabelSpace:
 
     @property
     def labels_are_domains(self) -> bool:
-        """Whether a sample's domain tells its label."""
+        """True if a sample's domain determines its label."""
         return not (self.binary or self.key)
 
     def encode(self, attributes: Mapping[str, Any], domain: str) -> np.ndarray:
-        """This set's part of the label of a sample: float32 (number of columns,) of 0 and 1.
+        """Encode a sample's label in this space: float32 (number of columns,) of 0 and 1.
 
         Args:
-            attributes: as the sample's JSON has them.
-            domain: the sample's.
+            attributes: attributes in the sample's JSON.
+            domain: the sample's domain.
 
         Raises:
-            UserError: an attribute is missing, or has another value than is known.
+            UserError: an attribute is missing or has an unknown value.
         """
         if self.binary:
-            values = [_truth(name, _attribute(attributes, name)) for name in self.columns]
+            values = [_to_binary(name, _attribute(attributes, name)) for name in self.columns]
             return np.array(values, np.float32)
         category = str(_attribute(attributes, self.key)) if self.key else domain
         if category not in self.columns:
-            where = f"attribute {self.key}" if self.key else "its domain"
-            raise UserError(f"{where} is {category!r}, not one of {', '.join(self.columns)}")
+            label = f"attribute {self.key}" if self.key else "its domain"
+            raise UserError(f"{label} is {category!r}, not one of {', '.join(self.columns)}")
         return np.array([category == name for name in self.columns], np.float32)
 
     def encode_known(self, values: Mapping[str, Any]) -> np.ndarray:
-        """As `own`, of an image of which some attributes are known: the others do not hold. Of a
-        set of categories all are zero, which is of no influence on targets.
+        """Encode an image of which only some attributes are known; the others are taken as false.
+
+        The result is as that of `encode`. For categories it is zero, which does not affect
+        targets.
 
         Raises:
-            UserError: an attribute is not of this set, or has another value than is known.
+            UserError: an attribute is not of this space or has an unknown value.
         """
         unknown = [name for name in values if not self.binary or name not in self.columns]
         if unknown:
-            held = f"the attributes {', '.join(self.columns)}" if self.binary else "categories"
-            raise UserError(f"{unknown[0]} is no attribute of {self.name}, which has {held}")
+            kind = f"the attributes {', '.join(self.columns)}" if self.binary else "categories"
+            raise UserError(f"{unknown[0]} is not an attribute of {self.name}, which has {kind}")
         if not self.binary:
             return np.zeros(len(self.columns), np.float32)
         return self.encode(dict.fromkeys(self.columns, 0) | dict(values), "")
@@ -85,42 +87,42 @@ def _attribute(attributes: Mapping[str, Any], name: str) -> Any:
     return attributes[name]
 
 
-def _truth(name: str, value: Any) -> float:
-    """1 or 0 of true or false, 1, 0 or -1, or what is written so."""
-    written = str(int(value) if isinstance(value, float) and value.is_integer() else value)
-    if written.strip().lower() not in TRUTH:
+def _to_binary(name: str, value: Any) -> float:
+    """Convert true or false, 1, 0 or -1, or their text, to 1.0 or 0.0."""
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    if text.strip().lower() not in BINARY_VALUES:
         raise UserError(f"attribute {name} is {value!r}, neither true (1) nor false (0, -1)")
-    return TRUTH[written.strip().lower()]
+    return BINARY_VALUES[text.strip().lower()]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a run's data sets, and c of their images.
+    """The labels of all data sources of a run.
 
-    A label is a vector c, float (size,); but if the domains of a single set are the labels, it
-    travels as the domain's number, int64.
+    A label is a vector c, float (vector_dim,). Where the domains of a single source are the
+    labels, batches hold the domain's index, int64, instead.
     """
 
     spaces: tuple[LabelSpace, ...]
 
     @property
     def num_labels(self) -> int:
-        """The number of categories and attributes of all sets: what D classifies."""
+        """Number of categories and attributes of all sources: the classes of D."""
         return sum(len(space.columns) for space in self.spaces)
 
     @property
     def vector_dim(self) -> int:
-        """The length of c, with m if there are several sets."""
+        """Length of c, including m if there are several sources."""
         return self.num_labels + (len(self.spaces) if len(self.spaces) > 1 else 0)
 
     @property
     def by_domain(self) -> bool:
-        """Whether the labels are the domains of a single set."""
+        """True if the labels are the domains of a single source."""
         return len(self.spaces) == 1 and self.spaces[0].labels_are_domains
 
     @property
     def names(self) -> list[str]:
-        """Of all columns (known,); with the set's name where sets share one."""
+        """Names of all columns (num_labels,), prefixed by the source's where sources share one."""
         columns = [column for space in self.spaces for column in space.columns]
         return [
             f"{space.name}/{column}" if columns.count(column) > 1 else column
@@ -128,64 +130,77 @@ class Labels:
             for column in space.columns
         ]
 
-    def column_slice(self, number: int) -> slice:
-        """Where in c the columns of a set lie."""
-        begin = sum(len(space.columns) for space in self.spaces[:number])
-        return slice(begin, begin + len(self.spaces[number].columns))
+    def column_slice(self, source_index: int) -> slice:
+        """Return the position of a source's columns in c."""
+        begin = sum(len(space.columns) for space in self.spaces[:source_index])
+        return slice(begin, begin + len(self.spaces[source_index].columns))
 
-    def vector(self, number: int, own: np.ndarray) -> np.ndarray:
-        """c, float32 (size,), of an image of set `number` with that set's labels: zero for those
-        of other sets, and m."""
+    def vector(self, source_index: int, columns: np.ndarray) -> np.ndarray:
+        """Return c, float32 (vector_dim,), of an image of a source.
+
+        Args:
+            source_index: the image's data source.
+            columns: the image's label in that source's space; other sources' columns are zero.
+        """
         c = np.zeros(self.vector_dim, np.float32)
-        c[self.column_slice(number)] = own
+        c[self.column_slice(source_index)] = columns
         if len(self.spaces) > 1:
-            c[self.num_labels + number] = 1
+            c[self.num_labels + source_index] = 1
         return c
 
     def to_vectors(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        """c, (B, size), of labels as they travel: int64 (B,) or float (B, size)."""
+        """Convert labels, int64 (B,) or float (B, vector_dim), to vectors c (B, vector_dim)."""
         if y.is_floating_point():
             return y.to(dtype)
         return fn.one_hot(y, self.vector_dim).to(dtype)
 
     def classification_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The classification loss of logits (B, known) under labels as they travel: a scalar.
+        """Return the mean classification loss of a batch, a scalar.
 
-        For each image the cross-entropy of its set's categories, or the sum of the binary ones of
-        its set's attributes. What its set does not know contributes nothing: no gradient either.
+        The loss of an image is the cross-entropy over its source's categories, or the sum of the
+        binary cross-entropies of its source's attributes. Columns of other sources are unknown
+        and contribute neither loss nor gradient.
+
+        Args:
+            logits: (B, num_labels).
+            y: labels of the batch, int64 (B,) or float (B, vector_dim).
         """
         c = self.to_vectors(y, logits.dtype)
-        of_set = c[:, self.num_labels :] if len(self.spaces) > 1 else torch.ones_like(c[:, :1])
+        mask = c[:, self.num_labels :] if len(self.spaces) > 1 else torch.ones_like(c[:, :1])
         losses = [
             _loss(space, logits[:, self.column_slice(i)], c[:, self.column_slice(i)])
             for i, space in enumerate(self.spaces)
         ]
-        return (torch.stack(losses, 1) * of_set).sum(1).mean()
+        return (torch.stack(losses, 1) * mask).sum(1).mean()
 
     def targets(self, y: Tensor) -> list[tuple[str, Tensor]]:
-        """What an image of label y, int64 () or float (size,), is translated to, with names.
+        """Return the names and labels of all translation targets of an image.
 
-        Each category; of its own set's attributes each flipped, or set with the rest of its
-        exclusive group cleared; of other sets' attributes each one alone.
+        There is one target for each column: a category; an attribute of the image's own source,
+        flipped, or set while the rest of its exclusive group is cleared; an attribute of another
+        source, set alone.
+
+        Args:
+            y: label of the image, int64 () or float (vector_dim,).
         """
         if self.by_domain:
             return [(name, y.new_tensor(i)) for i, name in enumerate(self.spaces[0].columns)]
-        rows = []
-        for number, space in enumerate(self.spaces):
-            base = self._base(y, number)
-            begin = self.column_slice(number).start
+        targets = []
+        for source_index, space in enumerate(self.spaces):
+            known = self._known_columns(y, source_index)
+            begin = self.column_slice(source_index).start
             for i in range(len(space.columns)):
-                c = y.new_tensor(self.vector(number, _aimed(space, base, i)))
-                rows.append((self.names[begin + i], c))
-        return rows
+                c = y.new_tensor(self.vector(source_index, _target_columns(space, known, i)))
+                targets.append((self.names[begin + i], c))
+        return targets
 
-    def _base(self, y: Tensor, number: int) -> np.ndarray:
-        """What is known of an image in terms of a set: nothing (zeros), if it is of another."""
-        # Of an image of another set these columns are zero already.
-        return y[self.column_slice(number)].detach().cpu().float().numpy()
+    def _known_columns(self, y: Tensor, source_index: int) -> np.ndarray:
+        """Return the columns of a source in an image's label; zeros for images of other sources."""
+        # For an image of another source these columns are zero already.
+        return y[self.column_slice(source_index)].detach().cpu().float().numpy()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Convert to plain values for JSON."""
         return {
             "spaces": [
                 asdict(space)
@@ -195,8 +210,8 @@ class Labels:
         }
 
     @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> "Labels":
-        """The inverse of `to_dict`."""
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Labels":
+        """Invert `to_dict`."""
         return cls(
             tuple(
                 LabelSpace(
@@ -206,32 +221,32 @@ class Labels:
                     tuple(map(tuple, space["exclusive"])),
                     space["key"],
                 )
-                for space in row["spaces"]
+                for space in fields["spaces"]
             )
         )
 
 
 def _loss(space: LabelSpace, logits: Tensor, c: Tensor) -> Tensor:
-    """(B,): of one set's columns, as if every image were of it."""
+    """Return the loss (B,) over one source's columns, as if every image were of that source."""
     if space.binary:
         return fn.binary_cross_entropy_with_logits(logits, c, reduction="none").sum(1)
     return -(c * fn.log_softmax(logits, 1)).sum(1)
 
 
-def _aimed(space: LabelSpace, base: np.ndarray, column: int) -> np.ndarray:
-    """A set's part of the label of a target: `base`, with one column as the target has it."""
+def _target_columns(space: LabelSpace, known: np.ndarray, column: int) -> np.ndarray:
+    """Return the label, in one source's space, of the target that changes `column` of `known`."""
     if not space.binary:
-        return np.eye(len(base), dtype=np.float32)[column]
-    own, name = base.copy(), space.columns[column]
+        return np.eye(len(known), dtype=np.float32)[column]
+    target, name = known.copy(), space.columns[column]
     groups = [group for group in space.exclusive if name in group]
     if not groups:
-        own[column] = 1 - own[column]
-        return own
-    own[[space.columns.index(member) for member in groups[0]]] = 0
-    own[column] = 1
-    return own
+        target[column] = 1 - target[column]
+        return target
+    target[[space.columns.index(member) for member in groups[0]]] = 0
+    target[column] = 1
+    return target
 
 
 def domain_labels(domains: list[str]) -> Labels:
-    """The labels of a single set whose domains are the labels."""
+    """Return the labels of a single data source whose domains are its labels."""
     return Labels((LabelSpace("", tuple(domains)),))

@@ -1,11 +1,12 @@
-"""The samples that could not be read and were replaced: counted, bounded, and told."""
+"""Samples that could not be read and were replaced: counted, bounded and reported."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from stargan_dist.errors import WorldError
 
-Rows = dict[str, dict[str, Any]]  # shard -> {"samples": how many, "reason": why the first}
+# shard -> {"samples": number of replaced samples, "reason": reason for the first of them}
+SkippedCounts = dict[str, dict[str, Any]]
 
 
 class Fault(NamedTuple):
@@ -16,39 +17,42 @@ class Fault(NamedTuple):
 
 
 class SkippedSamples:
-    """What was replaced, by shard. `rows` are plain values, as a checkpoint keeps them."""
+    """Replaced samples by shard. `counts` holds plain values, which checkpoints store."""
 
-    def __init__(self, rows: Rows | None = None) -> None:
-        self.rows: Rows = {shard: dict(row) for shard, row in (rows or {}).items()}
+    def __init__(self, counts: SkippedCounts | None = None) -> None:
+        self.counts: SkippedCounts = {shard: dict(entry) for shard, entry in (counts or {}).items()}
 
     def add(self, shard: str, reason: str, samples: int = 1) -> None:
-        row = self.rows.setdefault(shard, {"samples": 0, "reason": reason})
-        row["samples"] += samples
+        """Count replaced samples of a shard; only the first reason is kept."""
+        entry = self.counts.setdefault(shard, {"samples": 0, "reason": reason})
+        entry["samples"] += samples
 
     @classmethod
-    def joined(cls, ranks: Iterable[Rows]) -> "SkippedSamples":
-        """What all ranks replaced together."""
-        whole = cls()
-        for rows in ranks:
-            for shard, row in rows.items():
-                whole.add(shard, row["reason"], row["samples"])
-        return whole
+    def merge(cls, counts_of_ranks: Iterable[SkippedCounts]) -> "SkippedSamples":
+        """Add up the counts of all ranks."""
+        merged = cls()
+        for counts in counts_of_ranks:
+            for shard, entry in counts.items():
+                merged.add(shard, entry["reason"], entry["samples"])
+        return merged
 
     @property
-    def samples(self) -> int:
-        return sum(row["samples"] for row in self.rows.values())
+    def total(self) -> int:
+        """Number of samples replaced so far."""
+        return sum(entry["samples"] for entry in self.counts.values())
 
-    def check(self, most: int) -> None:
-        """Raises WorldError if more samples than `most` were replaced."""
-        if self.samples > most:
-            worst = max(self.rows, key=lambda shard: self.rows[shard]["samples"])
+    def check(self, limit: int) -> None:
+        """Raise WorldError if more than `limit` samples were replaced."""
+        if self.total > limit:
+            worst = max(self.counts, key=lambda shard: self.counts[shard]["samples"])
             raise WorldError(
-                f"{self.samples} samples of {len(self.rows)} shards were replaced, more than "
-                f"data.max_skipped = {most}; most of them of {worst}: {self.rows[worst]['reason']}"
+                f"{self.total} samples of {len(self.counts)} shards were replaced, more than "
+                f"data.max_skipped = {limit}; most of them in {worst}: "
+                f"{self.counts[worst]['reason']}"
             )
 
     def __str__(self) -> str:
         return "; ".join(
-            f"{row['samples']} of shard {shard} ({row['reason']})"
-            for shard, row in sorted(self.rows.items())
+            f"{entry['samples']} of shard {shard} ({entry['reason']})"
+            for shard, entry in sorted(self.counts.items())
         )

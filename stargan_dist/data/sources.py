@@ -1,4 +1,4 @@
-"""The data sets of a run, one or several: their readers, and the labels of their samples."""
+"""The data sources of a run, one or several: their readers, and the labels of their samples."""
 
 import hashlib
 import json
@@ -25,85 +25,103 @@ from stargan_dist.errors import UserError
 
 @dataclass(frozen=True)
 class DataSources:
-    """One split of each data set, and what they are labelled with. Picklable."""
+    """One split of each data source, and the labels of all sources. Picklable."""
 
     readers: Sequence[ShardReader]
     labels: Labels
 
     @property
     def domains(self) -> list[str]:
-        """Names of all that labels tell: domains, categories, attributes."""
+        """Names of all label columns: domains, categories, attributes."""
         return self.labels.names
 
     @property
-    def images(self) -> int:
-        """How many there are in all."""
+    def num_images(self) -> int:
+        """Number of images of all sources."""
         return sum(sum(counts) for r in self.readers for counts in r.index.counts(r.split))
 
     @property
     def fingerprint(self) -> str:
-        """A name for the samples and their order; of a single set without a name, its index's."""
-        prints = [reader.index.fingerprint for reader in self.readers]
+        """Hash that identifies the samples and their order.
+
+        For a single source without a name, it is the fingerprint of the source's index.
+        """
+        fingerprints = [reader.index.fingerprint for reader in self.readers]
         names = [space.name for space in self.labels.spaces]
         if names == [""]:
-            return prints[0]
-        text = json.dumps([*zip(names, prints, strict=True)])
+            return fingerprints[0]
+        text = json.dumps([*zip(names, fingerprints, strict=True)])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def label(self, number: int, location: Location, sample: Sample | None = None) -> Tensor:
-        """The label of a sample of set `number`: int64 () or float32 (`Labels.size`,).
+    def label(self, source_index: int, location: Location, sample: Sample | None = None) -> Tensor:
+        """Return the label of a sample: int64 () or float32 (`Labels.vector_dim`,).
 
-        The sample is read unless it is given; labels that domains tell need none.
+        Args:
+            source_index: data source of the sample.
+            location: location of the sample in that source.
+            sample: the sample, if it was read already. Otherwise it is read here, unless its
+                domain determines its label.
 
         Raises:
-            UserError: it cannot be read, or its JSON does not tell what the labels need.
+            UserError: the sample cannot be read, or its JSON lacks a required attribute.
         """
         if self.labels.by_domain:
             return torch.tensor(location.domain)
-        reader, space = self.readers[number], self.labels.spaces[number]
+        reader, space = self.readers[source_index], self.labels.spaces[source_index]
         if space.labels_are_domains:
-            own = space.encode({}, reader.index.domains[location.domain])
-            return torch.from_numpy(self.labels.vector(number, own))
+            columns = space.encode({}, reader.index.domains[location.domain])
+            return torch.from_numpy(self.labels.vector(source_index, columns))
         sample = sample or reader.read(location)
         try:
-            attributes = sample.facts.get("attributes", {})
-            own = space.encode(attributes, sample.facts["domain"])
+            attributes = sample.metadata.get("attributes", {})
+            columns = space.encode(attributes, sample.metadata["domain"])
         except UserError as error:
             raise UserError(
                 f"sample {sample.key} of shard {reader.shard(location).name} in {reader.url}: "
-                f"{error}; name other attributes in data.sources, or build the set again"
+                f"{error}; name other attributes in data.sources, or rebuild the dataset"
             ) from error
-        return torch.from_numpy(self.labels.vector(number, own))
+        return torch.from_numpy(self.labels.vector(source_index, columns))
 
-    def check(self, *, references: bool) -> None:
-        """Look for what training on these sets would fail at.
+    def check(self, *, with_references: bool) -> None:
+        """Check that training on these sources is possible.
+
+        Args:
+            with_references: require two images per domain, as references do, instead of one.
 
         Raises:
-            UserError: a set has nothing to translate to, or too few images.
+            UserError: a source has nothing to translate to, or too few images.
         """
         for reader, space in zip(self.readers, self.labels.spaces, strict=True):
             if len(space.columns) < 2 and not space.binary:
-                raise UserError(f"{reader.url} has one domain: there is nothing to translate to")
-            check_split(reader.index, reader.split, 2 if references else 1, reader.url)
+                raise UserError(
+                    f"{reader.url} has one domain, so there is nothing to translate to: "
+                    "add another domain and rebuild the shards"
+                )
+            check_split(reader.index, reader.split, 2 if with_references else 1, reader.url)
 
     def check_labels(self) -> None:
-        """Raises UserError if the first sample of a set does not tell what the labels need."""
-        for number, reader in enumerate(self.readers):
-            self.label(number, reader.locate(0, 0))
+        """Check the label of the first sample of each source.
+
+        Raises:
+            UserError: it cannot be read, or its JSON lacks a required attribute.
+        """
+        for source_index, reader in enumerate(self.readers):
+            self.label(source_index, reader.locate(0, 0))
 
 
 def open_sources(config: DataConfig, split: str) -> DataSources:
-    """The data sets as the configuration names them.
+    """Open a split of each configured data source.
 
     Raises:
-        UserError: there are no shards; the cache is too small to be of use, or not writable.
+        UserError: there are no shards; the cache is too small to be useful, or not writable.
     """
     readers = open_readers(config, split)
-    spaces = map(_space, config.sets, config.sets.values(), (reader.index for reader in readers))
+    indexes = (reader.index for reader in readers)
+    spaces = map(_label_space, config.all_sources, config.all_sources.values(), indexes)
     return DataSources(readers, Labels(tuple(spaces)))
 
 
-def _space(name: str, source: SourceConfig, index: Index) -> LabelSpace:
+def _label_space(name: str, source: SourceConfig, index: Index) -> LabelSpace:
     exclusive = tuple(tuple(group) for group in source.exclusive)
     if source.binary:
         return LabelSpace(name, tuple(source.binary), binary=True, exclusive=exclusive)
@@ -111,23 +129,31 @@ def _space(name: str, source: SourceConfig, index: Index) -> LabelSpace:
 
 
 def load_labelled_images(
-    sets: DataSources, size: int, *, first: int = 0, per_domain: int, domains: int | None = None
+    sources: DataSources,
+    size: int,
+    *,
+    first: int = 0,
+    per_domain: int,
+    domains: int | None = None,
 ) -> LoadedSplit:
-    """As `load_split`, of every set, one after the other. Labels are as they travel.
+    """Load images of each domain of each source, source after source; see `load_split`.
 
-    Images of several sets, or with other labels than domains, have labels float (N,
-    `Labels.size`), and `domains` are the names of all that labels tell.
+    If the labels are not the domains of a single source, the result has labels float (N,
+    `Labels.vector_dim`), and its `domains` are the names of all label columns.
+
+    Raises:
+        UserError: an image cannot be read or decoded, or has no label.
     """
-    if sets.labels.by_domain:
-        (reader,) = sets.readers
+    if sources.labels.by_domain:
+        (reader,) = sources.readers
         return load_split(reader, size, first=first, per_domain=per_domain, domains=domains)
     images, labels, paths = [], [], []
-    for number, reader in enumerate(sets.readers):
+    for source_index, reader in enumerate(sources.readers):
         split = load_split(reader, size, first=first, per_domain=per_domain, domains=domains)
         images.append(split.images)
         paths += split.paths
         for domain in range(len(split.domains)):
             for i in range(first, first + per_domain):
-                location = reader.locate(domain, i % reader.size(domain))
-                labels.append(sets.label(number, location))
-    return LoadedSplit(torch.cat(images), torch.stack(labels), paths, sets.domains)
+                location = reader.locate(domain, i % reader.num_images(domain))
+                labels.append(sources.label(source_index, location))
+    return LoadedSplit(torch.cat(images), torch.stack(labels), paths, sources.domains)

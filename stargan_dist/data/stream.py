@@ -1,7 +1,8 @@
-"""Slots to batches: what each slot of training holds, and who loads it.
+"""Slots to batches: the contents of each slot of training, and which process loads it.
 
 The order is known beforehand (data/order.py), and any sample can be read by itself
-(data/reader.py). So which worker of which rank loads a slot has no influence on what it holds.
+(data/reader.py). The contents of a slot are therefore independent of the rank and the worker that
+load it.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -15,208 +16,279 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from stargan_dist.data import transforms
 from stargan_dist.data.batch import Batch
-from stargan_dist.data.order import Location, Order, data_source_seed, place, seeded_rng, targets
+from stargan_dist.data.order import (
+    Location,
+    Order,
+    data_source_of_slot,
+    data_source_seed,
+    seeded_rng,
+    target_permutation,
+)
 from stargan_dist.data.reader import Sample, ShardReader
 from stargan_dist.data.skipped import Fault, SkippedSamples
 from stargan_dist.data.sources import DataSources
 from stargan_dist.data.workers import iterate, open_loader
 from stargan_dist.errors import UserError
 
-SUBSTITUTES = 10  # so many are drawn for one image before the run ends after all
+MAX_SUBSTITUTES = 10  # substitutes tried for one image before the run stops
 
 T = TypeVar("T")
 
 
-class Loaded(NamedTuple):
-    """What a loader brings: a batch, and the samples that were replaced in it."""
+class LoaderOutput(NamedTuple):
+    """Output of a dataset or loader: a slot or a batch, and the faults of replaced samples."""
 
     batch: Batch
     faults: list[Fault]
 
 
-class Images:
-    """The images of one data set as training sees them: augmented, and replaced where they cannot
-    be read.
+class AugmentedImages:
+    """The training images of one data source: augmented, and replaced if unreadable.
 
     Args:
-        number: which of the sets.
-        seed: of augmentations.
-        crops, fast, skip: see `Slots`.
+        sources: all data sources of the run.
+        source_index: the data source of these images.
+        seed: seed of the run.
+        image_size, crop_probability, fast_decoding, replace_unreadable: as of `Slots`.
     """
 
     def __init__(
         self,
-        sets: DataSources,
-        number: int,
+        sources: DataSources,
+        source_index: int,
         seed: int,
         image_size: int,
         *,
-        crops: float,
-        fast: bool,
-        skip: bool,
+        crop_probability: float,
+        fast_decoding: bool,
+        replace_unreadable: bool,
     ) -> None:
-        self.sets, self.number, self.reader = sets, number, sets.readers[number]
-        self.seed, self.image_size, self.crops = seed, image_size, crops
-        self.fast, self.skip = fast, skip
+        self.sources, self.source_index = sources, source_index
+        self.reader = sources.readers[source_index]
+        self.seed, self.image_size, self.crop_probability = seed, image_size, crop_probability
+        self.fast_decoding, self.replace_unreadable = fast_decoding, replace_unreadable
         counts = self.reader.index.counts(self.reader.split)
-        self.order = Order(counts, data_source_seed(seed, number))
+        self.order = Order(counts, data_source_seed(seed, source_index))
 
-    def image(self, location: Location, role: str, slot: int) -> Tensor:
-        """Raises UserError if the sample cannot be read or decoded."""
-        return self._image(self.reader.read(location), location, role, slot)
+    def load_image(self, location: Location, role: str, slot: int) -> Tensor:
+        """Return the augmented image, uint8 (3, image_size, image_size).
 
-    def _image(self, sample: Sample, location: Location, role: str, slot: int) -> Tensor:
+        Raises:
+            UserError: the sample cannot be read or decoded.
+        """
+        return self._augment(self.reader.read(location), location, role, slot)
+
+    def _augment(self, sample: Sample, location: Location, role: str, slot: int) -> Tensor:
         rng = seeded_rng(self.seed, "augment", role, slot)
         try:
             return torch.from_numpy(
                 transforms.load_augmented(
-                    sample.image, self.image_size, rng, fast=self.fast, crops=self.crops
+                    sample.image,
+                    self.image_size,
+                    rng,
+                    fast_decoding=self.fast_decoding,
+                    crop_probability=self.crop_probability,
                 )
             )
         except UserError as error:
             raise UserError(
                 f"sample {sample.key} of shard {self.reader.shard(location).name} in "
-                f"{self.reader.url}: {error}; build the set again"
+                f"{self.reader.url}: {error}; rebuild the dataset"
             ) from error
 
-    def labelled(self, location: Location, role: str, slot: int) -> tuple[Tensor, Tensor]:
-        """The image and its label. Raises UserError as `image`, or if it has no label."""
-        sample = self.reader.read(location)
-        label = self.sets.label(self.number, location, sample)
-        return self._image(sample, location, role, slot), label
+    def load_labelled(self, location: Location, role: str, slot: int) -> tuple[Tensor, Tensor]:
+        """Return the augmented image and its label.
 
-    def label(self, location: Location, role: str, slot: int) -> Tensor:
-        """The label alone. Nothing is decoded, and nothing read where the domain tells it, as it
-        does of a substitute; else one that may be replaced is looked at: its substitute's counts.
+        Raises:
+            UserError: the sample cannot be read or decoded, or has no label.
         """
-        if self.skip and not self.sets.labels.spaces[self.number].labels_are_domains:
-            return self.labelled(location, role, slot)[1]
-        return self.sets.label(self.number, location)
+        sample = self.reader.read(location)
+        label = self.sources.label(self.source_index, location, sample)
+        return self._augment(sample, location, role, slot), label
 
-    def readable(
+    def load_label(self, location: Location, role: str, slot: int) -> Tensor:
+        """Return the label alone; nothing is read where the domain determines it.
+
+        A substitute is of the same domain, so its domain's label is right for it. Any other label
+        must be that of the image that is loaded: where unreadable samples are replaced, the image
+        is decoded here too, so that it is replaced under the same conditions.
+
+        Raises:
+            UserError: the sample cannot be read or decoded, or has no label.
+        """
+        if self.replace_unreadable and not self._labels_are_domains():
+            return self.load_labelled(location, role, slot)[1]
+        return self.sources.label(self.source_index, location)
+
+    def _labels_are_domains(self) -> bool:
+        return self.sources.labels.spaces[self.source_index].labels_are_domains
+
+    def load_or_substitute(
         self,
         load: Callable[[Location, str, int], T],
         location: Location,
         role: str,
         slot: int,
-        taken: set[Location],
+        excluded: set[Location],
         faults: list[Fault],
     ) -> tuple[T, Location]:
-        """What `load` makes of a location, or else of the first substitute that can be read.
+        """Load a sample, or else the first substitute that can be read.
 
-        `taken` are images that a substitute must not be.
+        Args:
+            load: method that loads a sample from its location, role and slot.
+            location: the sample.
+            role: role of the sample in its slot.
+            slot: number of the slot.
+            excluded: locations that must not be substitutes.
+            faults: receives the samples that could not be read.
+
+        Returns:
+            The result of `load`, and the location that was loaded.
+
+        Raises:
+            UserError: the sample cannot be read, and unreadable samples are not replaced; or no
+                substitute can be read.
         """
         try:
             return load(location, role, slot), location
         except UserError as error:
-            if not self.skip:
+            if not self.replace_unreadable:
                 remedy = "or train without it (--data.on_bad_shard skip)"
                 raise UserError(f"{error}, {remedy}") from error
             faults.append(Fault(self.reader.shard(location).name, str(error)))
-        for other in self.order.substitutes(location.domain, SUBSTITUTES, role, slot):
-            if other not in taken | {location}:
+        for substitute in self.order.substitutes(location.domain, MAX_SUBSTITUTES, role, slot):
+            if substitute not in excluded | {location}:
                 try:
-                    return load(other, role, slot), other
+                    return load(substitute, role, slot), substitute
                 except UserError as error:
-                    faults.append(Fault(self.reader.shard(other).name, str(error)))
+                    faults.append(Fault(self.reader.shard(substitute).name, str(error)))
         raise UserError(f"{faults[-1].reason}; all substitutes for it failed as well")
 
 
-class Slots(Dataset[Loaded]):
-    """What each slot of training holds, as a function of the seed and the slot's number alone.
+class Slots(Dataset[LoaderOutput]):
+    """The contents of each slot of training, a function of the seed and the slot's number alone.
 
     Args:
-        sets: the data sets. Steps take one after the other.
-        batch_size: of the global batch, so many slots make a step.
-        references: load images that guide; else there are none, and y_trg is a domain.
-        permuted: instead, y_trg is the label of the source of another slot of the same step.
-        crops: the share of images of which a random part is taken.
-        fast: decode plain JPEGs the fast way (`transforms.load_augmented`).
-        skip: replace samples that cannot be read by others of their domain, instead of failing.
-            The replacement is a function of the seed and the slot, too.
+        sources: the data sources. Steps alternate between them.
+        seed: seed of the run.
+        image_size: width and height of the images, in pixels.
+        latent_dim: length of a latent.
+        batch_size: size of the global batch: the number of slots of a step.
+        with_references: load reference images, whose domain is y_trg; else y_trg is the domain
+            that the references would have.
+        permute_labels: instead, y_trg is the label of the source of another slot of the step.
+        crop_probability: probability of a random crop of an image.
+        fast_decoding: decode plain JPEGs faster (`transforms.load_augmented`).
+        replace_unreadable: replace samples that cannot be read by others of their domain, instead
+            of failing. The substitutes are functions of the seed and the slot, too.
     """
 
     def __init__(
         self,
-        sets: DataSources,
+        sources: DataSources,
         seed: int,
         image_size: int,
         latent_dim: int,
         batch_size: int,
         *,
-        references: bool = True,
-        permuted: bool = False,
-        crops: float = transforms.CROPS,
-        fast: bool = False,
-        skip: bool = False,
+        with_references: bool = True,
+        permute_labels: bool = False,
+        crop_probability: float = transforms.CROP_PROBABILITY,
+        fast_decoding: bool = False,
+        replace_unreadable: bool = False,
     ) -> None:
-        assert not (references and permuted), "references are of a domain of their own"
-        assert permuted or sets.labels.by_domain, "labels that are no domains can only be permuted"
+        assert not (with_references and permute_labels), "references have a domain of their own"
+        assert permute_labels or sources.labels.by_domain, (
+            "labels that are not domains can only be permuted"
+        )
         self.seed, self.latent_dim, self.batch_size = seed, latent_dim, batch_size
-        self.with_references, self.permuted = references, permuted
+        self.with_references, self.permute_labels = with_references, permute_labels
         self.images = [
-            Images(sets, number, seed, image_size, crops=crops, fast=fast, skip=skip)
-            for number in range(len(sets.readers))
+            AugmentedImages(
+                sources,
+                source_index,
+                seed,
+                image_size,
+                crop_probability=crop_probability,
+                fast_decoding=fast_decoding,
+                replace_unreadable=replace_unreadable,
+            )
+            for source_index in range(len(sources.readers))
         ]
 
-    def place(self, slot: int) -> tuple[Images, int]:
-        """The data set that a slot is of, and the slot's number in that set's own order."""
-        number, own = place(slot, self.batch_size, len(self.images))
-        return self.images[number], own
+    def images_of_slot(self, slot: int) -> tuple[AugmentedImages, int]:
+        """Return the images of a slot's data source, and the slot's number in their order."""
+        source_index, source_slot = data_source_of_slot(slot, self.batch_size, len(self.images))
+        return self.images[source_index], source_slot
 
     def source(self, slot: int) -> Location:
-        """In the set that the slot is of."""
-        images, own = self.place(slot)
-        return images.order.source(own)
+        """Return the source image of a slot, a location in the slot's data source."""
+        images, source_slot = self.images_of_slot(slot)
+        return images.order.source(source_slot)
 
     def references(self, slot: int) -> tuple[Location, Location]:
-        """In the set that the slot is of."""
-        images, own = self.place(slot)
-        return images.order.references(own)
+        """Return the references of a slot, locations in the slot's data source."""
+        images, source_slot = self.images_of_slot(slot)
+        return images.order.references(source_slot)
 
-    def __getitem__(self, slot: int) -> Loaded:
-        images, _ = self.place(slot)
+    def __getitem__(self, slot: int) -> LoaderOutput:
+        images, _ = self.images_of_slot(slot)
         latents = seeded_rng(self.seed, "latent", slot).standard_normal((2, self.latent_dim))
         z, z2 = torch.from_numpy(latents.astype(np.float32))
         mix = torch.tensor(seeded_rng(self.seed, "mix", slot).random(), dtype=torch.float32)
         faults: list[Fault] = []
-        (x, y), _ = images.readable(
-            images.labelled, self.source(slot), "source", slot, set(), faults
+        (x, y), _ = images.load_or_substitute(
+            images.load_labelled, self.source(slot), "source", slot, set(), faults
         )
-        x_ref, x_ref2 = self._references(slot, faults) if self.with_references else (None, None)
-        return Loaded(Batch(x, y, x_ref, x_ref2, self._target(slot), z, z2, mix), faults)
+        x_ref, x_ref2 = (
+            self._load_references(slot, faults) if self.with_references else (None, None)
+        )
+        return LoaderOutput(
+            Batch(x, y, x_ref, x_ref2, self._target_label(slot), z, z2, mix), faults
+        )
 
-    def _references(self, slot: int, faults: list[Fault]) -> tuple[Tensor, Tensor]:
-        images, _ = self.place(slot)
+    def _load_references(self, slot: int, faults: list[Fault]) -> tuple[Tensor, Tensor]:
+        images, _ = self.images_of_slot(slot)
         ref, ref2 = self.references(slot)
-        x_ref, ref = images.readable(images.image, ref, "reference", slot, {ref2}, faults)
-        x_ref2, _ = images.readable(images.image, ref2, "reference2", slot, {ref}, faults)
+        x_ref, ref = images.load_or_substitute(
+            images.load_image, ref, "reference", slot, {ref2}, faults
+        )
+        x_ref2, _ = images.load_or_substitute(
+            images.load_image, ref2, "reference2", slot, {ref}, faults
+        )
         return x_ref, x_ref2
 
-    def _target(self, slot: int) -> Tensor:
-        """y_trg: a domain, or the label of the source of another slot of the step."""
-        if not self.permuted:
+    def _target_label(self, slot: int) -> Tensor:
+        """Return y_trg: a domain, or the label of the source of another slot of the step."""
+        if not self.permute_labels:
             return torch.tensor(self.references(slot)[0].domain)
         step, i = divmod(slot, self.batch_size)
-        other = step * self.batch_size + targets(self.seed, step, self.batch_size)[i]
-        images, _ = self.place(slot)
-        # A fault is counted where the image itself is loaded.
-        label, _ = images.readable(images.label, self.source(other), "source", other, set(), [])
+        permutation = target_permutation(self.seed, step, self.batch_size)
+        target_slot = step * self.batch_size + permutation[i]
+        images, _ = self.images_of_slot(slot)
+        # Faults are not counted here, but where the image itself is loaded.
+        label, _ = images.load_or_substitute(
+            images.load_label, self.source(target_slot), "source", target_slot, set(), []
+        )
         return label
 
 
 def describe_step(slots: Slots, step: int) -> list[dict[str, Any]]:
-    """What a global batch is made of, for a person: keys of its images, by role. `step` counts
-    the iterations done before it."""
-    rows = []
+    """Return the keys of a global batch's images by role, for people: a dictionary for each slot.
+
+    Args:
+        slots: the training slots.
+        step: number of iterations done before it.
+    """
+    descriptions = []
     for slot in range(step * slots.batch_size, (step + 1) * slots.batch_size):
         roles = {"x": slots.source(slot)}
         if slots.with_references:
             roles["x_ref"], roles["x_ref2"] = slots.references(slot)
-        images, _ = slots.place(slot)
+        images, _ = slots.images_of_slot(slot)
         keys = {role: _key(images.reader, location) for role, location in roles.items()}
-        rows.append({"slot": slot} | keys)
-    return rows
+        descriptions.append({"slot": slot} | keys)
+    return descriptions
 
 
 def _key(reader: ShardReader, location: Location) -> str:
@@ -226,26 +298,26 @@ def _key(reader: ShardReader, location: Location) -> str:
         return str(error)
 
 
-def _collate(slots: list[Loaded]) -> Loaded:
+def _collate(slots: list[LoaderOutput]) -> LoaderOutput:
     fields = zip(*(slot.batch for slot in slots), strict=True)
-    batch = Batch(*(None if row[0] is None else default_collate([*row]) for row in fields))  # type: ignore[arg-type]
-    return Loaded(batch, [fault for slot in slots for fault in slot.faults])
+    batch = Batch(*(None if field[0] is None else default_collate([*field]) for field in fields))  # type: ignore[arg-type]
+    return LoaderOutput(batch, [fault for slot in slots for fault in slot.faults])
 
 
 class RankSampler(Sampler[list[int]]):
-    """The slots of one rank, a list for each step: ranks share out each global batch in order."""
+    """The slots of one rank, a list for each step: ranks divide each global batch in order."""
 
     def __init__(self, steps: range, batch_size: int, rank: int, world_size: int) -> None:
         assert batch_size % world_size == 0
         self.steps, self.batch_size = steps, batch_size
-        share = batch_size // world_size
-        self.mine = range(rank * share, (rank + 1) * share)
+        rank_batch_size = batch_size // world_size
+        self.positions = range(rank * rank_batch_size, (rank + 1) * rank_batch_size)
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return ([step * self.batch_size + i for i in self.mine] for step in self.steps)
+        return ([step * self.batch_size + i for i in self.positions] for step in self.steps)
 
 
 def training_loader(
@@ -257,8 +329,11 @@ def training_loader(
     workers: int,
     start_method: str = "fork",
     pin_memory: bool = False,
-) -> DataLoader[Loaded]:
-    """This rank's batches of the given steps, in order, whatever the number of workers."""
+) -> DataLoader[LoaderOutput]:
+    """Return a loader of a rank's batches of the given steps.
+
+    The order of the batches does not depend on the number of workers.
+    """
     return open_loader(
         slots,
         RankSampler(steps, slots.batch_size, rank, world_size),
@@ -269,13 +344,15 @@ def training_loader(
     )
 
 
-def batches(loader: DataLoader[Loaded], skipped: SkippedSamples) -> Generator[Batch, None, None]:
-    """Iterate a loader, as `workers.iterate` does.
+def iterate_batches(
+    loader: DataLoader[LoaderOutput], skipped: SkippedSamples
+) -> Generator[Batch, None, None]:
+    """Iterate over the batches of a loader, as `workers.iterate` does.
 
-    What was replaced is added to `skipped` as its batch is handed out, not when it is prefetched.
+    Replaced samples are added to `skipped` when their batch is yielded, not when it is prefetched.
     """
-    with closing(iterate(loader)) as stream:
-        for batch, faults in stream:
+    with closing(iterate(loader)) as outputs:
+        for batch, faults in outputs:
             for fault in faults:
                 skipped.add(*fault)
             yield batch

@@ -1,6 +1,6 @@
-"""Images: bytes to pixels, the augmentation of training, and pixels to smaller bytes.
+"""Image decoding, training augmentation, and re-encoding for storage.
 
-Everything ends as 8-bit RGB, upright. Colour profiles are neither applied nor kept.
+All results are upright 8-bit RGB. Colour profiles are neither applied nor kept.
 """
 
 import io
@@ -18,32 +18,34 @@ from torch.nn import functional
 
 from stargan_dist.errors import UserError
 
-MAX_PIXELS = 2**26  # 8192 × 8192; a header that claims more is refused before it is decoded
-# PIL's own limit is higher and, up to twice of it, a mere warning.
+MAX_PIXELS = 2**26  # 8192 × 8192; larger images are rejected by their header, before decoding
+# Replaced by MAX_PIXELS: PIL's limit is higher, and up to twice the limit PIL only warns.
 Image.MAX_IMAGE_PIXELS = None
 
-# What PIL may try. It knows many more, and runs other programs for some (EPS).
+# Formats that PIL may decode. It has many more decoders, and some run other programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 JPEG_START = b"\xff\xd8\xff"
 
-TURNED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
-
-# A reduced JPEG keeps at least so many pixels per pixel of the result, on each axis.
-KEPT = 1.5
-CROPS = 0.5  # the share of images of which training sees a random part, in StarGAN v2
+# A JPEG decoded at a reduced scale has at least this many pixels per pixel of the result, on each
+# axis.
+MIN_OVERSAMPLING = 1.5
+CROP_PROBABILITY = 0.5  # probability of a random crop of a training image, in StarGAN v2
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[ImageFile]:
-    """The image whose header stands in `data`; PIL's errors within become UserErrors."""
+def _open_image(data: bytes) -> Iterator[ImageFile]:
+    """Open an encoded image and check its size. PIL's errors in the block become UserErrors."""
     if not data:
         raise UserError("0 bytes")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{image.width} × {image.height} pixels are more than {MAX_PIXELS}")
+                raise UserError(
+                    f"{image.width} × {image.height} pixels are more than {MAX_PIXELS}: "
+                    "reduce the image"
+                )
             yield image
     except UserError:
         raise
@@ -56,55 +58,58 @@ def _opened(data: bytes) -> Iterator[ImageFile]:
 
 
 def _to_rgb(image: ImageFile) -> Image.Image:
-    """Decode an opened image: RGB, upright, over white where it is transparent."""
+    """Decode an opened image to upright RGB; transparent images are composed over white."""
     if image.mode in ("I", "F"):
-        raise UserError("pixel values of 32 bits have no known range: convert to 8 or 16 bits")
+        raise UserError("pixel values of 32 bits have no known range: convert them to 8 or 16 bits")
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):  # `convert` would clip at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:  # what alpha hides is arbitrary, and must not show
+    if image.has_transparency_data:  # colours under alpha are arbitrary
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode to RGB, upright according to EXIF, transparency over white.
+    """Decode an image to RGB, upright according to EXIF, transparency over white.
 
     Raises:
-        UserError: not an image, damaged, larger than MAX_PIXELS, or of 32-bit values.
+        UserError: not an image, damaged, larger than MAX_PIXELS, or with 32-bit values.
     """
-    with _opened(data) as image:
+    with _open_image(data) as image:
         return _to_rgb(image)
 
 
-def examine(data: bytes) -> Image.Image:
-    """Decode what is to become a training image: as `decode`, and it must be a single still.
+def decode_still(data: bytes) -> Image.Image:
+    """Decode a future training image, as `decode` does, but reject anything but a single still.
 
     Raises:
-        UserError: as of `decode`; or animated; or of several pages.
+        UserError: as of `decode`; or it is animated or has several pages.
     """
-    with _opened(data) as image:
-        # MPO is what phones write for one photo: a JPEG with more behind it.
+    with _open_image(data) as image:
+        # Phones store a single photo as MPO: a JPEG with further images appended.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1 and image.format == "TIFF":
-            raise UserError(f"several pages ({frames}): one image per file is needed")
+            raise UserError(f"several pages ({frames}): store one image per file")
         if frames > 1:
-            raise UserError(f"animated ({frames} frames): a still image is needed")
+            raise UserError(f"animated ({frames} frames): use a still image")
         return _to_rgb(image)
 
 
-def reencode(image: Image.Image, *, crop: int, size: int, form: str, quality: int) -> bytes:
-    """Encode for storage, smaller if asked to. Equal images give equal bytes, without metadata.
+def reencode(image: Image.Image, *, crop: int, size: int, image_format: str, quality: int) -> bytes:
+    """Encode an image for storage, optionally cropped and reduced.
+
+    Equal images give equal bytes, without metadata.
 
     Args:
-        crop: cut out a central square of at most so many pixels a side; 0: none.
-        size: reduce the shorter side to this, never enlarge it; 0: none.
-        form: jpeg (4:4:4), png or webp.
-        quality: of jpeg and webp, 0 to 100.
+        image: RGB image.
+        crop: side of a central square crop, in pixels, at most; 0: no crop.
+        size: length to which the shorter side is reduced, in pixels; it is never enlarged; 0: keep.
+        image_format: jpeg (4:4:4), png or webp.
+        quality: quality of jpeg and webp, 0 to 100.
 
     Raises:
-        UserError: too long a side for the format.
+        UserError: a side is too long for the format.
     """
     side = min(crop, *image.size)
     width, height = (side, side) if crop else image.size
@@ -112,50 +117,52 @@ def reencode(image: Image.Image, *, crop: int, size: int, form: str, quality: in
     image = image.crop((left, top, left + width, top + height))
     shrink = size / min(width, height)
     if 0 < shrink < 1:
-        # Lanczos loses least of what the antialiased, bilinear resize of training will keep.
+        # Lanczos preserves most of what the antialiased bilinear resize of training keeps.
         shape = round(width * shrink), round(height * shrink)
         image = image.resize(shape, Image.Resampling.LANCZOS)
-    return _encode(image, form, quality)
+    return _encode(image, image_format, quality)
 
 
-def _encode(image: Image.Image, form: str, quality: int, *, optimize: bool = True) -> bytes:
-    """Encode; `optimize` fits a JPEG's Huffman code to its image."""
+def _encode(image: Image.Image, image_format: str, quality: int, *, optimize: bool = True) -> bytes:
+    """Encode an image. `optimize` fits the Huffman code of a JPEG to the image."""
     options: dict[str, Any] = {
         "jpeg": {"quality": quality, "subsampling": 0, "optimize": optimize},
         "png": {},
         "webp": {"quality": quality},
-    }[form]
-    image.info = {}  # some encoders write comments, profiles and transparency from here
+    }[image_format]
+    image.info = {}  # some encoders copy comments, profiles and transparency from it
     buffer = io.BytesIO()
     try:
-        image.save(buffer, form, **options)
+        image.save(buffer, image_format, **options)
     except (OSError, ValueError) as error:
-        if optimize:  # PIL's buffer is too small for the optimized JPEG of mere noise
-            return _encode(image, form, quality, optimize=False)
-        raise UserError(f"{image.width} × {image.height} pixels as {form}: {error}") from error
+        if optimize:  # PIL's buffer is too small for an optimized JPEG of pure noise
+            return _encode(image, image_format, quality, optimize=False)
+        raise UserError(
+            f"cannot encode {image.width} × {image.height} pixels as {image_format}: {error}"
+        ) from error
     return buffer.getvalue()
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """RGB image -> uint8 (3, H, W)."""
+    """Convert an RGB image to uint8 (3, H, W)."""
     return _planar(np.asarray(image), flip=False)
 
 
 def _planar(pixels: np.ndarray, *, flip: bool) -> np.ndarray:
-    """(H, W, 3) -> (3, H, W), mirrored left to right if `flip`; one copy does both."""
+    """Convert (H, W, 3) to (3, H, W), mirrored left to right if `flip`, in one copy."""
     return np.ascontiguousarray((pixels[:, ::-1] if flip else pixels).transpose(2, 0, 1))
 
 
-def fit(image: Image.Image, size: int) -> np.ndarray:
-    """Resize to size × size without augmentation -> uint8 (3, size, size)."""
+def resize(image: Image.Image, size: int) -> np.ndarray:
+    """Resize an image without augmentation; return uint8 (3, size, size)."""
     return to_array(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
-    """A random crop of 0.8–1 of the area, ratio 0.9–1.1: (left, top, right, bottom), pixels.
+    """Draw a random crop with 0.8–1 of the area and aspect ratio 0.9–1.1.
 
-    As torchvision's RandomResizedCrop draws it, but for a box that would stick out: it is shrunk
-    to fit.
+    The distribution is that of torchvision's RandomResizedCrop, except that a box that exceeds the
+    image is shrunk to fit.
     """
     area = width * height * rng.uniform(0.8, 1.0)
     ratio = np.exp(rng.uniform(np.log(0.9), np.log(1.1)))
@@ -165,71 +172,85 @@ def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
     return left, top, left + w, top + h
 
 
-def draw(
-    width: int, height: int, rng: np.random.Generator, crops: float = CROPS
+def draw_augmentation(
+    width: int, height: int, rng: np.random.Generator, crop_probability: float = CROP_PROBABILITY
 ) -> tuple[Box, bool]:
-    """With p = `crops` a random crop, else all; then whether to flip, p = 0.5."""
-    box = crop_box(width, height, rng) if rng.random() < crops else (0, 0, width, height)
+    """Draw the parameters of `augment`: the box to keep, and whether to flip it."""
+    cropped = rng.random() < crop_probability
+    box = crop_box(width, height, rng) if cropped else (0, 0, width, height)
     return box, bool(rng.random() < 0.5)
 
 
 def augment(
-    image: Image.Image, size: int, rng: np.random.Generator, crops: float = CROPS
+    image: Image.Image,
+    size: int,
+    rng: np.random.Generator,
+    crop_probability: float = CROP_PROBABILITY,
 ) -> np.ndarray:
-    """With p = `crops` a random resized crop, then a horizontal flip with p = 0.5.
+    """Apply a random resized crop with `crop_probability`, then a horizontal flip with p = 0.5.
 
-    Bilinear and antialiased, bit for bit as torchvision's. Returns uint8 (3, size, size).
+    Resizing is bilinear and antialiased. The result, uint8 (3, size, size), equals torchvision's
+    bit for bit.
     """
-    box, flip = draw(image.width, image.height, rng, crops)
-    return _finished(image.crop(box), size, flip)
+    box, flip = draw_augmentation(image.width, image.height, rng, crop_probability)
+    return _resize_and_flip(image.crop(box), size, flip)
 
 
-def _finished(
+def _resize_and_flip(
     image: Image.Image,
     size: int,
     flip: bool,
     box: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
-    """Resize what lies in the box, or all -> uint8 (3, size, size), mirrored if `flip`."""
+    """Resize the image or its box to uint8 (3, size, size), mirrored if `flip`."""
     resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     return _planar(np.asarray(resized), flip=flip)
 
 
-# The fast way.
+# Fast decoding.
 
 
 def load_augmented(
-    data: bytes, size: int, rng: np.random.Generator, *, fast: bool, crops: float = CROPS
+    data: bytes,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    fast_decoding: bool,
+    crop_probability: float = CROP_PROBABILITY,
 ) -> np.ndarray:
-    """Decode and `augment` -> uint8 (3, size, size).
+    """Decode and augment an image; return uint8 (3, size, size).
 
     Args:
-        fast: plain JPEGs take a faster way by the same draws: large ones are decoded at a reduced
-            scale, and others are resized by vector instructions. Else, and for all other images,
-            the result is that of `augment` bit for bit.
+        data: encoded image.
+        size: width and height of the result, in pixels.
+        rng: random generator of the augmentation.
+        fast_decoding: process plain JPEGs faster, with the same random draws: large ones are
+            decoded at a reduced scale, others are resized with vector instructions. Otherwise, and
+            for all other images, the result is that of `augment` bit for bit.
+        crop_probability: probability of a random crop.
 
     Raises:
         UserError: as of `decode`.
     """
-    shape = _plain_jpeg_size(data) if fast else None
+    shape = _plain_jpeg_size(data) if fast_decoding else None
     if shape is None:
-        return augment(decode(data), size, rng, crops)
+        return augment(decode(data), size, rng, crop_probability)
     width, height = shape
-    box, flip = draw(width, height, rng, crops)
-    scale = _reduction(box, size)
+    box, flip = draw_augmentation(width, height, rng, crop_probability)
+    scale = _scale_denominator(box, size)
     try:
         pixels = simplejpeg.decode_jpeg(data, min_width=width // scale, min_height=height // scale)
-    except ValueError:  # it is strict: PIL may yet decode it, or say what is wrong
-        return _finished(decode(data).crop(box), size, flip)
+    except ValueError:  # simplejpeg is strict: PIL may decode it, or report the fault
+        return _resize_and_flip(decode(data).crop(box), size, flip)
     if scale == 1:
-        return _planar(_resized(pixels, box, size), flip=flip)
+        return _planar(_resize_crop(pixels, box, size), flip=flip)
     left, top, right, bottom = (edge / scale for edge in box)
-    return _finished(Image.fromarray(pixels), size, flip, (left, top, right, bottom))
+    return _resize_and_flip(Image.fromarray(pixels), size, flip, (left, top, right, bottom))
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG in colour that is not turned; None for anything else."""
-    # Orientation stands in EXIF, or in XMP.
+    """Return width and height of a colour JPEG without an orientation; None for other images."""
+    # The orientation is stored in EXIF or in XMP.
     if not data.startswith(JPEG_START) or b"Exif" in data or b"ns.adobe.com" in data:
         return None
     try:
@@ -240,20 +261,29 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     return (width, height) if plain else None
 
 
-def _reduction(box: Box, size: int) -> int:
-    """The scale to decode a JPEG at, of 1/1, 1/2, 1/4 and 1/8, whose box is to become `size`."""
-    left, top, right, bottom = box
-    spare = min(right - left, bottom - top) / (KEPT * size)
-    return max(r for r in (1, 2, 4, 8) if r <= max(spare, 1))
+def _scale_denominator(box: Box, size: int) -> int:
+    """Return the largest of 1, 2, 4, 8 by which the decoder may divide the scale of a JPEG.
 
-
-def _resized(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """What `image.crop(box).resize((size, size), BILINEAR)` does, several times as fast.
-
-    uint8 (H, W, 3) -> (size, size, 3)
+    Resizing the box to `size` must still reduce it by MIN_OVERSAMPLING or more; else it is 1.
     """
     left, top, right, bottom = box
-    # In this order torch sees that channels come last, and needs no copy.
-    part = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)[..., top:bottom, left:right]
-    out = functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
+    surplus = min(right - left, bottom - top) / (MIN_OVERSAMPLING * size)
+    return max(d for d in (1, 2, 4, 8) if d <= max(surplus, 1))
+
+
+def _resize_crop(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """Compute `image.crop(box).resize((size, size), BILINEAR)`, several times as fast.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        box: crop to resize.
+        size: width and height of the result, in pixels.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    left, top, right, bottom = box
+    # This order of operations keeps the channels-last layout, so that torch needs no copy.
+    crop = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)[..., top:bottom, left:right]
+    out = functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)
     return out[0].permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""Loader processes: how they start, and how they end."""
+"""Loader processes: start and shutdown."""
 
 import signal
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -14,11 +14,14 @@ from stargan_dist.errors import UserError
 T = TypeVar("T")
 
 
-def _start_worker(how: StorageConfig, _worker: int) -> None:
-    """Schedulers signal every process of a job; only the ranks answer, workers end with them."""
-    storage.configure(how)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+def _init_worker(storage_config: StorageConfig, _worker_id: int) -> None:
+    """Configure storage, and ignore signals.
+
+    Schedulers signal every process of a job. Only the ranks respond, and they end their workers.
+    """
+    storage.configure(storage_config)
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signal_number, signal.SIG_IGN)
 
 
 def open_loader(
@@ -30,22 +33,26 @@ def open_loader(
     start_method: str = "fork",
     pin_memory: bool = False,
 ) -> DataLoader[T]:
-    """Batches of the given items, in order, whatever the number of workers."""
+    """Return a loader of the given batches of items.
+
+    The order of the batches does not depend on the number of workers.
+    """
     return DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # any sequence will do
+        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of sequences works
         collate_fn=collate,
         num_workers=workers,
         multiprocessing_context=start_method if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=partial(_start_worker, storage.current_config()),
+        worker_init_fn=partial(_init_worker, storage.current_config()),
     )
 
 
 def iterate(loader: DataLoader[T]) -> Generator[T, None, None]:
-    """Iterate a loader, and end its workers when the generator is closed or fails.
+    """Iterate over a loader. Its workers end when the generator is closed or fails.
 
-    A UserError of a worker is raised as it was, without the traceback that torch adds.
+    Raises:
+        UserError: as raised by a worker, without the traceback that torch adds.
     """
     iterator = iter(loader)
     try:
@@ -53,6 +60,6 @@ def iterate(loader: DataLoader[T]) -> Generator[T, None, None]:
     except UserError as error:
         raise UserError(str(error).rsplit(f"{UserError.__name__}: ", 1)[-1].strip()) from error
     finally:
-        # Workers ignore SIGTERM: an interpreter that met them at exit would wait for ever.
+        # Workers ignore SIGTERM: an interpreter that finds them at exit would wait forever.
         if hasattr(iterator, "_shutdown_workers"):
             iterator._shutdown_workers()

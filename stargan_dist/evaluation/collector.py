@@ -18,7 +18,7 @@ from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.console.progress import Progress
 from stargan_dist.data.batch import to_uint8, to_unit
-from stargan_dist.data.images import NumberedImages, load_images, share
+from stargan_dist.data.images import NumberedImages, load_images, rank_batches
 from stargan_dist.data.reader import open_reader
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError
@@ -107,7 +107,7 @@ class Collector:
 
     def _none(self, split: str, label: int, times: int = 1) -> Statistics:
         """Of no image as yet, where there are to be so many for each image of a domain."""
-        total = self.readers[split].size(label) * times
+        total = self.readers[split].num_images(label) * times
         return Statistics(self.measure.num_features, total, self.world.device)
 
     def _jointly(self, share: Callable[[], T]) -> T:
@@ -123,8 +123,8 @@ class Collector:
         statistics.samples = self.world.all_gather(statistics.sample)
 
     def _share(self, split: str, label: int, batch_size: int) -> list[range]:
-        count = self.readers[split].size(label)
-        return share(count, batch_size, self.world.rank, self.world.size)
+        count = self.readers[split].num_images(label)
+        return rank_batches(count, batch_size, self.world.rank, self.world.size)
 
     def sources(self, tasks: Iterable[Task]) -> int:
         """How many sources this rank translates in some tasks."""
@@ -225,7 +225,7 @@ class Collector:
         Args:
             guides: style codes of the outputs of a source, by its number.
         """
-        if not self.readers["val"].size(domain):
+        if not self.readers["val"].num_images(domain):
             raise UserError(f"domain {translator.domains[domain]} has no validation images")
         device = self.world.device
         fakes = Fakes(

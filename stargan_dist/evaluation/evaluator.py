@@ -96,7 +96,7 @@ class Evaluator:
         """
         self._check(translator)
         for reader in self.collector.readers.values():
-            reader.try_again()
+            reader.forget_unreachable()
         translator.bfloat16 = self.config.evaluation.precision == "bfloat16"
         return Evaluation(self, translator, seed)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from stargan_dist import storage
 from stargan_dist.console.progress import Progress
-from stargan_dist.data.index import INDEX, Index, Shard, from_json, samples_name, slug
+from stargan_dist.data.index import INDEX, Index, Shard, from_json, sample_table_name, slug
 from stargan_dist.errors import UserError
 from stargan_dist.shards.listing import Listing, list_source, split_off
 from stargan_dist.shards.pack import Encoding, Packed, Task, pack
@@ -156,7 +156,7 @@ def _set_to_replace(dest: str, overwrite: bool) -> Index | None:
 def _remove_set(dest: str, index: Index) -> None:
     """Remove a set: its index first, so that none sees half."""
     storage.remove_file(storage.join(dest, INDEX))
-    names = [name for s in index.shards() for name in (samples_name(s.name), s.name)]
+    names = [name for s in index.shards() for name in (sample_table_name(s.name), s.name)]
     storage.remove_files([storage.join(dest, name) for name in names])
 
 

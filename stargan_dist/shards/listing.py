@@ -74,7 +74,7 @@ def _has_attributes(listing: Listing) -> bool:
 
 def _entries(url: str) -> tuple[list[str], list[str]]:
     """Names of the folders and of the files in a folder, sorted, without hidden ones."""
-    rows = storage.list_rows(url).items()
+    rows = storage.list_entries(url).items()
     shown = sorted((name, row["type"]) for name, row in rows if not name.startswith("."))
     return (
         [name for name, kind in shown if kind == "directory"],

@@ -14,7 +14,7 @@ import webdataset as wds
 
 from stargan_dist import storage
 from stargan_dist.data import transforms
-from stargan_dist.data.index import Shard, samples_name, slug
+from stargan_dist.data.index import Shard, sample_table_name, slug
 from stargan_dist.errors import UserError
 from stargan_dist.shards.listing import IMAGE_SUFFIXES, Item
 
@@ -88,13 +88,13 @@ def prepare(data: bytes, path: str, encoding: Encoding | None) -> Entry:
     Raises:
         UserError: it cannot be used.
     """
-    image = transforms.examine(data)
+    image = transforms.decode_still(data)
     if encoding is None:
         suffix = PurePosixPath(path).suffix.lower()
         return Entry(data, suffix.lstrip(".") if suffix in IMAGE_SUFFIXES else "image", *image.size)
     data = transforms.reencode(
         image, crop=encoding.crop, size=encoding.size,
-        form=encoding.format, quality=encoding.quality,
+        image_format=encoding.format, quality=encoding.quality,
     )  # fmt: skip
     return Entry(data, encoding.format, *transforms.decode(data).size)
 
@@ -156,7 +156,7 @@ def read_record(dest: str, shard_name: str) -> dict[str, Any] | None:
 
 
 def record_url(dest: str, shard_name: str) -> str:
-    return storage.join(dest, PROGRESS, samples_name(shard_name))
+    return storage.join(dest, PROGRESS, sample_table_name(shard_name))
 
 
 def pack(task: Task) -> Packed:
@@ -197,7 +197,7 @@ def _pack(task: Task) -> Packed:
         task.name, len(sizes), tar_bytes, sha256,
         [min(widths), max(widths)], [min(heights), max(heights)],
     )  # fmt: skip
-    where = storage.join(task.dest, samples_name(task.name))
+    where = storage.join(task.dest, sample_table_name(task.name))
     _write_json(where, {"offsets": offsets, "crc32": crc32})
     if not faults:
         record = {"plan": task.plan, "shard": asdict(shard)}

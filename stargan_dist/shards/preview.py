@@ -185,7 +185,7 @@ def _read(reader: ShardReader, per_domain: int, size: int) -> tuple[list[list[Ce
 def _fitted(reader: ShardReader, place: Location, size: int, faults: list[str]) -> Cell:
     """An image, as large as a cell has room for; None, and a fault more, if it cannot be read."""
     try:
-        image, _ = reader.image(place)
+        image, _ = reader.read_image(place)
     except UserError as error:
         faults.append(str(error))
         return None

@@ -24,7 +24,7 @@ from webdataset.tariterators import base_plus_ext
 from stargan_dist import storage
 from stargan_dist.console.progress import Progress
 from stargan_dist.data import transforms
-from stargan_dist.data.index import Index, Shard, read_index, read_samples, samples_name
+from stargan_dist.data.index import Index, Shard, read_index, read_sample_table, sample_table_name
 from stargan_dist.errors import UserError
 from stargan_dist.shards.process_pool import map_in_processes
 from stargan_dist.storage import with_retries
@@ -197,10 +197,10 @@ def _samples(task: Task) -> tuple[list[int], list[int] | None, list[str]]:
 
     Where it cannot be used, the tar itself tells the offsets, and there are no checksums.
     """
-    beside = samples_name(task.shard.name)
+    beside = sample_table_name(task.shard.name)
     faults, crc32 = [], None
     try:
-        told = read_samples(task.url, task.shard.name)
+        told = read_sample_table(task.url, task.shard.name)
         offsets, crc32 = told.offsets.tolist(), told.crc32.tolist()
         if not _plausible(offsets, crc32, task.shard.bytes):
             raise ValueError("offsets, checksums and the size of the tar do not fit each other")

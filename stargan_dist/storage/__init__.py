@@ -1,16 +1,16 @@
-"""Every read and write of a URL goes through this package, and through fsspec."""
+"""Storage: all reads and writes of URLs go through this package, which uses fsspec."""
 
 from stargan_dist.storage.reading import (
     BLOCK_BYTES,
-    PARTIAL,
+    PARTIAL_PREFIX,
     exists,
     filesystem,
     find_files,
     is_folder,
     is_local,
     join,
+    list_entries,
     list_names,
-    list_rows,
     parent,
     read_blocks,
     read_bytes,
@@ -19,7 +19,7 @@ from stargan_dist.storage.reading import (
 from stargan_dist.storage.retry import configure, current_config, with_retries
 from stargan_dist.storage.writing import (
     check_writable,
-    locked,
+    exclusive_lock,
     published_file,
     published_folder,
     remove_file,
@@ -31,19 +31,19 @@ from stargan_dist.storage.writing import (
 
 __all__ = [
     "BLOCK_BYTES",
-    "PARTIAL",
+    "PARTIAL_PREFIX",
     "check_writable",
     "configure",
     "current_config",
+    "exclusive_lock",
     "exists",
     "filesystem",
     "find_files",
     "is_folder",
     "is_local",
     "join",
+    "list_entries",
     "list_names",
-    "list_rows",
-    "locked",
     "parent",
     "published_file",
     "published_folder",

@@ -14,15 +14,15 @@ from fsspec.implementations.local import LocalFileSystem
 from stargan_dist.errors import UserError
 from stargan_dist.storage.retry import with_retries, with_timeout
 
-PARTIAL = ".partial-"  # what a killed process may leave beside what it was writing
+PARTIAL_PREFIX = ".partial-"  # of incomplete files and folders, which a killed writer may leave
 BLOCK_BYTES = 2**23
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a URL, and the path in it.
+    """Return the fsspec filesystem of a URL, and the path in it.
 
     Raises:
-        UserError: the protocol is unknown or its package is not installed.
+        UserError: the protocol is unknown, or its package is not installed.
     """
     try:
         return fsspec.core.url_to_fs(url)
@@ -31,22 +31,25 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def is_local(url: str) -> bool:
+    """Return True for paths of the local filesystem."""
     return isinstance(filesystem(url)[0], LocalFileSystem)
 
 
 def join(url: str, *parts: str) -> str:
+    """Join a URL and the parts of a path in it."""
     base = url if url.endswith("://") else url.rstrip("/") + "/"
     return base + "/".join(parts)
 
 
 def parent(url: str) -> str:
-    """The folder that a file lies in."""
+    """Return the folder of a file."""
     return url[: url.rfind("/") + 1] or "."
 
 
 def exists(url: str) -> bool:
+    """Return True if there is a file or folder at a URL."""
     fs, path = filesystem(url)
-    fs.invalidate_cache(fs._parent(path))  # another process may have written since it was listed
+    fs.invalidate_cache(fs._parent(path))  # another process may have written since the last listing
     try:
         with_retries(lambda: with_timeout(fs, "info", path))
         return True
@@ -55,7 +58,10 @@ def exists(url: str) -> bool:
 
 
 def list_names(url: str) -> list[str]:
-    """Names in a folder, sorted; none if there is no folder. Hides what dead writers left."""
+    """Return the sorted names in a folder, without incomplete files of killed writers.
+
+    The list is empty if the folder does not exist.
+    """
     fs, path = filesystem(url)
     fs.invalidate_cache()
     try:
@@ -63,74 +69,78 @@ def list_names(url: str) -> list[str]:
     except FileNotFoundError:
         return []
     names = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
-    return sorted(name for name in names if not name.startswith(PARTIAL))
+    return sorted(name for name in names if not name.startswith(PARTIAL_PREFIX))
 
 
 def is_folder(url: str) -> bool:
+    """Return True if there is a folder at a URL."""
     fs, path = filesystem(url)
     return with_retries(lambda: fs.isdir(path))
 
 
-def list_rows(url: str) -> dict[str, dict[str, Any]]:
-    """What fsspec tells of each entry of a folder: name -> `type`, perhaps `size` and more."""
+def list_entries(url: str) -> dict[str, dict[str, Any]]:
+    """Return fsspec's details of a folder's entries: name -> `type`, perhaps `size` and more."""
     fs, path = filesystem(url)
-    rows = {row["name"].rstrip("/"): row for row in with_retries(lambda: fs.ls(path, detail=True))}
-    rows.pop(path.rstrip("/"), None)  # object stores may have an object named as the folder is
-    return {name.rsplit("/", 1)[-1]: row for name, row in rows.items()}
+    details = with_retries(lambda: fs.ls(path, detail=True))
+    entries = {entry["name"].rstrip("/"): entry for entry in details}
+    entries.pop(path.rstrip("/"), None)  # object stores may have an object with the folder's name
+    return {name.rsplit("/", 1)[-1]: entry for name, entry in entries.items()}
 
 
 def find_files(url: str) -> dict[str, dict[str, Any]]:
-    """All files below a folder, by their path in it. Links to folders are not followed.
+    """Return the details of all files below a folder, by their path in it.
+
+    Links to folders are not followed.
 
     Raises:
-        OSError: one of the folders cannot be listed. (fsspec's own `find` would leave it out.)
+        OSError: one of the folders cannot be listed. (fsspec's own `find` would omit it.)
     """
-    found, folders = {}, [""]
+    files, folders = {}, [""]
     while folders:
         folder = folders.pop()
-        for name, row in list_rows(join(url, folder) if folder else url).items():
+        for name, entry in list_entries(join(url, folder) if folder else url).items():
             path = f"{folder}/{name}" if folder else name
-            if row["type"] == "directory":
+            if entry["type"] == "directory":
                 folders.append(path)
             else:
-                found[path] = row
-    return found
+                files[path] = entry
+    return files
 
 
 def read_bytes(url: str) -> bytes:
-    """A file.
+    """Read a whole file.
 
     Raises:
-        OSError: after the configured tries; at once if there is no such file.
+        OSError: after the configured number of tries; at once if the file does not exist.
     """
     return with_retries(lambda: b"".join(read_blocks(url)))
 
 
-def _range(url: str, begin: int, end: int) -> bytes:
+def _read_range_once(url: str, begin: int, end: int) -> bytes:
     fs, path = filesystem(url)
     return with_timeout(fs, "cat_file", path, start=begin, end=end)
 
 
 def read_range(url: str, begin: int, end: int) -> bytes:
-    """The bytes [begin, end) of a file: fewer if it ends before. Raises as `read_bytes` does.
+    """Read the bytes [begin, end) of a file, fewer at its end. Raises as `read_bytes` does.
 
-    A server that does not know of ranges gives the whole file.
+    A server that does not support ranges returns the whole file.
     """
-    if ":" not in url:  # the quick way for what training reads most
+    if ":" not in url:  # a fast path for local files, which training reads most
         with Path(url).open("rb") as file:
             file.seek(begin)
             return file.read(end - begin)
-    return with_retries(lambda: _range(url, begin, end))
+    return with_retries(lambda: _read_range_once(url, begin, end))
 
 
 def read_blocks(url: str) -> Iterator[bytes]:
-    """A file from beginning to end, in blocks. Not patient: a fault ends it.
+    """Yield the blocks of a file from beginning to end, without retries.
 
-    Most files are one block, and one request.
+    Most files are a single block, read with a single request.
     """
     fs, path = filesystem(url)
     try:
-        block = _range(url, 0, BLOCK_BYTES)
+        block = _read_range_once(url, 0, BLOCK_BYTES)
     except OSError as error:
         # Object stores refuse ranges of empty objects.
         if isinstance(error, FileNotFoundError) or with_timeout(fs, "info", path)["size"] != 0:
@@ -139,4 +149,4 @@ def read_blocks(url: str) -> Iterator[bytes]:
     yield block
     if len(block) == BLOCK_BYTES:
         for begin in range(BLOCK_BYTES, with_timeout(fs, "info", path)["size"], BLOCK_BYTES):
-            yield _range(url, begin, begin + BLOCK_BYTES)
+            yield _read_range_once(url, begin, begin + BLOCK_BYTES)

@@ -1,6 +1,6 @@
-"""How URLs are reached: options of their protocols, and patience with faults that may pass.
+"""Access to URLs: options of protocols, timeouts, and retries of transient faults.
 
-What is still wrong after the configured tries is an OSError, whatever the protocol calls it.
+A fault that outlasts the configured tries is an OSError, whichever error the protocol raises.
 """
 
 import logging
@@ -20,8 +20,8 @@ from stargan_dist.config import StorageConfig
 from stargan_dist.errors import UserError
 
 LONGEST_WAIT_SECONDS = 30
-# What no second try mends.
-PERMANENT = (
+# Errors that are never retried.
+PERMANENT_ERRORS = (
     FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError,
     ValueError, TypeError, ImportError, NotImplementedError,
 )  # fmt: skip
@@ -30,31 +30,30 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-
 _config = StorageConfig()
 
 
 def current_config() -> StorageConfig:
-    """How this process reaches URLs."""
+    """Return the storage configuration of this process."""
     return _config
 
 
 def configure(config: StorageConfig) -> None:
-    """Reach URLs in this way from now on, in this process.
+    """Set the storage configuration of this process.
 
-    Options that were given before (by the environment, by an earlier call) stay.
+    Protocol options that are set already (by the environment, by an earlier call) take precedence.
     """
-    global _config  # noqa: PLW0603 - of the process, as fsspec's own configuration is
+    global _config  # noqa: PLW0603 - global to the process, as fsspec's own configuration is
     _config = config
     for protocol, options in config.options.items():
         fsspec.config.conf[protocol] = options | fsspec.config.conf.get(protocol, {})
 
 
-def _within(seconds: float, function: Callable[[], T]) -> T:
-    """Call in a thread of its own, which is abandoned when the time is over.
+def _call_in_thread(seconds: float, function: Callable[[], T]) -> T:
+    """Call a function in a thread of its own, which is abandoned after a timeout.
 
     Raises:
-        TimeoutError: it is over.
+        TimeoutError: the function did not return in time.
     """
     future: futures.Future[T] = futures.Future()
 
@@ -72,40 +71,40 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
 
 
 def with_timeout(fs: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-    """Call a method of a file system, for no longer than a try may last.
+    """Call a method of a filesystem with the configured timeout of a try.
 
-    Local files are waited for.
+    Calls to the local filesystem have no timeout.
 
     Raises:
-        TimeoutError: it is over.
+        TimeoutError: the method did not return in time.
     """
     seconds = _config.timeout_seconds
     if isinstance(fs, LocalFileSystem):
         return getattr(fs, method)(*args, **kwargs)
     if not isinstance(fs, AsyncFileSystem):
-        return _within(seconds, partial(getattr(fs, method), *args, **kwargs))
-    try:  # this cancels, and so gives the connection back
+        return _call_in_thread(seconds, partial(getattr(fs, method), *args, **kwargs))
+    try:  # a timeout here cancels the call, which releases its connection
         return sync(fs.loop, getattr(fs, f"_{method}"), *args, timeout=seconds, **kwargs)
     except FSTimeoutError as error:
         raise TimeoutError(f"no answer for {seconds} s") from error
 
 
-def _unmasked(error: BaseException) -> BaseException:
-    """The cause of an error, where fsspec's HTTP calls any failure a missing file."""
+def _real_error(error: BaseException) -> BaseException:
+    """Return the cause of an error: fsspec's HTTP reports any failure as a missing file."""
     cause = error.__cause__
-    masked = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
-    return cause if cause and masked and isinstance(error, FileNotFoundError) else error
+    is_fault = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+    return cause if cause and is_fault and isinstance(error, FileNotFoundError) else error
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether another try may mend it."""
-    error = _unmasked(error)
+def _is_transient(error: BaseException) -> bool:
+    """Return True if another try may succeed."""
+    error = _real_error(error)
     codes = [getattr(error, name, None) for name in ("status", "code", "status_code")]
     refused = any(isinstance(c, int) and 400 <= c < 500 and c not in (408, 429) for c in codes)
-    return not (refused or isinstance(error, PERMANENT))
+    return not (refused or isinstance(error, PERMANENT_ERRORS))
 
 
-def _tell(state: tenacity.RetryCallState) -> None:
+def _log_retry(state: tenacity.RetryCallState) -> None:
     assert state.outcome and state.next_action
     reason = _one_line(state.outcome.exception())
     logger.warning("%s; trying again in %.1f s", reason, state.next_action.sleep)
@@ -116,23 +115,24 @@ def _one_line(error: BaseException | None) -> str:
 
 
 def with_retries(function: Callable[[], T]) -> T:
-    """Call, and again after growing waits while it fails in a way that may pass.
+    """Call a function; after a transient fault call it again, with growing waits between tries.
 
     Raises:
-        OSError: it still fails.
+        OSError: the function still fails.
+        UserError: as raised by the function.
     """
-    again = tenacity.Retrying(
+    retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(_config.tries),
         wait=tenacity.wait_random_exponential(_config.wait_seconds, LONGEST_WAIT_SECONDS),
-        retry=tenacity.retry_if_exception(_may_pass),
-        before_sleep=_tell,
+        retry=tenacity.retry_if_exception(_is_transient),
+        before_sleep=_log_retry,
         reraise=True,
     )
     try:
-        return again(function)
+        return retrying(function)
     except Exception as error:
-        if isinstance(error, FileNotFoundError) and _may_pass(error):
-            raise OSError(f"{_unmasked(error)}") from error
+        if isinstance(error, FileNotFoundError) and _is_transient(error):
+            raise OSError(f"{_real_error(error)}") from error
         if isinstance(error, OSError | UserError):
             raise
-        raise OSError(_one_line(error)) from error  # a protocol's own error
+        raise OSError(_one_line(error)) from error  # an error type of the protocol's own

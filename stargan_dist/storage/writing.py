@@ -1,4 +1,4 @@
-"""Writes to URLs: files and folders that are complete or absent, removal, locks."""
+"""Writes to URLs: atomic files and folders, removal, locks."""
 
 import fcntl
 import os
@@ -13,12 +13,12 @@ from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
 
 from stargan_dist.errors import UserError
-from stargan_dist.storage.reading import PARTIAL, exists, filesystem, is_local, join
+from stargan_dist.storage.reading import PARTIAL_PREFIX, exists, filesystem, is_local, join
 from stargan_dist.storage.retry import with_retries
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Write a file so that a reader finds the old one or the new one, never a part."""
+    """Write a file atomically: a reader finds the old or the new contents, never a part."""
     fs, path = filesystem(url)
     if isinstance(fs, LocalFileSystem):
         with published_file(url) as staging:
@@ -29,16 +29,16 @@ def write_bytes(url: str, data: bytes) -> None:
 
 @contextmanager
 def published_file(url: str) -> Iterator[Path]:
-    """Fill a file that appears under its name complete or not at all.
+    """Publish a file atomically: it appears at the URL complete or not at all.
 
-    Yields a path to write to. What stood at the URL is replaced; nothing is published after an
-    exception, or where the path was not written to or was removed again.
+    Yields a local path to write to. At the end it replaces any file at the URL. Nothing is
+    published after an exception, or if there is no file at the path.
     """
     fs, path = filesystem(url)
     local = isinstance(fs, LocalFileSystem)
     folder = Path(path).parent if local else Path(tempfile.gettempdir())
     folder.mkdir(parents=True, exist_ok=True)
-    staging = folder / f"{PARTIAL}{Path(path).name}-{uuid.uuid4().hex[:8]}"
+    staging = folder / f"{PARTIAL_PREFIX}{Path(path).name}-{uuid.uuid4().hex[:8]}"
     try:
         yield staging
         if not staging.exists():
@@ -53,21 +53,21 @@ def published_file(url: str) -> Iterator[Path]:
 
 
 def remove_file(url: str) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file if it exists."""
     fs, path = filesystem(url)
     with suppress(FileNotFoundError):
         fs.rm_file(path)
 
 
 def remove_files(urls: list[str]) -> None:
-    """Remove files of one file system: in few requests, where it can."""
+    """Remove files of one filesystem, in few requests if it supports that."""
     if urls:
         fs = filesystem(urls[0])[0]
         fs.rm([filesystem(url)[1] for url in urls])
 
 
 def remove_folder(url: str, first: str = "") -> None:
-    """Remove a folder, if it is there: the file named `first` ahead of the rest."""
+    """Remove a folder if it exists, the file named `first` before the rest."""
     fs, path = filesystem(url)
     if first:
         remove_file(join(url, first))
@@ -76,8 +76,12 @@ def remove_folder(url: str, first: str = "") -> None:
 
 
 def check_writable(url: str) -> None:
-    """Raises UserError where a folder cannot be made or written to."""
-    probe = join(url, f"{PARTIAL}probe-{uuid.uuid4().hex[:8]}")
+    """Check that a folder can be created and written to.
+
+    Raises:
+        UserError: it cannot.
+    """
+    probe = join(url, f"{PARTIAL_PREFIX}probe-{uuid.uuid4().hex[:8]}")
     try:
         write_bytes(probe, b"")
         remove_file(probe)
@@ -86,11 +90,13 @@ def check_writable(url: str) -> None:
 
 
 @contextmanager
-def locked(url: str, complaint: str) -> Iterator[None]:
-    """Hold a local folder for one process; elsewhere nothing is held. It ends with the process.
+def exclusive_lock(url: str, message: str) -> Iterator[None]:
+    """Lock a local folder against other processes; the lock ends with the process at the latest.
+
+    Folders of other filesystems, and of local ones without locks, are not locked.
 
     Raises:
-        UserError: another process holds it; `complaint` is its text.
+        UserError: another process holds the lock; its text is `message`.
     """
     fs, path = filesystem(url)
     if not isinstance(fs, LocalFileSystem):
@@ -100,25 +106,26 @@ def locked(url: str, complaint: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(complaint) from error
+            raise UserError(message) from error
         except OSError:
-            pass  # a file system without locks: nothing is held
+            pass  # a filesystem without locks
         yield
 
 
 @contextmanager
 def published_folder(url: str, last: str) -> Iterator[Path]:
-    """Fill a folder that appears under its name complete or not at all.
+    """Publish a folder atomically: it appears at the URL complete or not at all.
 
-    Yields a local folder to write to. At the end it is renamed (local paths) or uploaded with the
-    file named `last` at the very end (elsewhere: there the folder counts as complete if and only
-    if that file is in it). What stood at the URL is replaced. An exception publishes nothing.
+    Yields a local folder to write to. At the end it replaces any folder at the URL. A local folder
+    is renamed; elsewhere the files are uploaded, the one named `last` at the very end, and the
+    folder is complete if and only if it contains that file. Nothing is published after an
+    exception.
     """
     fs, path = filesystem(url)
     local = isinstance(fs, LocalFileSystem)
     parent = Path(path).parent if local else Path(tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))
+    staging = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=parent))
     staging.chmod(0o777 & ~_umask())
     try:
         yield staging
@@ -142,7 +149,7 @@ def _rename(staging: Path, target: Path) -> None:
         if file.is_file():
             _sync(file)
     if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=target.parent))
+        old = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=target.parent))
         target.rename(old / target.name)
         staging.rename(target)
         shutil.rmtree(old)
@@ -152,7 +159,7 @@ def _rename(staging: Path, target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk."""
+    """Flush a file's contents, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     os.fsync(handle)
     os.close(handle)
@@ -169,9 +176,12 @@ def _upload(staging: Path, url: str, last: str) -> None:
 
 
 def remove_leftovers(url: str) -> None:
-    """Remove what killed writers left in a local folder. For its only writer to call."""
+    """Remove incomplete files of killed writers from a local folder.
+
+    Only the folder's only writer may call this.
+    """
     if is_local(url):
-        for leftover in Path(filesystem(url)[1]).glob(f"{PARTIAL}*"):
+        for leftover in Path(filesystem(url)[1]).glob(f"{PARTIAL_PREFIX}*"):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from stargan_dist import config as configs
 from stargan_dist import storage
-from stargan_dist.data.skipped import Rows
+from stargan_dist.data.skipped import SkippedCounts
 from stargan_dist.data.sources import DataSources, open_sources
 from stargan_dist.distributed.world import launched_world_size
 from stargan_dist.engines import check_engine
@@ -30,7 +30,7 @@ class PreparedRun:
     sources: DataSources
     start: int = 0
     state: State | None = None
-    skipped: Rows = field(default_factory=dict)
+    skipped: SkippedCounts = field(default_factory=dict)
     nonfinite: int = 0
 
 
@@ -48,7 +48,7 @@ def prepare(spec: RunSpec) -> PreparedRun:
     check_launcher(os.environ, config)
     check_engine(config)
     sources = open_sources(config.data, "train")
-    sources.check(references=spec.recipe.uses_references)
+    sources.check(with_references=spec.recipe.uses_references)
     if config.data.on_bad_shard == "stop":
         sources.check_labels()
     storage.check_writable(config.run)
@@ -68,7 +68,7 @@ def _check_same_run(checkpoint: Checkpoint, spec: RunSpec, sources: DataSources)
     saved = resolve(configs.from_dict(checkpoint.config)).config
     configs.check_resumable(saved, config, config.run)
     if checkpoint.data != sources.fingerprint:
-        urls = ", ".join(source.shards for source in config.data.sets.values())
+        urls = ", ".join(source.shards for source in config.data.all_sources.values())
         raise UserError(
             f"{config.run} was trained on other shards than {urls} (their indexes differ): "
             "name the original shards to resume it, or another --run"

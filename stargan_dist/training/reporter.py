@@ -13,7 +13,7 @@ from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.reader import LoadedSplit
-from stargan_dist.data.skipped import Rows, SkippedSamples
+from stargan_dist.data.skipped import SkippedCounts, SkippedSamples
 from stargan_dist.data.sources import DataSources, load_labelled_images, open_sources
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError, WorldError
@@ -59,7 +59,7 @@ class Reporter:
         self.stopwatch = Stopwatch()
         self.start, self.began = start, time.monotonic()
         self.last_logged_step = start
-        self.reported_skipped: Rows = {}
+        self.reported_skipped: SkippedCounts = {}
         if self.is_main:
             self._begin()
 
@@ -72,8 +72,8 @@ class Reporter:
         logger.info(
             "%s: steps %d to %d, %d process(es) on %s, %s, %s, %d images%s",
             config.run, self.start, config.steps, world.size, world.device.type,
-            configs.describe(config), _describe_labels(self.sources.labels), self.sources.images,
-            ", fast decoding" if config.data.fast_decoding else "",
+            configs.describe(config), _describe_labels(self.sources.labels),
+            self.sources.num_images, ", fast decoding" if config.data.fast_decoding else "",
         )  # fmt: skip
         logger.info("recipe %s: %s", config.recipe, self.state.spec.recipe.description)
         self.metrics = MetricLogger(config.run, self.start, configs.to_yaml(config))
@@ -122,7 +122,7 @@ class Reporter:
             "speed/images_per_second": rate,
             "speed/data_wait_share": wait_share,
             "speed/memory_gib": peak_memory_bytes(self.world.device) / 2**30,
-            "data/skipped_samples": skipped.samples,
+            "data/skipped_samples": skipped.total,
             "progress/nonfinite_iterations": nonfinite,
             "progress/images_seen": step * self.config.batch_size,
         }
@@ -130,9 +130,9 @@ class Reporter:
         self._report_skipped(skipped)
 
     def _report_skipped(self, skipped: SkippedSamples) -> None:
-        if skipped.rows != self.reported_skipped:
-            logger.warning("replaced %d samples so far: %s", skipped.samples, skipped)
-            self.reported_skipped = skipped.rows
+        if skipped.counts != self.reported_skipped:
+            logger.warning("replaced %d samples so far: %s", skipped.total, skipped)
+            self.reported_skipped = skipped.counts
 
     def sample(self, step: int) -> None:
         """Write grids of translations by the averaged networks, to files and TensorBoard."""

@@ -16,7 +16,13 @@ from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.data.sources import DataSources
-from stargan_dist.data.stream import Loaded, Slots, batches, describe_step, training_loader
+from stargan_dist.data.stream import (
+    LoaderOutput,
+    Slots,
+    describe_step,
+    iterate_batches,
+    training_loader,
+)
 from stargan_dist.distributed.world import REMEDY, World
 from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import Engine
@@ -56,7 +62,7 @@ def _exclusive(run: str) -> Iterator[None]:
     if int(os.environ.get("RANK", "0")):
         yield
         return
-    with storage.locked(run, f"another process is training {run}; {REMEDY}"):
+    with storage.exclusive_lock(run, f"another process is training {run}; {REMEDY}"):
         yield
 
 
@@ -139,7 +145,7 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(closing(self.engine))
             stack.enter_context(closing(self.writer))
-            stream = stack.enter_context(closing(batches(self.loader, self.skipped)))
+            stream = stack.enter_context(closing(iterate_batches(self.loader, self.skipped)))
             stack.enter_context(self.world.explaining())
             yield self.reporter.stopwatch.timed(stream)
 
@@ -166,7 +172,7 @@ class Trainer:
 
     def _checked_faults(self) -> SkippedSamples:
         """Return the samples replaced on all ranks; stop the run if there are too many faults."""
-        skipped = SkippedSamples.joined(self.world.all_gather(self.skipped.rows))
+        skipped = SkippedSamples.merge(self.world.all_gather(self.skipped.counts))
         skipped.check(self.config.data.max_skipped)
         self.guard.check()
         return skipped
@@ -185,7 +191,7 @@ class Trainer:
             "domains": self.sources.domains,
             "labels": self.sources.labels.to_dict(),
             "data": self.sources.fingerprint,
-            "skipped": skipped.rows,
+            "skipped": skipped.counts,
             "nonfinite": self.guard.iterations,
         }
 
@@ -215,15 +221,15 @@ def _slots(spec: RunSpec, sources: DataSources) -> Slots:
         config.model.image_size,
         config.model.latent_dim,
         config.batch_size,
-        references=recipe.uses_references,
-        permuted=recipe.permute_labels,
-        crops=recipe.crop_probability,
-        fast=config.data.fast_decoding,
-        skip=config.data.on_bad_shard == "skip",
+        with_references=recipe.uses_references,
+        permute_labels=recipe.permute_labels,
+        crop_probability=recipe.crop_probability,
+        fast_decoding=config.data.fast_decoding,
+        replace_unreadable=config.data.on_bad_shard == "skip",
     )
 
 
-def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoader[Loaded]:
+def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoader[LoaderOutput]:
     """Return the loader of this rank's share of the remaining steps."""
     return training_loader(
         slots,

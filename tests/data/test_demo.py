@@ -1,4 +1,4 @@
-"""The demo data set: seeded, complete, and true to the factors written beside it."""
+"""The demo dataset: seeded, complete, and consistent with the factors written beside it."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set of seed 0."""
+    """A small dataset with seed 0."""
     dest = tmp_path_factory.mktemp("demo") / "animals"
     write_dataset(dest, COUNT, SIZE, seed=0)
     return dest
@@ -42,27 +42,25 @@ def contents(dataset: Path) -> dict[str, bytes]:
     return {str(path.relative_to(dataset)): path.read_bytes() for path in files}
 
 
-def test_writes_count_images_of_each_species(dataset: Path) -> None:
+def test_the_dataset_has_count_images_of_each_species(dataset: Path) -> None:
     expected = {f"images/{species}/{i:06d}.png" for species in SPECIES for i in range(COUNT)}
     assert contents(dataset).keys() == expected | {"factors.jsonl"}
     with Image.open(dataset / "images/cat/000000.png") as image:
         assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
 
 
-def test_nothing_but_the_data_set_is_left(dataset: Path) -> None:
+def test_no_temporary_files_remain(dataset: Path) -> None:
     assert list(dataset.parent.iterdir()) == [dataset]
 
 
-def test_same_seed_gives_same_bytes_and_another_seed_does_not(
-    dataset: Path, tmp_path: Path
-) -> None:
+def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(dataset: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         write_dataset(tmp_path / str(seed), COUNT, SIZE, seed)
     assert contents(tmp_path / "0") == contents(dataset)
     assert contents(tmp_path / "1") != contents(dataset)
 
 
-def test_each_image_can_be_drawn_alone_from_its_line(dataset: Path) -> None:
+def test_each_image_can_be_redrawn_from_its_factors(dataset: Path) -> None:
     for row in read_rows(dataset):
         file = Path(str(row.pop("file")))
         factors = sample_factors(0, file.parent.name, int(file.stem))
@@ -71,16 +69,16 @@ def test_each_image_can_be_drawn_alone_from_its_line(dataset: Path) -> None:
             assert image.tobytes() == draw(factors, SIZE).tobytes()
 
 
-def test_the_species_are_drawn_as_ever() -> None:
-    """Published figures hold for these pixels."""
-    told = hashlib.sha256()
+def test_the_pixels_of_the_species_do_not_change() -> None:
+    """The published figures of this project were measured on these pixels."""
+    digest = hashlib.sha256()
     for species in SPECIES:
         for i in range(4):
-            told.update(draw(sample_factors(0, species, i), 64).tobytes())
-    assert told.hexdigest() == "ffd54fc18c509a290c358587cb0b4e9db1d0a8b90661b6b4f6b0b5af44381b86"
+            digest.update(draw(sample_factors(0, species, i), 64).tobytes())
+    assert digest.hexdigest() == "ffd54fc18c509a290c358587cb0b4e9db1d0a8b90661b6b4f6b0b5af44381b86"
 
 
-def test_folders_of_expressions_hold_all_species(tmp_path: Path) -> None:
+def test_each_expression_folder_has_images_of_all_species(tmp_path: Path) -> None:
     main([str(tmp_path / "set"), "--count", "12", "--size", "16", "--expressions"])
     rows = read_rows(tmp_path / "set")
     assert {path.name for path in (tmp_path / "set" / "images").iterdir()} == set(EXPRESSIONS)
@@ -90,7 +88,7 @@ def test_folders_of_expressions_hold_all_species(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("species", SPECIES)
-def test_expressions_differ_about_the_eyes_and_nowhere_else(species: str) -> None:
+def test_expressions_differ_only_at_the_eyes(species: str) -> None:
     upright = Factors(species, 0.5, 0.6, 0.24, 0.0, (200, 90, 90), (240, 240, 240))
     awake, *others = (
         np.asarray(draw(replace(upright, expression=expression), 32), dtype=np.int64)
@@ -99,17 +97,17 @@ def test_expressions_differ_about_the_eyes_and_nowhere_else(species: str) -> Non
     for other in others:
         rows, columns = np.nonzero(np.abs(other - awake).max(axis=2))
         assert len(rows) >= 20
-        assert rows.min() >= 13 and rows.max() <= 20  # the head reaches from 12 to 26
-        assert columns.min() >= 9 and columns.max() <= 22  # and from 8 to 23
+        assert rows.min() >= 13 and rows.max() <= 20  # the head spans rows 12 to 26
+        assert columns.min() >= 9 and columns.max() <= 22  # and columns 8 to 23
 
 
-def test_no_image_is_in_both_sets() -> None:
+def test_no_image_is_in_both_datasets() -> None:
     drawn = {sample_factors(0, species, i).x for species in SPECIES for i in range(50)}
     assert not drawn & {sample_expression(0, e, i).x for e in EXPRESSIONS for i in range(50)}
 
 
 @pytest.mark.parametrize("species", SPECIES)
-def test_head_centre_has_the_colour_of_the_fur_and_a_corner_that_of_the_background(
+def test_the_centre_of_the_head_has_the_fur_colour_and_a_corner_the_background_colour(
     species: str,
 ) -> None:
     for i in range(20):
@@ -121,8 +119,8 @@ def test_head_centre_has_the_colour_of_the_fur_and_a_corner_that_of_the_backgrou
         np.testing.assert_allclose(pixels[1, 1], factors.background, atol=1)
 
 
-def test_colours_do_not_tell_the_species() -> None:
-    """The mean colours of the species differ by no more than the sampling error."""
+def test_colours_are_independent_of_the_species() -> None:
+    """Check that mean colours of species differ by no more than the sampling error."""
     for colour in ("fur", "background"):
         means = [
             np.mean([getattr(sample_factors(0, species, i), colour) for i in range(500)], axis=0)
@@ -138,19 +136,19 @@ def test_tilt_is_clockwise() -> None:
     assert (ears[:, 32:] < 200).sum() > 2 * (ears[:, :32] < 200).sum()
 
 
-def test_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("mine")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match=r"exists already .*: name another one"):
         write_dataset(tmp_path, COUNT, SIZE, seed=0)
     assert (tmp_path / "kept").read_text() == "mine"
 
 
-def test_refuses_a_count_of_none(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="at least 1"):
+def test_a_count_of_zero_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--count and --size must be at least 1, not 0 and 32"):
         write_dataset(tmp_path / "animals", 0, SIZE, seed=0)
 
 
-def test_takes_over_an_empty_folder_and_an_interrupted_run(tmp_path: Path) -> None:
+def test_an_empty_folder_and_leftovers_of_an_interrupted_run_are_reused(tmp_path: Path) -> None:
     dest = tmp_path / "animals"
     dest.mkdir()
     (tmp_path / "animals.partial" / "images" / "cat").mkdir(parents=True)

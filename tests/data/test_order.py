@@ -1,3 +1,5 @@
+"""The order of samples: completeness, independence and randomness."""
+
 from collections import Counter
 from itertools import chain
 
@@ -12,18 +14,19 @@ SIZES = [sum(counts) for counts in COUNTS]
 ORDER = Order(COUNTS, seed=7)
 
 
-def everything(domain):
+def all_locations(domain):
     return [Location(domain, s, i) for s, n in enumerate(COUNTS[domain]) for i in range(n)]
 
 
 def streams(slots):
-    """For each domain, what the three streams visit, in order."""
-    seen = {(name, d): [] for name in ("source", "ref", "ref2") for d in range(3)}
+    """Return, for each stream and domain, the visited locations in order."""
+    visited = {(name, d): [] for name in ("source", "ref", "ref2") for d in range(3)}
     for slot in range(slots):
         ref, ref2 = ORDER.references(slot)
-        for name, at in (("source", ORDER.source(slot)), ("ref", ref), ("ref2", ref2)):
-            seen[name, at.domain].append(at)
-    return seen
+        locations = {"source": ORDER.source(slot), "ref": ref, "ref2": ref2}
+        for name, location in locations.items():
+            visited[name, location.domain].append(location)
+    return visited
 
 
 def test_every_block_of_slots_visits_every_domain_once():
@@ -37,7 +40,7 @@ def test_a_pass_visits_every_image_exactly_once():
     for (_, domain), visited in streams(3 * 3 * max(SIZES)).items():
         size = SIZES[domain]
         for begin in range(0, 3 * size, size):
-            assert sorted(visited[begin : begin + size]) == everything(domain)
+            assert sorted(visited[begin : begin + size]) == all_locations(domain)
 
 
 def test_passes_differ():
@@ -69,17 +72,17 @@ def test_target_domains_are_independent_of_source_domains():
 
 
 def test_first_image_of_a_pass_is_uniform_within_the_first_window():
-    """200 seeds: with 9 images in one window, each comes first about 22 times."""
+    """Test 200 seeds: with 9 images in one window, each is first about 22 times."""
     first = Counter()
     for seed in range(200):
         order = Order(COUNTS, seed)
         slot = next(s for s in range(3) if order.source(s).domain == 0)
         first[order.source(slot)] += 1
-    chi2 = sum((first[at] - 200 / 9) ** 2 / (200 / 9) for at in everything(0))
+    chi2 = sum((first[image] - 200 / 9) ** 2 / (200 / 9) for image in all_locations(0))
     assert chi2 < 26.1  # 8 degrees of freedom, p = 0.001
 
 
-def test_seeds_differ_and_the_same_seed_agrees():
+def test_equal_seeds_give_equal_orders_and_other_seeds_do_not():
     def sources(seed):
         return [Order(COUNTS, seed).source(slot) for slot in range(60)]
 
@@ -87,50 +90,50 @@ def test_seeds_differ_and_the_same_seed_agrees():
     assert sources(1) != sources(2)
 
 
-def test_a_slot_far_away_costs_no_walk_through_the_slots_before():
-    at = Order(((1000,) * 1000, (10,)), seed=0).source(10**15)
-    assert 0 <= at.sample < 1000
+def test_a_distant_slot_does_not_require_the_slots_before_it():
+    location = Order(((1000,) * 1000, (10,)), seed=0).source(10**15)
+    assert 0 <= location.sample < 1000
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_share_out_each_global_batch(world_size):
+def test_ranks_divide_each_global_batch(world_size):
     whole = list(RankSampler(range(3, 6), 8, rank=0, world_size=1))
     ranks = [list(RankSampler(range(3, 6), 8, rank, world_size)) for rank in range(world_size)]
     assert [[*chain(*step)] for step in zip(*ranks, strict=True)] == whole
     assert whole[0] == list(np.arange(24, 32))
 
 
-# How random it is.
+# Randomness.
 
 MANY = Order(((20,) * 64,), seed=5)
 PASS = 64 * 20
 
 
 def visited(epoch):
-    """The images of a pass, numbered by where they lie."""
+    """Return the images of a pass, numbered by their position in the shards."""
     return np.array([
-        at.shard * 20 + at.sample
-        for at in (MANY.source(slot) for slot in range(epoch * PASS, (epoch + 1) * PASS))
+        location.shard * 20 + location.sample
+        for location in (MANY.source(slot) for slot in range(epoch * PASS, (epoch + 1) * PASS))
     ])  # fmt: skip
 
 
-def test_where_an_image_lies_says_nothing_about_when_it_comes():
-    """Rank correlations of place and turn, and of two passes: each within 4 / √n of 0."""
+def test_the_order_is_uncorrelated_with_the_position_and_the_previous_pass():
+    """Check that both rank correlations are within 4 / √n of 0."""
     first, second = np.argsort(visited(0)), np.argsort(visited(1))
     bound = 4 / np.sqrt(PASS)
     assert abs(np.corrcoef(first, np.arange(PASS))[0, 1]) < bound
     assert abs(np.corrcoef(first, second)[0, 1]) < bound
 
 
-def test_images_of_a_shard_are_spread_over_a_window():
-    """Neighbours in the order are of one shard no more often than by chance within a window."""
+def test_images_of_a_shard_are_spread_over_their_window():
+    """Check that neighbours in the order share a shard no more often than by chance."""
     shards = visited(0) // 20
-    together = int((shards[1:] == shards[:-1]).sum())
+    same_shard = int((shards[1:] == shards[:-1]).sum())
     expected = PASS * 19 / (WINDOW_SHARDS * 20 - 1)
-    assert abs(together - expected) < 4 * np.sqrt(expected)
+    assert abs(same_shard - expected) < 4 * np.sqrt(expected)
 
 
-def test_a_pass_reads_from_few_shards_at_a_time():
+def test_a_pass_reads_from_one_window_of_shards_at_a_time():
     shards = visited(0) // 20
     for begin in range(0, PASS, WINDOW_SHARDS * 20):
         assert len(set(shards[begin : begin + WINDOW_SHARDS * 20])) == WINDOW_SHARDS
@@ -139,6 +142,6 @@ def test_a_pass_reads_from_few_shards_at_a_time():
 def test_substitutes_are_different_images_of_the_domain():
     drawn = ORDER.substitutes(2, 10, "source", 5)
     assert len(set(drawn)) == 10
-    assert set(drawn) <= set(everything(2))
+    assert set(drawn) <= set(all_locations(2))
     assert drawn == ORDER.substitutes(2, 10, "source", 5) != ORDER.substitutes(2, 10, "source", 6)
-    assert sorted(ORDER.substitutes(1, 10, "source", 5)) == everything(1)
+    assert sorted(ORDER.substitutes(1, 10, "source", 5)) == all_locations(1)

@@ -1,3 +1,5 @@
+"""Batches: one sequence for any world, partial reads, the cache, and unreadable shards."""
+
 import shutil
 from itertools import product
 from pathlib import Path
@@ -24,7 +26,7 @@ from stargan_dist.data.reader import (
 )
 from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.data.sources import DataSources
-from stargan_dist.data.stream import Slots, batches, training_loader
+from stargan_dist.data.stream import Slots, iterate_batches, training_loader
 from stargan_dist.errors import UserError
 
 BATCH_SIZE = 4
@@ -33,8 +35,8 @@ STEPS = 6
 
 def make_slots(url, cache=None, batch_size=BATCH_SIZE, **options):
     reader = ShardReader(url, read_index(url), "train", cache)
-    sets = DataSources([reader], domain_labels(reader.index.domains))
-    return Slots(sets, seed=3, image_size=32, latent_dim=5, batch_size=batch_size, **options)
+    sources = DataSources([reader], domain_labels(reader.index.domains))
+    return Slots(sources, seed=3, image_size=32, latent_dim=5, batch_size=batch_size, **options)
 
 
 @pytest.fixture
@@ -48,26 +50,26 @@ def load(slots, steps=range(STEPS), rank=0, world_size=1, skipped=None, **option
         rank=rank, world_size=world_size, **{"workers": 0, "start_method": "fork"} | options,
         pin_memory=False,
     )  # fmt: skip
-    return list(batches(loader, SkippedSamples() if skipped is None else skipped))
+    return list(iterate_batches(loader, SkippedSamples() if skipped is None else skipped))
 
 
 def load_world(slots, steps, world_size, **options):
-    """The global batches, put together from those of all ranks."""
+    """Load the global batches, joined from those of all ranks."""
     ranks = [
         load(slots, steps, rank=r, world_size=world_size, **options) for r in range(world_size)
     ]
     return [
-        Batch(*(None if t[0] is None else torch.cat(t) for t in zip(*parts, strict=True)))
-        for parts in zip(*ranks, strict=True)
+        Batch(*(None if t[0] is None else torch.cat(t) for t in zip(*batches, strict=True)))
+        for batches in zip(*ranks, strict=True)
     ]
 
 
-def assert_same(batches, others):
-    assert len(batches) == len(others)
-    for batch, other in zip(batches, others, strict=True):
+def assert_same(batches, expected_batches):
+    assert len(batches) == len(expected_batches)
+    for batch, expected_batch in zip(batches, expected_batches, strict=True):
         for name in batch._fields:
-            one, two = getattr(batch, name), getattr(other, name)
-            assert (one is two is None) or torch.equal(one, two), name
+            value, expected = getattr(batch, name), getattr(expected_batch, name)
+            assert (value is expected is None) or torch.equal(value, expected), name
 
 
 def test_a_batch_has_the_documented_shapes(slots):
@@ -78,41 +80,43 @@ def test_a_batch_has_the_documented_shapes(slots):
     assert batch.z.shape == batch.z2.shape == (4, 5)
 
 
-# One sequence, whoever reads it.
+# One sequence, independent of ranks and workers.
 
 
 @pytest.fixture(scope="module")
 def sequence(shards):
-    """What one process without workers reads, without a break. No two images are equal."""
-    whole = load(make_slots(shards))
-    images = {image.numpy().tobytes() for batch in whole for image in batch.x}
+    """The batches of one process without workers, uninterrupted. No two images are equal."""
+    batches = load(make_slots(shards))
+    images = {image.numpy().tobytes() for batch in batches for image in batch.x}
     assert len(images) == STEPS * BATCH_SIZE
-    return whole
+    return batches
 
 
 @pytest.mark.parametrize("stop", [1, 4])
 @pytest.mark.parametrize(("ranks", "workers"), product([1, 2, 4], [0, 1, 3]))
-def test_any_world_reads_the_one_sequence_before_and_after_a_resume(
+def test_any_world_reads_the_same_sequence_before_and_after_a_resume(
     slots, sequence, ranks, workers, stop
 ):
-    """There are up to 12 readers, and 9 shards of 1 to 4 samples."""
-    begun = load_world(slots, range(stop), ranks, workers=workers)
-    assert_same(begun, sequence[:stop])
+    """Read 9 shards of 1 to 4 samples with up to 12 workers."""
+    before = load_world(slots, range(stop), ranks, workers=workers)
+    assert_same(before, sequence[:stop])
     for resumed_ranks in (1, 2, 4):
-        rest = load_world(slots, range(stop, STEPS), resumed_ranks, workers=workers)
-        assert_same(rest, sequence[stop:])
+        after = load_world(slots, range(stop, STEPS), resumed_ranks, workers=workers)
+        assert_same(after, sequence[stop:])
 
 
 @pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
-def test_any_start_method_and_store_reads_the_one_sequence(shards, sequence, s3, start_method):
-    """The workers learn from this process how the store is reached."""
+def test_any_start_method_reads_the_same_sequence_from_an_object_store(
+    shards, sequence, s3, start_method
+):
+    """Workers receive the storage configuration of this process."""
     for path in Path(shards).rglob("*.*"):
         storage.write_bytes(f"{s3}/set/{path.relative_to(shards)}", path.read_bytes())
     slots = make_slots(f"{s3}/set")
     assert_same(load(slots, workers=1, start_method=start_method), sequence)
 
 
-def test_a_forked_worker_reads_a_store_that_its_parent_has_read(shards, sequence, s3):
+def test_a_forked_worker_reads_an_object_store_that_its_parent_has_read(shards, sequence, s3):
     for path in Path(shards).rglob("*.*"):
         storage.write_bytes(f"{s3}/set/{path.relative_to(shards)}", path.read_bytes())
     slots = make_slots(f"{s3}/set")
@@ -120,7 +124,7 @@ def test_a_forked_worker_reads_a_store_that_its_parent_has_read(shards, sequence
     assert_same(load(slots, workers=2), sequence)
 
 
-def test_a_cache_changes_nothing(shards, sequence, tmp_path):
+def test_a_cache_does_not_change_the_sequence(shards, sequence, tmp_path):
     cache = ShardCache(str(tmp_path), 2**30)
     assert_same(load(make_slots(shards, cache), workers=2), sequence)
     assert len([p for p in tmp_path.iterdir() if not p.name.startswith(".lock")]) > 2
@@ -137,38 +141,38 @@ def test_a_pass_reads_every_image_once(slots):
 def test_latents_and_augmentations_differ_between_slots(slots):
     batch = load(slots, range(1))[0]
     assert len({tuple(z.tolist()) for z in torch.cat([batch.z, batch.z2])}) == 8
-    many = torch.stack([torch.from_numpy(transforms.augment(
+    augmented = torch.stack([torch.from_numpy(transforms.augment(
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)), 32,
         np.random.default_rng(i))) for i in range(20)])  # fmt: skip
-    assert len({image.numpy().tobytes() for image in many}) > 8
+    assert len({image.numpy().tobytes() for image in augmented}) > 8
 
 
-# What is read.
+# Which bytes are read.
 
 
 def test_a_reader_returns_the_original_bytes(shards, animals):
     reader = ShardReader(shards, read_index(shards), "val")
     sample = reader.read(Location(1, 0, 1))
-    assert sample.facts["domain"] == "dog"
-    assert sample.image == (animals / sample.facts["path"]).read_bytes()
+    assert sample.metadata["domain"] == "dog"
+    assert sample.image == (animals / sample.metadata["path"]).read_bytes()
 
 
-def test_a_rank_reads_its_own_samples_and_nothing_else(shards, http):
-    """Also after a resume: the slots before it cost nothing."""
+def test_a_rank_reads_only_its_own_samples(shards, http):
+    """Check this for a resumed run: the slots before it are not read either."""
     shutil.copytree(shards, http.folder, dirs_exist_ok=True)
     slots = make_slots(http.url)
     http.log.clear()
     load(slots, range(4, 6), rank=1, world_size=2)
-    asked = [name for name in http.gets() if name.endswith(".tar")]
+    requested = [name for name in http.gets() if name.endswith(".tar")]
     locations = [
-        at
+        location
         for step in (4, 5)
         for slot in (step * BATCH_SIZE + 2, step * BATCH_SIZE + 3)
-        for at in (slots.source(slot), *slots.references(slot))
+        for location in (slots.source(slot), *slots.references(slot))
     ]
-    wanted = [slots.images[0].reader.shard(at).name for at in locations]
-    assert sorted(asked) == sorted({f"/{name}" for name in wanted})
-    assert sum(http.gets()[name] for name in asked) == len(locations) == 12
+    expected = [slots.images[0].reader.shard(location).name for location in locations]
+    assert sorted(requested) == sorted({f"/{name}" for name in expected})
+    assert sum(http.gets()[name] for name in requested) == len(locations) == 12
     assert all(n == 1 for name, n in http.gets().items() if name.endswith(".json"))
     largest = max(shard.bytes for shard in slots.images[0].reader.index.shards())
     tar_bytes = sum(size for _, path, _, size in http.log if path.endswith(".tar"))
@@ -178,7 +182,7 @@ def test_a_rank_reads_its_own_samples_and_nothing_else(shards, http):
 def test_servers_without_ranges_need_a_cache(shards, http, tmp_path):
     shutil.copytree(shards, http.folder, dirs_exist_ok=True)
     http.ranges = False
-    with pytest.raises(UserError, match="does not serve ranges of bytes"):
+    with pytest.raises(UserError, match=r"does not serve ranges of bytes: set data\.cache"):
         load(make_slots(http.url))
     cache = ShardCache(str(tmp_path / "cache"), 2**30)
     assert_same(load(make_slots(http.url, cache)), load(make_slots(shards)))
@@ -186,7 +190,7 @@ def test_servers_without_ranges_need_a_cache(shards, http, tmp_path):
     assert load_split(open_reader(config, "val"), 32).paths
 
 
-def test_a_damaged_copy_in_the_cache_is_replaced(shards, sequence, tmp_path):
+def test_a_damaged_file_in_the_cache_is_downloaded_again(shards, sequence, tmp_path):
     cache = ShardCache(str(tmp_path), 2**30)
     load(make_slots(shards, cache))
     for path in tmp_path.iterdir():
@@ -195,14 +199,15 @@ def test_a_damaged_copy_in_the_cache_is_replaced(shards, sequence, tmp_path):
     assert_same(load(make_slots(shards, cache)), sequence)
 
 
-def test_a_cache_must_hold_the_shards_read_at_one_time(shards, tmp_path):
+def test_a_cache_smaller_than_the_working_set_is_rejected(shards, tmp_path):
     index = read_index(shards)
-    whole = sum(shard.bytes for shards in index.splits["train"].values() for shard in shards)
-    assert working_set_bytes(index, "train") == whole  # fewer shards than a window holds
-    config = DataConfig(shards, cache=str(tmp_path), cache_gib=(whole - 1) / 2**30)
+    split_bytes = sum(shard.bytes for shards in index.splits["train"].values() for shard in shards)
+    assert working_set_bytes(index, "train") == split_bytes  # fewer shards than a window holds
+    config = DataConfig(shards, cache=str(tmp_path), cache_gib=(split_bytes - 1) / 2**30)
     with pytest.raises(UserError, match=r"data\.cache_gib: .* cannot hold"):
         open_reader(config, "train")
-    open_reader(DataConfig(shards, cache=str(tmp_path), cache_gib=(whole + 1) / 2**30), "train")
+    config = DataConfig(shards, cache=str(tmp_path), cache_gib=(split_bytes + 1) / 2**30)
+    open_reader(config, "train")
 
 
 # Faults.
@@ -236,7 +241,7 @@ DAMAGE = {truncate: "it is truncated", corrupt: "a checksum is wrong", remove: "
 
 @pytest.fixture
 def served(shards, http):
-    """The shards on a server, one of them to be damaged; few and short tries."""
+    """The shards on an HTTP server, for damage; few retries and a short timeout."""
     shutil.copytree(shards, http.folder, dirs_exist_ok=True)
     storage.configure(StorageConfig(tries=2, wait_seconds=0.0, timeout_seconds=1.0))
     return http
@@ -248,27 +253,27 @@ def damaged_shard(server):
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_shard_ends_the_run_in_one_line(served, damage, workers):
+def test_a_bad_shard_stops_the_run_with_one_line(served, damage, workers):
     bad = damaged_shard(served)
     damage(served, bad)
     with pytest.raises(UserError, match=f"{bad.name}: .*") as caught:
         load(make_slots(served.url), workers=workers)
     assert DAMAGE[damage] in str(caught.value)
-    lasting = damage in (truncate, corrupt, remove)
-    assert ("restore the shard" in str(caught.value)) == lasting
+    permanent = damage in (truncate, corrupt, remove)
+    assert ("restore the shard" in str(caught.value)) == permanent
     assert "--data.on_bad_shard skip" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda f: f.__name__)
-def test_a_bad_shard_can_be_skipped(served, sequence, damage):
+def test_samples_of_a_bad_shard_can_be_replaced(served, sequence, damage):
     bad = damaged_shard(served)
     damage(served, bad)
     skipped = SkippedSamples()
-    replaced = load(make_slots(served.url, skip=True), skipped=skipped)
-    assert list(skipped.rows) == [f"train/{bad.name}"]
-    assert DAMAGE[damage] in skipped.rows[f"train/{bad.name}"]["reason"]
-    assert skipped.samples >= 3
+    replaced = load(make_slots(served.url, replace_unreadable=True), skipped=skipped)
+    assert list(skipped.counts) == [f"train/{bad.name}"]
+    assert DAMAGE[damage] in skipped.counts[f"train/{bad.name}"]["reason"]
+    assert skipped.total >= 3
     differing = 0
     for batch, other in zip(replaced, sequence, strict=True):
         assert torch.equal(batch.y, other.y)
@@ -277,52 +282,55 @@ def test_a_bad_shard_can_be_skipped(served, sequence, damage):
         for name in ("x", "x_ref", "x_ref2"):
             same = (getattr(batch, name) == getattr(other, name)).flatten(1).all(1)
             differing += int((~same).sum())
-    # A substitute may have lain in the damaged shard, too, and been replaced in its turn.
-    assert 0 < differing <= skipped.samples
+    # Substitutes may lie in the damaged shard, too, and are replaced in turn.
+    assert 0 < differing <= skipped.total
 
 
-def test_what_replaces_a_sample_does_not_depend_on_the_world(served):
-    """What is damaged for good gives one sequence, and one count, whoever reads it."""
+def test_substitutes_do_not_depend_on_the_world(served):
+    """Check that permanent damage gives the same sequence and counts for any world."""
     truncate(served, damaged_shard(served))
-    slots = make_slots(str(served.folder), skip=True)
-    whole, skipped = load(slots, skipped=(one := SkippedSamples())), one.rows
+    slots = make_slots(str(served.folder), replace_unreadable=True)
+    skipped = SkippedSamples()
+    expected = load(slots, skipped=skipped)
     for ranks, workers in ((2, 0), (4, 1)):
-        assert_same(load_world(slots, range(STEPS), ranks, workers=workers), whole)
-    parts = []
+        assert_same(load_world(slots, range(STEPS), ranks, workers=workers), expected)
+    partial_counts = []
     for rank, steps in product((0, 1), (range(3), range(3, STEPS))):
-        parts.append(SkippedSamples())
-        load(slots, steps, rank=rank, world_size=2, skipped=parts[-1])
-    joined = SkippedSamples.joined(part.rows for part in parts)
-    assert {s: r["samples"] for s, r in joined.rows.items()} == {
-        s: r["samples"] for s, r in skipped.items()
+        skipped_by_rank = SkippedSamples()
+        load(slots, steps, rank=rank, world_size=2, skipped=skipped_by_rank)
+        partial_counts.append(skipped_by_rank.counts)
+    merged = SkippedSamples.merge(partial_counts)
+    assert {shard: entry["samples"] for shard, entry in merged.counts.items()} == {
+        shard: entry["samples"] for shard, entry in skipped.counts.items()
     }
 
 
 def test_two_references_stay_different_when_one_is_replaced(served):
     truncate(served, damaged_shard(served))
-    slots = make_slots(str(served.folder), skip=True)
+    slots = make_slots(str(served.folder), replace_unreadable=True)
     (images,) = slots.images
     for slot in range(200):
         ref, ref2 = slots.references(slot)
-        _, first = images.readable(images.image, ref, "reference", slot, {ref2}, [])
-        _, second = images.readable(images.image, ref2, "reference2", slot, {first}, [])
+        load_image, load_one = images.load_image, images.load_or_substitute
+        _, first = load_one(load_image, ref, "reference", slot, {ref2}, [])
+        _, second = load_one(load_image, ref2, "reference2", slot, {first}, [])
         assert first != second
 
 
-def test_a_domain_that_cannot_be_read_at_all_ends_the_run(served):
+def test_a_completely_unreadable_domain_stops_the_run(served):
     for shard in read_index(str(served.folder)).splits["train"]["dog"]:
         (served.folder / shard.name).unlink()
     with pytest.raises(UserError, match="all substitutes for it failed as well"):
-        load(make_slots(str(served.folder), skip=True))
+        load(make_slots(str(served.folder), replace_unreadable=True))
 
 
-def test_passing_faults_change_nothing(served, sequence):
+def test_transient_faults_do_not_change_the_sequence(served, sequence):
     served.faults[r"\.tar"] = ["500", "none", "reset", "none"] * 5
     assert_same(load(make_slots(served.url)), sequence)
     assert served.faults[r"\.tar"] == []
 
 
-def test_an_image_that_does_not_decode_is_named(shards, monkeypatch):
+def test_an_undecodable_image_is_named_in_the_error(shards, monkeypatch):
     def broken(*_, **__):
         raise UserError("truncated")
 
@@ -331,17 +339,17 @@ def test_an_image_that_does_not_decode_is_named(shards, monkeypatch):
         load(make_slots(shards))
 
 
-def test_load_split_is_in_the_order_of_the_shards(shards):
+def test_load_split_follows_the_order_of_the_shards(shards):
     reader = open_reader(DataConfig(shards), "val")
     val = load_split(reader, 32)
     assert val.domains == ["cat", "dog", "rabbit"]
     assert val.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     assert [path.split("/")[0] for path in val.paths] == ["cat"] * 3 + ["dog"] * 3 + ["rabbit"] * 3
-    some = load_split(reader, 32, first=1, per_domain=3, domains=2)
-    assert some.paths[:3] == [val.paths[1], val.paths[2], val.paths[0]]
-    assert torch.equal(some.images[some.labels == 1][0], val.images[val.labels == 1][1])
+    wrapped = load_split(reader, 32, first=1, per_domain=3, domains=2)
+    assert wrapped.paths[:3] == [val.paths[1], val.paths[2], val.paths[0]]
+    assert torch.equal(wrapped.images[wrapped.labels == 1][0], val.images[val.labels == 1][1])
 
 
-def test_too_few_images_are_told(shards):
+def test_too_few_images_in_a_domain_are_rejected(shards):
     with pytest.raises(UserError, match="domain cat has 3 images in split val"):
         check_split(read_index(shards), "val", 4, shards)

@@ -29,7 +29,7 @@ def test_independent_processes_are_refused_with_the_remedy(train, tmp_path):
 def test_a_second_training_of_one_run_is_refused(train, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    with storage.locked(str(run), "the test itself"):
+    with storage.exclusive_lock(str(run), "the test itself"):
         error = train(run, code=2).stderr
     assert len(error.splitlines()) == 1
     assert "another process is training" in error

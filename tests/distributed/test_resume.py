@@ -43,7 +43,7 @@ def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, finished_run, 
     assert scalars(run) == scalars(finished_run)
     assert pictures(run) == pictures(finished_run)
     assert checkpoints.list_steps(str(run)) == [6]
-    assert not list((run / "checkpoints").glob(f"{storage.PARTIAL}*"))
+    assert not list((run / "checkpoints").glob(f"{storage.PARTIAL_PREFIX}*"))
 
 
 def test_two_processes_killed_and_resumed(train, tmp_path, run_of_two):

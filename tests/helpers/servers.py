@@ -1,4 +1,4 @@
-"""Real servers on 127.0.0.1: an object store, and HTTP that fails when told to."""
+"""Real servers on 127.0.0.1: an S3 object store, and an HTTP server with configurable faults."""
 
 import re
 import socket
@@ -15,8 +15,8 @@ from moto.server import ThreadedMotoServer
 STALL_SECONDS = 30.0
 
 
-class Files(BaseHTTPRequestHandler):
-    """Serves a folder, by ranges of bytes too. Faults are taken from the server's list, in turn."""
+class FileRequestHandler(BaseHTTPRequestHandler):
+    """Serve the files of a folder, with byte ranges. Faults follow the lists of the server."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -29,7 +29,7 @@ class Files(BaseHTTPRequestHandler):
         path = self.server.folder / unquote(self.path).lstrip("/")
         fault = self.server.next_fault(self.path)
         if fault == "reset":
-            # SO_LINGER 0: closing sends a reset, in the middle of the answer.
+            # With SO_LINGER 0, closing sends a reset in the middle of the response.
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.close_connection = True
@@ -38,23 +38,23 @@ class Files(BaseHTTPRequestHandler):
         if fault == "stall":
             self.server.released.wait(STALL_SECONDS)
         if fault == "500":
-            self.answer(500, b"")
+            self.respond(500, b"")
         elif not path.is_file():
-            self.answer(404, b"")
+            self.respond(404, b"")
         else:
             self.serve(path.read_bytes())
 
     def serve(self, data):
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if not wanted or not self.server.ranges:
-            self.answer(200, data)
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not requested or not self.server.ranges:
+            self.respond(200, data)
             return
-        begin, end = int(wanted[1]), int(wanted[2] or len(data) - 1)
-        part = data[begin : end + 1]
-        span = f"bytes {begin}-{begin + len(part) - 1}/{len(data)}"
-        self.answer(206, part, {"Content-Range": span})
+        begin, end = int(requested[1]), int(requested[2] or len(data) - 1)
+        content = data[begin : end + 1]
+        content_range = f"bytes {begin}-{begin + len(content) - 1}/{len(data)}"
+        self.respond(206, content, {"Content-Range": content_range})
 
-    def answer(self, status, data, headers=None):
+    def respond(self, status, data, headers=None):
         self.server.log.append((self.command, self.path, status, len(data)))
         self.send_response(status)
         if self.server.ranges:
@@ -70,12 +70,19 @@ class Files(BaseHTTPRequestHandler):
 
 
 class FileServer(ThreadingHTTPServer):
-    """`faults` lists what becomes of the next requests for paths that match a pattern."""
+    """A server of the files in a folder.
+
+    Attributes:
+        ranges: whether byte ranges are supported.
+        faults: pattern of paths -> results of the next matching requests, in order: "reset",
+            "stall", "500", or anything else for success.
+        log: command, path, status and number of bytes of each response.
+    """
 
     daemon_threads = True
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Files)
+        super().__init__(("127.0.0.1", 0), FileRequestHandler)
         self.folder, self.ranges = folder, True
         self.faults: dict[str, list[str]] = {}
         self.log: list[tuple[str, str, int, int]] = []
@@ -94,15 +101,16 @@ class FileServer(ThreadingHTTPServer):
         return None
 
     def gets(self) -> Counter[str]:
-        """How often each path was asked for."""
+        """Return the number of GET requests for each path."""
         return Counter(path for command, path, *_ in self.log if command == "GET")
 
     def handle_error(self, *_):
-        pass  # a client that gave up
+        pass  # the client closed the connection
 
 
 @contextmanager
 def http_server(folder: Path):
+    """Serve a folder over HTTP; yields the `FileServer`."""
     server = FileServer(folder)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -117,7 +125,7 @@ def http_server(folder: Path):
 
 @contextmanager
 def s3_server():
-    """An S3 protocol server; yields its address."""
+    """Run a server with the S3 protocol; yields its address."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     try:

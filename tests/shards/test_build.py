@@ -17,7 +17,7 @@ from PIL import Image
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
-from stargan_dist.data.index import read_index, read_samples
+from stargan_dist.data.index import read_index, read_sample_table
 from stargan_dist.errors import UserError
 from stargan_dist.shards import pack as packing
 from stargan_dist.shards import publish
@@ -70,7 +70,7 @@ def test_webdataset_reads_the_shards(shards, animals):
             data = Path(path).read_bytes()
             assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
             found = list(wds.WebDataset(path, shardshuffle=False).decode("pil"))
-            offsets, crc32 = read_samples(shards, shard.name)
+            offsets, crc32 = read_sample_table(shards, shard.name)
             assert len(found) == shard.samples == len(offsets) - 1 == len(crc32)
             for sample in found:
                 assert sample["json"]["domain"] == domain

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from stargan_dist import storage
-from stargan_dist.data.index import read_index, read_samples
+from stargan_dist.data.index import read_index, read_sample_table
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import UserError
@@ -75,7 +75,7 @@ def test_pixels_are_where_they_belong(shards):
     reader = ShardReader(shards, read_index(shards), "train")
     for domain, counts in enumerate(reader.index.counts("train")):
         for number, place in enumerate(spread(counts, 3)):
-            image, _ = reader.image(Location(domain, *place))
+            image, _ = reader.read_image(Location(domain, *place))
             np.testing.assert_array_equal(cell(sheet, layout, domain, number), np.asarray(image))
 
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_crossed_out(shards, tmp_path):
     shard, sample = spread(index.counts("train")[1], 2)[0]
     name = index.splits["train"]["dog"][shard].name
     data = bytearray((folder / name).read_bytes())
-    data[int(read_samples(shards, name).offsets[sample]) + 700] ^= 0xFF
+    data[int(read_sample_table(shards, name).offsets[sample]) + 700] ^= 0xFF
     (folder / name).write_bytes(data)
     (sheet, faults), (intact, _) = (
         preview(str(f), per_domain=2, size=SIZE) for f in (folder, shards)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
-from stargan_dist.data.index import read_index, read_samples, samples_name, write_index
+from stargan_dist.data.index import read_index, read_sample_table, sample_table_name, write_index
 from stargan_dist.errors import UserError
 from stargan_dist.shards.verify import repeated_keys, verify
 from stargan_dist.storage import reading
@@ -50,7 +50,7 @@ def entry(folder, name, **changes):
 
 def beside(folder, name, **changes):
     """Change the file beside a shard."""
-    path = folder / samples_name(name)
+    path = folder / sample_table_name(name)
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -154,7 +154,7 @@ CONTENTS = {
 
 def flip(folder, name, where):
     """Damage one byte. Negative: from the end of the sample."""
-    offsets = read_samples(str(folder), name).offsets
+    offsets = read_sample_table(str(folder), name).offsets
     data = bytearray((folder / name).read_bytes())
     data[int(offsets[SAMPLE] if where >= 0 else offsets[SAMPLE + 1]) + where] ^= 0xFF
     (folder / name).write_bytes(data)
@@ -167,7 +167,7 @@ def cut(folder, name, size):
 
 def cut_and_seal(folder, name):
     """Take the end of the tar away."""
-    end = int(read_samples(str(folder), name).offsets[-1]) + 512
+    end = int(read_sample_table(str(folder), name).offsets[-1]) + 512
     cut(folder, name, end)
     data = (folder / name).read_bytes()
     entry(folder, name, bytes=end, sha256=hashlib.sha256(data).hexdigest())
@@ -175,7 +175,7 @@ def cut_and_seal(folder, name):
 
 def shift(folder, name, by):
     """Move where a sample begins."""
-    offsets = read_samples(str(folder), name).offsets.tolist()
+    offsets = read_sample_table(str(folder), name).offsets.tolist()
     offsets[SAMPLE] += by
     data = (folder / name).read_bytes()
     crc32 = [zlib.crc32(data[begin:end]) for begin, end in pairwise(offsets)]
@@ -184,7 +184,7 @@ def shift(folder, name, by):
 
 def forget(folder, name):
     """Drop the last sample from the file beside the shard."""
-    offsets, crc32 = (row.tolist() for row in read_samples(str(folder), name))
+    offsets, crc32 = (row.tolist() for row in read_sample_table(str(folder), name))
     beside(folder, name, offsets=offsets[:-1], crc32=crc32[:-1])
 
 
@@ -224,19 +224,19 @@ FILES = {
     ),
     "wrong count": (lambda f, n: entry(f, n, samples=5), ["4 samples, in the index 5$"]),
     "wrong checksum": (
-        lambda f, n: beside(f, n, crc32=[*read_samples(str(f), n).crc32.tolist()[:3], 7]),
+        lambda f, n: beside(f, n, crc32=[*read_sample_table(str(f), n).crc32.tolist()[:3], 7]),
         [r"sample 3 \(.*\): the bytes differ from their checksum \(CRC-32\)$"],
     ),
     "no file beside": (
-        lambda f, n: (f / samples_name(n)).unlink(),
+        lambda f, n: (f / sample_table_name(n)).unlink(),
         [r"train/0001-dog-000001.json is missing$"],
     ),
     "empty file beside": (
-        lambda f, n: (f / samples_name(n)).write_text(""),
+        lambda f, n: (f / sample_table_name(n)).write_text(""),
         ["json cannot be used: JSONDecodeError"],
     ),
     "no checksums beside": (
-        lambda f, n: (f / samples_name(n)).write_text('{"offsets": [0]}'),
+        lambda f, n: (f / sample_table_name(n)).write_text('{"offsets": [0]}'),
         ["json cannot be used: .*KeyError"],
     ),
     "fewer offsets": (lambda f, n: beside(f, n, offsets=[0, 512]), ["do not fit each other"]),
@@ -300,13 +300,13 @@ def test_samples_are_checked_without_the_file_that_tells_where_they_are(folder, 
     (_, text), _ = samples[SAMPLE]
     samples[SAMPLE][0] = (samples[SAMPLE][0][0], facts_without(text, domain="cat"))
     seal(folder, name, samples)
-    (folder / samples_name(name)).unlink()
+    (folder / sample_table_name(name)).unlink()
     check(verify(str(folder)), name, ["json is missing$", r"sample 2 \(.*domain is 'cat'"])
 
 
 def test_a_damaged_header_without_that_file(folder, name):
     flip(folder, name, 10)
-    (folder / samples_name(name)).unlink()
+    (folder / sample_table_name(name)).unlink()
     faults = verify(str(folder))
     assert all(fault.startswith(name) for fault in faults)
     assert any("samples, in the index 4" in fault for fault in faults)
@@ -344,7 +344,7 @@ def test_repeated_keys():
 def test_strays(folder):
     (folder / "val" / "old.tar").touch()
     (folder / "train" / "notes.txt").touch()
-    (folder / "train" / f"{storage.PARTIAL}x.tar").touch()
+    (folder / "train" / f"{storage.PARTIAL_PREFIX}x.tar").touch()
     assert verify(str(folder)) == ["val/old.tar: not in the index"]
 
 

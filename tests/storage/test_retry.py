@@ -1,3 +1,5 @@
+"""Retries and timeouts of reads, against a real HTTP server."""
+
 import pytest
 
 from stargan_dist import storage
@@ -6,7 +8,7 @@ from stargan_dist.config import StorageConfig
 
 @pytest.fixture
 def served(http, tmp_path):
-    """A file of 1000 bytes on a server that fails when told to."""
+    """A file of 1000 bytes on a server with configurable faults."""
     (tmp_path / "served" / "file").write_bytes(bytes(1000))
     storage.configure(StorageConfig(tries=4, wait_seconds=0.01, timeout_seconds=1.0))
     return storage.join(http.url, "file")
@@ -14,49 +16,49 @@ def served(http, tmp_path):
 
 @pytest.mark.parametrize("faults", [["500", "500"], ["reset", "reset"], ["stall"]], ids=str)
 @pytest.mark.parametrize("read", [storage.read_bytes, lambda url: storage.read_range(url, 0, 1000)])
-def test_passing_faults_are_overcome(http, served, faults, read):
+def test_transient_faults_are_retried(http, served, faults, read):
     http.faults["file"] = list(faults)
     assert read(served) == bytes(1000)
     assert http.faults["file"] == []
 
 
-def test_a_lasting_fault_is_an_error_after_the_configured_tries(http, served):
+def test_a_permanent_fault_is_an_error_after_the_configured_tries(http, served):
     http.faults["file"] = ["500"] * 9
     with pytest.raises(OSError, match="500"):
         storage.read_range(served, 0, 1000)
     assert len(http.faults["file"]) == 9 - 4
 
 
-def test_a_server_that_never_answers_is_an_error(http, served):
+def test_a_server_that_never_answers_is_a_timeout_error(http, served):
     http.faults["file"] = ["stall"] * 9
     with pytest.raises(OSError, match=r"no answer for 1\.0 s"):
         storage.read_range(served, 0, 1000)
 
 
-def test_a_missing_file_is_not_tried_again(http, served):
+def test_a_missing_file_is_not_retried(http, served):
     with pytest.raises(FileNotFoundError):
         storage.read_range(served + "s", 0, 10)
     assert http.gets() == {"/files": 1}
 
 
 @pytest.mark.parametrize("kind", ["filecache", "simplecache"])
-def test_chained_caches_are_urls_like_any_other(http, served, tmp_path, kind):
+def test_urls_with_chained_caches_can_be_read(http, served, tmp_path, kind):
     storage.configure(StorageConfig(options={kind: {"cache_storage": str(tmp_path / "cache")}}))
     for _ in range(2):
         assert storage.read_range(f"{kind}::{served}", 5, 9) == bytes(4)
         assert storage.read_bytes(f"{kind}::{served}") == bytes(1000)
-        asked = http.gets()["/file"]
-        storage.remove_file(str(tmp_path / "served" / "file"))  # the second round needs no server
-    assert http.gets()["/file"] == asked <= 2
+        requests = http.gets()["/file"]
+        storage.remove_file(str(tmp_path / "served" / "file"))  # the second round reads the cache
+    assert http.gets()["/file"] == requests <= 2
 
 
-def test_options_that_were_given_first_stay():
+def test_options_that_were_set_first_take_precedence():
     for address in ("http://a", "http://b"):
         storage.configure(StorageConfig(options={"s3": {"endpoint_url": address}}))
     assert storage.filesystem("s3://bucket")[0].endpoint_url == "http://a"
 
 
-def test_another_try_is_told(http, served, caplog):
+def test_retries_are_logged(http, served, caplog):
     http.faults["file"] = ["500"]
     storage.read_range(served, 0, 1000)
     (message,) = caplog.messages

@@ -1,3 +1,5 @@
+"""Reads, atomic writes, listings and locks, on local paths and in memory."""
+
 import subprocess
 import sys
 
@@ -23,10 +25,10 @@ def publish(url, files, fail=False):
         for name, text in files.items():
             (folder / name).write_text(text)
         if fail:
-            raise RuntimeError("in the middle")
+            raise RuntimeError("failure before the end")
 
 
-def test_bytes_come_back_and_are_replaced(base):
+def test_written_bytes_are_read_back_and_can_be_replaced(base):
     url = storage.join(base, "deep", "file")
     storage.write_bytes(url, b"one")
     storage.write_bytes(url, b"two")
@@ -42,7 +44,7 @@ def test_a_published_folder_is_complete(base):
     assert storage.list_names(base) == ["folder"]
 
 
-def test_a_failure_publishes_nothing_and_leaves_nothing(base):
+def test_a_failure_publishes_nothing_and_leaves_no_files(base):
     url = storage.join(base, "folder")
     with pytest.raises(RuntimeError):
         publish(url, {"a": "1"}, fail=True)
@@ -57,66 +59,66 @@ def test_publishing_again_replaces_the_folder(base):
     assert storage.read_bytes(storage.join(url, "a")) == b"2"
 
 
-def test_an_upload_ends_with_the_file_that_completes_it(monkeypatch):
+def test_an_upload_ends_with_the_file_named_last(monkeypatch):
     order = []
     fs, _ = storage.filesystem("memory://set")
     original = type(fs).put_file
 
-    def note(self, local, remote, **kwargs):
+    def record(self, local, remote, **kwargs):
         order.append(remote.rsplit("/", 1)[-1])
         return original(self, local, remote, **kwargs)
 
-    monkeypatch.setattr(type(fs), "put_file", note)
+    monkeypatch.setattr(type(fs), "put_file", record)
     publish("memory://set/folder", {"manifest": "m", "a": "1", "z": "2"})
     assert order == ["a", "z", "manifest"]
     storage.remove_folder("memory://set")
 
 
 def test_leftovers_of_killed_writers_are_hidden_and_removed(tmp_path):
-    (tmp_path / f"{storage.PARTIAL}dead").mkdir()
-    (tmp_path / f"{storage.PARTIAL}file").touch()
+    (tmp_path / f"{storage.PARTIAL_PREFIX}dead").mkdir()
+    (tmp_path / f"{storage.PARTIAL_PREFIX}file").touch()
     (tmp_path / "good").mkdir()
     assert storage.list_names(str(tmp_path)) == ["good"]
     storage.remove_leftovers(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["good"]
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write to .*choose another folder"):
         storage.check_writable(str(tmp_path / "file" / "run"))
 
 
-def test_unknown_protocols_are_told():
+def test_unknown_protocols_are_rejected():
     with pytest.raises(UserError, match="cannot open nope://"):
         storage.read_bytes("nope://x/y")
 
 
-def test_a_lock_is_held_against_other_processes_and_ends_with_its_own(tmp_path):
+def test_a_lock_excludes_other_processes_and_ends_with_its_process(tmp_path):
     holder = (
         "import sys, os; from stargan_dist import storage\n"
-        f"with storage.locked({str(tmp_path)!r}, 'taken'):\n"
+        f"with storage.exclusive_lock({str(tmp_path)!r}, 'taken'):\n"
         "    print('held', flush=True); sys.stdin.read(); os._exit(9)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout.readline() == b"held\n"
-    with pytest.raises(UserError, match="taken"), storage.locked(str(tmp_path), "taken"):
+    with pytest.raises(UserError, match="taken"), storage.exclusive_lock(str(tmp_path), "taken"):
         pass
     process.communicate()
-    with storage.locked(str(tmp_path), "taken"):
+    with storage.exclusive_lock(str(tmp_path), "taken"):
         pass
 
 
-def test_ranges_end_with_the_file(base):
+def test_ranges_end_at_the_end_of_the_file(base):
     url = storage.join(base, "file")
     storage.write_bytes(url, b"0123456789")
     assert storage.read_range(url, 3, 6) == b"345"
     assert storage.read_range(url, 8, 12) == b"89"
 
 
-def test_blocks_join_to_the_file(base, monkeypatch):
+def test_blocks_add_up_to_the_file(base, monkeypatch):
     monkeypatch.setattr(reading, "BLOCK_BYTES", 4)
     url = storage.join(base, "file")
     storage.write_bytes(url, b"0123456789")
@@ -127,7 +129,7 @@ def test_blocks_join_to_the_file(base, monkeypatch):
     ("url", "folder"),
     [("a/b.csv", "a/"), ("b.csv", "."), ("memory://b.csv", "memory://"), ("s3://k/b", "s3://k/")],
 )
-def test_parents(url, folder):
+def test_the_parent_of_a_file_is_its_folder(url, folder):
     assert storage.parent(url) == folder
 
 
@@ -135,5 +137,5 @@ def test_parents(url, folder):
     ("url", "joined"),
     [("a", "a/x"), ("a/", "a/x"), ("/", "/x"), ("memory://", "memory://x"), (".", "./x")],
 )
-def test_joins(url, joined):
+def test_a_name_is_joined_to_a_url_with_one_slash(url, joined):
     assert storage.join(url, "x") == joined

@@ -87,7 +87,7 @@ def build(num_domains: int, state: Mapping[str, Tensor]) -> DemoNetwork:
 
 def train(reader: ShardReader) -> dict[str, Tensor]:
     """Weights learnt from training images, the same for the same images (and threads)."""
-    largest = max(reader.size(domain) for domain in range(len(reader.index.domains)))
+    largest = max(reader.num_images(domain) for domain in range(len(reader.index.domains)))
     split = load_split(reader, SIDE, per_domain=min(IMAGES, largest))
     images, labels = split.images.float() / 127.5 - 1, split.labels
     rng = seeded_rng(0, "demo network")
