@@ -23,11 +23,11 @@ from torch.utils._pytree import tree_leaves
 from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.config import Config
+from stargan_dist.console.tables import format_table
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels, domain_labels
 from stargan_dist.data.sources import open_sources
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.evaluation.results import columns
 from stargan_dist.nets.precision import POLICIES, set_precision
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.objective import Objective
@@ -280,7 +280,7 @@ def table(found: Mapping[str, Memory]) -> str:
     for name, memory in found.items():
         sizes = memory.rows().values()
         lines.append([name, *(f"{size / size_of_unit:.2f}" for size in sizes)])
-    return columns(lines if len(found) > 1 else zip(*lines, strict=True), left=1)
+    return format_table(lines if len(found) > 1 else zip(*lines, strict=True), left=[0])
 
 
 def parse_args() -> tuple[argparse.Namespace, Config]:

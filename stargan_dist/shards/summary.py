@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from stargan_dist.console.tables import format_table
 from stargan_dist.data.index import Index, Shard
 
 MAX_LEFT_OUT_TOLD = 20
@@ -44,7 +45,7 @@ def table(told: dict[str, Any]) -> str:
     header = "split", "domain", "images", "shards", "MiB", "pixels"
     return "\n".join(
         [
-            *_aligned([header, *rows, ("total", "", *_cells(told))]),
+            format_table([header, *rows, ("total", "", *_cells(told))], left=(0, 1, 5)),
             f"encoding: {_encoding_line(told['encoding'])}",
             f"fingerprint: {told['fingerprint'][:12]}",
             *_left_out(told["left_out"]),
@@ -63,18 +64,6 @@ def _pixels(widths: list[int], heights: list[int]) -> str:
         return ""
     width, height = ("–".join(str(side) for side in sorted(set(s))) for s in (widths, heights))
     return f"{width} × {height}" if "–" in width + height else f"{width}×{height}"
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest cell; numbers (images, shards, MiB) to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if 2 <= i <= 4 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _encoding_line(encoding: dict[str, Any] | None) -> str:
