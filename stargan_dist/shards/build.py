@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from stargan_dist import storage
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import progress_bar
 from stargan_dist.data.index import INDEX, Index, Shard, from_json, samples_name, slug
 from stargan_dist.errors import UserError
 from stargan_dist.shards.listing import Listing, list_source, split_off
@@ -161,10 +161,10 @@ def _remove_set(dest: str, index: Index) -> None:
 
 
 def _pack_with_progress(tasks: list[Task], processes: int) -> list[Packed]:
-    progress = Progress(sum(len(t.items) for t in tasks), "images", what="building shards")
+    total = sum(len(task.items) for task in tasks)
     packed: list[Packed] = []
-    for task, result in zip(tasks, map_in_processes(pack, tasks, processes), strict=True):
-        packed.append(result)
-        progress.advance(len(task.items))
-    progress.close()
+    with progress_bar(total, "images", description="building shards") as progress:
+        for task, result in zip(tasks, map_in_processes(pack, tasks, processes), strict=True):
+            packed.append(result)
+            progress.update(len(task.items))
     return packed

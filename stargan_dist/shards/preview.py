@@ -12,7 +12,7 @@ from itertools import accumulate
 from PIL import Image, ImageDraw, ImageFont
 
 from stargan_dist import storage
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import progress_bar
 from stargan_dist.data.index import Index, read_index
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader
@@ -172,13 +172,12 @@ def _read(reader: ShardReader, per_domain: int, size: int) -> tuple[list[list[Ce
         [Location(domain, *place) for place in spread(counts, per_domain)]
         for domain, counts in enumerate(reader.index.counts(reader.split))
     ]
-    progress = Progress(sum(map(len, places)), "images", what="reading")
     cells: list[list[Cell]] = []
     faults: list[str] = []
-    for row in places:
-        cells.append([_fitted(reader, place, size, faults) for place in row])
-        progress.advance(len(row))
-    progress.close()
+    with progress_bar(sum(map(len, places)), "images", description="reading") as progress:
+        for row in places:
+            cells.append([_fitted(reader, place, size, faults) for place in row])
+            progress.update(len(row))
     return cells, faults
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from webdataset.tariterators import base_plus_ext
 
 from stargan_dist import storage
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import progress_bar
 from stargan_dist.data import transforms
 from stargan_dist.data.index import Index, Shard, read_index, read_samples, samples_name
 from stargan_dist.errors import UserError
@@ -65,13 +65,14 @@ def verify(url: str, processes: int = 1) -> list[str]:
     """
     index = read_index(url)
     tasks = _tasks(url, index)
-    progress = Progress(sum(t.shard.samples for t in tasks), "images", what="verifying")
+    total = sum(task.shard.samples for task in tasks)
     faults, keys = [], []
-    for task, checked in zip(tasks, map_in_processes(check_shard, tasks, processes), strict=True):
-        faults += checked.faults
-        keys.append(checked.keys)
-        progress.advance(task.shard.samples)
-    progress.close()
+    with progress_bar(total, "images", description="verifying") as progress:
+        results = map_in_processes(check_shard, tasks, processes)
+        for task, result in zip(tasks, results, strict=True):
+            faults += result.faults
+            keys.append(result.keys)
+            progress.update(task.shard.samples)
     names = [task.shard.name for task in tasks]
     return faults + _strays(url, index) + repeated_keys(names, keys)
 

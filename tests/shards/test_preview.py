@@ -22,6 +22,7 @@ from stargan_dist.shards.preview import (
     spread,
     write_png,
 )
+from stargan_dist.storage import reading
 
 SIZE = 40  # of the drawn animals, so that cells show their very pixels
 
@@ -149,11 +150,12 @@ def test_the_picture_is_written_to_urls(shards):
 
 
 def test_no_shard_is_read_as_a_whole(shards, monkeypatch):
-    read, blocks = [], storage.read_blocks
-    monkeypatch.setattr(storage, "read_blocks", lambda url: read.append(url) or blocks(url))
+    urls, read_blocks = [], storage.read_blocks
+    for module in (storage, reading):
+        monkeypatch.setattr(module, "read_blocks", lambda url: urls.append(url) or read_blocks(url))
     preview(shards, per_domain=2, size=16)
-    assert read
-    assert not [url for url in read if url.endswith(".tar")]
+    assert urls
+    assert not [url for url in urls if url.endswith(".tar")]
 
 
 @pytest.mark.parametrize(
