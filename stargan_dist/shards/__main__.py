@@ -329,7 +329,7 @@ def _verify(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"images": images, "shards": shards, "faults": faults}))
     else:
-        count = f"{len(faults)} faults" if faults else "no faults"
+        count = {0: "no faults", 1: "1 fault"}.get(len(faults), f"{len(faults)} faults")
         print("\n".join([*faults, f"{images} images in {shards} shards: {count}"]))
     return FAULTS_FOUND if faults else 0
 

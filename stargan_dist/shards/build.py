@@ -142,8 +142,9 @@ def _reject_faults(faults: list[str], source: str) -> None:
     lines = [f"  {fault}" for fault in faults[:MAX_FAULTS_SHOWN]]
     if len(faults) > MAX_FAULTS_SHOWN:
         lines.append(f"  … and {len(faults) - MAX_FAULTS_SHOWN} more")
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     raise UserError(
-        f"{len(faults)} fault{'s'[len(faults) == 1 :]} in {source}; nothing was published. "
+        f"{count} in {source}; nothing was published. "
         "Repair or remove them, or leave them out with --skip-bad:\n" + "\n".join(lines)
     )
 
