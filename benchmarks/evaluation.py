@@ -46,7 +46,7 @@ from torchvision.utils import save_image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from baselines import random_weights as weights
 from stargan_dist.config import Config, DataConfig, EvaluationConfig, ModelConfig
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import progress_bar
 from stargan_dist.data import demo
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.labels import domain_labels
@@ -151,10 +151,10 @@ def literal(translator: Translator, networks: MetricSet, folder: Path, clock: Cl
     cast(nn.Module, networks.features.network).to(memory_format=torch.contiguous_format)
     outcome = {}
     translations = [task for task in tasks(len(val.domains)) if task.guide != REAL]
-    progress = Progress(len(translations), "tasks", what="literal evaluation")
+    progress = progress_bar(len(translations), "tasks", description="literal evaluation")
     for task in translations:
         outcome[task] = literal_task(translator, networks, task, val, folder, clock)
-        progress.advance(1)
+        progress.update(1)
     progress.close()
     return outcome
 

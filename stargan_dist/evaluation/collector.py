@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stargan_dist import storage
 from stargan_dist.config import Config
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import ProgressBar, progress_bar
 from stargan_dist.data.batch import to_uint8, to_unit
 from stargan_dist.data.images import NumberedImages, load_images, rank_batches
 from stargan_dist.data.reader import open_reader
@@ -131,7 +131,7 @@ class Collector:
         return sum(len(self._share("val", t.source, 1)) for t in tasks if t.guide != REAL)
 
     def _images(
-        self, split: str, label: int, batch_size: int, progress: Progress
+        self, split: str, label: int, batch_size: int, progress: ProgressBar
     ) -> Iterator[NumberedImages]:
         """This rank's images of a domain, on its device."""
         loaded = load_images(
@@ -148,14 +148,14 @@ class Collector:
                 if self.stopped():
                     return
                 yield NumberedImages(first, images.to(self.world.device, non_blocking=True))
-                progress.advance(len(images))
+                progress.update(len(images))
 
     def _real_images(self, split: str, label: int, what: str) -> Iterator[NumberedImages]:
         """Real images in batches of REAL_BATCH, with progress of their own."""
         total = sum(map(len, self._share(split, label, REAL_BATCH)))
-        progress = Progress(total, "images", what=what, shown=self.world.is_main, brief=True)
-        yield from self._images(split, label, REAL_BATCH, progress)
-        progress.close()
+        shown = self.world.is_main
+        with progress_bar(total, "images", description=what, shown=shown, brief=True) as progress:
+            yield from self._images(split, label, REAL_BATCH, progress)
 
     @torch.no_grad()
     def _look(self, split: str, label: int) -> Statistics:
@@ -194,7 +194,7 @@ class Collector:
         task: Task,
         styles: Tensor | None,
         seed: int,
-        progress: Progress,
+        progress: ProgressBar,
     ) -> Fakes:
         """Translate all sources of a task.
 
@@ -217,7 +217,7 @@ class Collector:
         translator: Translator,
         domain: int,
         guides: Callable[[int], Tensor],
-        progress: Progress,
+        progress: ProgressBar,
     ) -> Fakes:
         """Translate this rank's sources of a domain. Each output is looked at once, and no value is
         read from the device: it works on while the next images are loaded.

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from stargan_dist.console.tables import format_table
 from stargan_dist.errors import UserError
 from stargan_dist.evaluation import results
 from stargan_dist.evaluation.tasks import LATENT, REAL, REFERENCE
@@ -89,4 +90,4 @@ def _table(group: dict[str, Any]) -> str:
         for data, method, figures in PAPER:
             cells = [*map(results.number, figures), "–", "–"]
             lines.append(["", f"{method}, {data} (paper)", "–", "–", *cells])
-    return results.columns(lines, left=2)
+    return format_table(lines, left=(0, 1))

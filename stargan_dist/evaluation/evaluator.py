@@ -15,7 +15,7 @@ from PIL import Image
 
 from stargan_dist import storage
 from stargan_dist.config import Config
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import ProgressBar, progress_bar
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.index import slug
 from stargan_dist.distributed.world import World
@@ -196,20 +196,20 @@ class Evaluation:
     def _measure_all(self) -> None:
         target = Target(self.collector, self.translator, -1)
         total, shown = self.collector.sources(self.left), self.world.is_main and bool(self.left)
-        progress = Progress(total, "sources", what="evaluating", shown=shown)
-        for number, task in enumerate(self.left, start=1):
-            if task.target != target.label:
-                target = Target(self.collector, self.translator, task.target)
-            guide, source, named = self._named(task)
-            progress.what = f"{guide} {source} → {named}, task {number}/{len(self.left)}"
-            self._measure(task, target, progress)
-        self._settle(0)
-        progress.close()
+        with progress_bar(total, "sources", description="evaluating", shown=shown) as progress:
+            for number, task in enumerate(self.left, start=1):
+                if task.target != target.label:
+                    target = Target(self.collector, self.translator, task.target)
+                guide, source, named = self._named(task)
+                name = f"{guide} {source} → {named}, task {number}/{len(self.left)}"
+                progress.set_description_str(name, refresh=False)
+                self._measure(task, target, progress)
+            self._settle(0)
 
     def _named(self, task: Task) -> tuple[str, str, str]:
         return task.guide, self.domains[task.source], self.domains[task.target]
 
-    def _measure(self, task: Task, target: Target, progress: Progress) -> None:
+    def _measure(self, task: Task, target: Target, progress: ProgressBar) -> None:
         """Measure a task on all ranks, and leave the distances to rank 0's other thread."""
         try:
             real = target.train()

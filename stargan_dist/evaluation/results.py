@@ -8,10 +8,11 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stargan_dist import storage
+from stargan_dist.console.tables import format_table
 from stargan_dist.evaluation.tasks import GUIDES, LATENT, REAL, REFERENCE, tasks
 from stargan_dist.runs.checkpoint import step_name
 from stargan_dist.runs.scores import EVALUATIONS, Result, read
@@ -106,19 +107,6 @@ def number(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
 
 
-def columns(rows: Iterable[Sequence[str]], left: int) -> str:
-    """Rows as aligned columns, the first `left` of them to the left."""
-    rows = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
 def headline(result: Result) -> str:
     """What was measured, and with what, in one line."""
     extractors = result["extractors"]
@@ -147,7 +135,7 @@ def table(result: Result) -> str:
         means = [number(result["means"].get(f"{metric}_{guide}")) for metric in metrics]
         lines.append([guide, "mean", "", *means])
     notes = [f"not measured: {error}" for error in errors(result)]
-    return "\n".join([columns(lines, left=2), *notes, *_cautions(result)])
+    return "\n".join([format_table(lines, left=(0, 1)), *notes, *_cautions(result)])
 
 
 def _cautions(result: Result) -> list[str]:
@@ -173,7 +161,7 @@ def repeated(results: Sequence[Result]) -> str:
     for guide in results[0]["guides"]:
         means = [spread(results, f"{metric}_{guide}") for metric in metrics]
         lines.append([guide, str(len(results)), *(told(mean, len(results)) for mean in means)])
-    return columns(lines, left=1)
+    return format_table(lines, left=[0])
 
 
 def spread(results: Sequence[Result], mean: str) -> tuple[float, float] | None:

@@ -359,7 +359,7 @@ def test_nothing_in_a_task_waits_for_the_device(setup, monkeypatch):
     monkeypatch.setattr(World, "device", torch.device("meta"))
     monkeypatch.setattr("stargan_dist.metrics.collect.PICTURED", 0)
     (task, *_) = [task for task in tasks(3) if task.guide == LATENT]
-    progress = type("Silent", (), {"advance": lambda self, units: None})()
+    progress = type("Silent", (), {"update": lambda self, units: None})()
     guides = partial(_guides, translator, task, None, 0)
     fakes = collector._translate(translator, task.source, guides, progress)
     assert fakes.statistics.outer.is_meta
