@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-BAR_SECONDS = 0.1  # between two drawings of a bar
+BAR_SECONDS = 0.1  # time between two updates of a bar
 BAR = (
     "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
     "[{elapsed}<{remaining}, {rate_noinv_fmt}]"
@@ -36,7 +36,7 @@ class ProgressLines(ProgressBar):
         super().__init__(*args, **kwargs)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Print a line. Ignore requests to clear the bar, and the row on the terminal."""
+        """Print a line, unless tqdm clears the bar. The position on the terminal is unused."""
         if msg is None:
             print(self, file=self.fp, flush=True)
 

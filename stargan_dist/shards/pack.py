@@ -53,7 +53,7 @@ class PackTask:
 
     @cached_property
     def plan(self) -> str:
-        """A hash of the items and the encoding. A shard with the same plan is not packed again."""
+        """Hash of all that the bytes depend on. A shard with the same plan is not packed again."""
         encoding = asdict(self.encoding) if self.encoding else None
         location = [self.name, self.root.rstrip("/"), self.split, self.domain]
         text = json.dumps([*location, self.label, self.first, encoding, self.items], sort_keys=True)
