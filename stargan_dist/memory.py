@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.config import Config
+from stargan_dist.console.tables import format_table
 from stargan_dist.data.labels import Labels, domain_labels
 from stargan_dist.data.sources import open_sources
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.console.tables import format_table
 from stargan_dist.training.memory_estimate import ENGINES, Memory, estimate_engines
 
 NOTES = """\

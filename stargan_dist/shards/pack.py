@@ -1,4 +1,4 @@
-"""Pack one shard: read and check its images, write the tar and its sample index."""
+"""Pack one shard: read and check its images, write the tar and its sample table."""
 
 import hashlib
 import json
@@ -98,7 +98,7 @@ def pack(task: PackTask) -> PackResult:
 
 
 def _pack(task: PackTask) -> PackResult:
-    """Publish the tar, then its sample index, then the record that the shard is complete.
+    """Publish the tar, then its sample table, then the record that the shard is complete.
 
     Faults that must not be skipped prevent publication. A shard with faults has no record, so that
     a resumed build checks again whether they have been repaired.

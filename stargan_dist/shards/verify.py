@@ -31,7 +31,7 @@ from stargan_dist.shards.process_pool import map_in_processes
 from stargan_dist.storage import with_retries
 
 MIN_END_BYTES = 2 * tarfile.BLOCKSIZE  # zeros after the last member of a tar, at least
-NOT_WHOLE = "not made of whole tar members: damaged headers, or wrong offsets in the sample index"
+NOT_WHOLE = "not made of whole tar members: damaged headers, or wrong offsets in the sample table"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _plan_tasks(url: str, index: Index) -> list[VerifyTask]:
 
 
 def verify_shard(task: VerifyTask) -> VerifyResult:
-    """Check a shard, its sample index, and all its samples and images."""
+    """Check a shard, its sample table, and all its samples and images."""
     try:
         faults, keys = with_retries(partial(_read_shard, task))
     except FileNotFoundError:
@@ -205,9 +205,9 @@ def _file_faults(
 
 
 def _locate_samples(task: VerifyTask) -> tuple[list[int], list[int] | None, list[str]]:
-    """Return the offsets and checksums of the samples, and the faults of the sample index.
+    """Return the offsets and checksums of the samples, and the faults of the sample table.
 
-    If the sample index cannot be used, the offsets come from the tar, and there are no checksums.
+    If the sample table cannot be used, the offsets come from the tar, and there are no checksums.
     """
     name = sample_table_name(task.shard.name)
     faults, crc32 = [], None

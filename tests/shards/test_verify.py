@@ -50,7 +50,7 @@ def edit_index(folder, name, **changes):
 
 
 def edit_sample_index(folder, name, **changes):
-    """Change the sample index of a shard."""
+    """Change the sample table of a shard."""
     path = folder / sample_table_name(name)
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -185,7 +185,7 @@ def shift(folder, name, by):
 
 
 def forget(folder, name):
-    """Remove the last sample from the sample index."""
+    """Remove the last sample from the sample table."""
     offsets, crc32 = (array.tolist() for array in read_sample_table(str(folder), name))
     edit_sample_index(folder, name, offsets=offsets[:-1], crc32=crc32[:-1])
 
@@ -234,11 +234,11 @@ FILES = {
         ),
         [r"sample 3 \(.*\): the bytes differ from their checksum \(CRC-32\)$"],
     ),
-    "no sample index": (
+    "no sample table": (
         lambda f, n: (f / sample_table_name(n)).unlink(),
         [r"train/0001-dog-000001.json is missing$"],
     ),
-    "empty sample index": (
+    "empty sample table": (
         lambda f, n: (f / sample_table_name(n)).write_text(""),
         ["json cannot be used: JSONDecodeError"],
     ),
@@ -266,7 +266,7 @@ FILES = {
         lambda f, n: shift(f, n, 512),
         ["sample 1: not made of whole tar members", "sample 2: not made of whole tar members"],
     ),
-    "sample missing in the sample index": (
+    "sample missing in the sample table": (
         forget,
         ["3 samples, but 4 in the index$", "the last sample is not followed by the end of a tar$"],
     ),
