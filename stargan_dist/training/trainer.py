@@ -20,7 +20,7 @@ from stargan_dist.data.labels import Labels
 from stargan_dist.data.skipped import Rows, SkippedSamples
 from stargan_dist.data.sources import DataSources, open_sources
 from stargan_dist.data.stream import Loaded, Slots, batches, describe_step, training_loader
-from stargan_dist.distributed.world import REMEDY, World, launched_world_size
+from stargan_dist.distributed.world import LAUNCH_REMEDY, World, launched_world_size
 from stargan_dist.engines import check_engine, make_engine
 from stargan_dist.engines.base import Engine
 from stargan_dist.errors import STOPPED, UserError
@@ -113,7 +113,7 @@ def train(config: Config) -> int:
     prepared = plan(config)
     with _alone(config.run):
         world = World(config.engine.timeout_seconds)
-        with closing(world), Signals() as signals, world.explaining():
+        with closing(world), Signals() as signals, world.reporting_errors():
             return _Fit(config, prepared, world, signals)()
 
 
@@ -123,7 +123,7 @@ def _alone(run: str) -> Iterator[None]:
     if int(os.environ.get("RANK", "0")):
         yield
         return
-    with storage.locked(run, f"another process is training {run}; {REMEDY}"):
+    with storage.locked(run, f"another process is training {run}; {LAUNCH_REMEDY}"):
         yield
 
 
@@ -212,7 +212,7 @@ class _Fit:
         # A run that was stopped in an evaluation takes it up again first.
         unmeasured = step > 0 and self._evaluated_at(step) and not self.reporter.evaluate(step)
         stream = batches(self.loader, self.skipped)
-        with closing(self.engine), closing(self.saver), closing(stream), world.explaining():
+        with closing(self.engine), closing(self.saver), closing(stream), world.reporting_errors():
             timed = self.reporter.stopwatch.timed(stream)
             while step < config.steps and not (received or unmeasured):
                 terms = self._iterate(timed, step)
