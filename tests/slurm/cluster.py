@@ -36,8 +36,8 @@ LOG_CHARACTERS = 3000
 # States that a job does not leave by itself. (From NODE_FAIL and PREEMPTED it may be requeued.)
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 
-# Credentials expire soon after their job, because a requeued job waits for that. Records of jobs are
-# kept for a day. The scheduler runs without delays.
+# Credentials expire soon after their job, because a requeued job waits for that. Records of jobs
+# are kept for a day. The scheduler runs without delays.
 CONF = """\
 ClusterName=simulated
 SlurmctldHost={head}({address})
@@ -103,8 +103,8 @@ def until(poll: Callable[[], T], describe: Callable[[], str]) -> T:
 class Cluster:
     """Context manager: Slurm on the machines until the context ends. Its clients run on the head.
 
-    Slurm checks times only every 30 s: the time limits of jobs, when their signals are due, and when
-    the grace time of a preempted job ends.
+    Slurm checks times only every 30 s: the time limits of jobs, when their signals are due, and the
+    grace time of preempted jobs.
     """
 
     def __init__(self, machines: Machines) -> None:

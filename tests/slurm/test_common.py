@@ -7,8 +7,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-# The first FAILING calls fail. JobState is RUNNING until `scontrol requeue` is processed, even if it
-# returns REQUEUE_CODE.
+# The first FAILING calls fail. JobState is RUNNING until `scontrol requeue` is processed, whatever
+# exit code it returns (REQUEUE_CODE).
 SCONTROL = """#!/usr/bin/env bash
 echo "$*" >>calls
 (($(wc -l <calls) > ${FAILING:-0})) || exit 1
