@@ -111,7 +111,7 @@ class World:
                 f"{self.size}: they would train independently; {LAUNCH_REMEDY}"
             )
         self._heartbeat: Heartbeat | None = None
-        # Collectives of host values between steps must not wait for the GPU: a group of its own.
+        # A separate group, because collectives of host values must not wait for the GPU.
         self._control: Any = None
         if self.size > 1:
             with _joining(launched, timeout_seconds):
@@ -143,7 +143,7 @@ class World:
         return self._state.device
 
     def ensure_process_group(self) -> None:
-        """Initialize the default process group if a world of one process has none.
+        """Initialise the default process group if a world of one process has none.
 
         For libraries that require one.
         """
@@ -196,7 +196,7 @@ class World:
         return values
 
     def run_on_all_ranks(self, task: Callable[[], T]) -> T:
-        """Run a task on this rank, and return its result once every rank has finished its own.
+        """Run a task on this rank, and return its result once all ranks have finished theirs.
 
         Raises:
             WorldError: on every rank, if the task of any rank raised a UserError or ran out of GPU
@@ -234,7 +234,7 @@ class World:
                 dist.all_reduce(tensor)
 
     def barrier(self) -> None:
-        """Block until every rank has called this method."""
+        """Block until all ranks have called this method."""
         self.all_reduce_max(0)
 
     def report_error(self, error: Exception) -> Exception:

@@ -134,9 +134,8 @@ def run(case, world):
     if world.size > 1 and case in ("ddp", "ddp_accumulated"):
         for side in engine._sides.values():
             side.register_comm_hook(all_reduces, count_and_all_reduce)
-    start = (
-        3 if case.startswith("recipe_") else 0
-    )  # some recipes step G only in every fifth iteration
+    # Some recipes step G only in every fifth iteration.
+    start = 3 if case.startswith("recipe_") else 0
     steps = range(start, start + ITERATIONS)
     iterate(training, engine, world, steps, 1 if "infinite" in case else None)
     snapshot = training.snapshot(engine, keep=world.is_main)
