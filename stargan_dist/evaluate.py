@@ -82,7 +82,7 @@ def evaluate(args: argparse.Namespace) -> int:
         complete = all(result["score"] is not None for result in measured)
         return 0 if world.broadcast_from_main(lambda: complete) else USER_ERROR
     except Exception as error:
-        raise world.explained(error) from error
+        raise world.report_error(error) from error
     finally:
         world.close()
 

@@ -23,7 +23,7 @@ from stargan_dist.data.stream import (
     iterate_batches,
     training_loader,
 )
-from stargan_dist.distributed.world import REMEDY, World
+from stargan_dist.distributed.world import LAUNCH_REMEDY, World
 from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import Engine
 from stargan_dist.errors import STOPPED
@@ -52,7 +52,7 @@ def train(config: Config) -> int:
     prepared = prepare(spec)
     with _exclusive(spec.config.run):
         world = World(spec.config.engine.timeout_seconds)
-        with closing(world), StopSignals() as signals, world.explaining():
+        with closing(world), StopSignals() as signals, world.reporting_errors():
             return Trainer(spec, prepared, world, signals).train()
 
 
@@ -62,7 +62,7 @@ def _exclusive(run: str) -> Iterator[None]:
     if int(os.environ.get("RANK", "0")):
         yield
         return
-    with storage.exclusive_lock(run, f"another process is training {run}; {REMEDY}"):
+    with storage.exclusive_lock(run, f"another process is training {run}; {LAUNCH_REMEDY}"):
         yield
 
 
@@ -146,7 +146,7 @@ class Trainer:
             stack.enter_context(closing(self.engine))
             stack.enter_context(closing(self.writer))
             stream = stack.enter_context(closing(iterate_batches(self.loader, self.skipped)))
-            stack.enter_context(self.world.explaining())
+            stack.enter_context(self.world.reporting_errors())
             yield self.reporter.stopwatch.timed(stream)
 
     # Which steps log, save and evaluate.
