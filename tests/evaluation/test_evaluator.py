@@ -15,8 +15,9 @@ from stargan_dist.data.batch import to_uint8, to_unit
 from stargan_dist.data.reader import load_split
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError
-from stargan_dist.evaluation import Evaluator, results
+from stargan_dist.evaluation import results
 from stargan_dist.evaluation.collector import Stopped, _guides
+from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.evaluation.metrics import demo_network
 from stargan_dist.evaluation.metrics.lpips import mean_pairwise_distance
 from stargan_dist.evaluation.metrics.statistics import Statistics
@@ -357,7 +358,7 @@ def test_nothing_in_a_task_waits_for_the_device(setup, monkeypatch):
     for network in (*translator.networks.values(), measure.features, measure.diversity):
         network.to("meta")
     monkeypatch.setattr(World, "device", torch.device("meta"))
-    monkeypatch.setattr("stargan_dist.metrics.collect.PICTURED", 0)
+    monkeypatch.setattr("stargan_dist.evaluation.collector.PICTURED", 0)
     (task, *_) = [task for task in tasks(3) if task.guide == LATENT]
     progress = type("Silent", (), {"advance": lambda self, units: None})()
     guides = partial(_guides, translator, task, None, 0)
