@@ -232,7 +232,7 @@ def ours(config: Config, translator: Translator, world: World, clock: Clock) -> 
         return 0.0, 0.0
 
     measuring = evaluator.Evaluator(config, world)
-    networks = measuring.collector.measure
+    networks = measuring.collector.metrics
     networks.features.forward = clock.timed("features", networks.features.forward)
     networks.diversity.forward = clock.timed("lpips", networks.diversity.forward)
     translate = clock.timed("generation", Translator.translate)
@@ -306,7 +306,7 @@ def measure_all(folder: Path, size: int) -> dict[str, float]:
     fast = dataclasses.replace(config, evaluation=lowered)
     ours(fast, translator, world, clocks["ours, bfloat16"])
     translator.bfloat16 = False
-    networks = evaluator.Evaluator(config, world).collector.measure
+    networks = evaluator.Evaluator(config, world).collector.metrics
     expected = literal(translator, networks, folder, clocks["literal"])
     world.close()
 

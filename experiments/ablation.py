@@ -127,7 +127,7 @@ def row_file(row: str) -> Path:
 
 def evaluated(run: Run, steps: int) -> scores.Result:
     """The evaluation that the training ended with."""
-    for result in scores.complete(str(run.folder)):
+    for result in scores.complete_results(str(run.folder)):
         if (result["protocol"], result["step"], result["seed"]) == (PROTOCOL, steps, 0):
             return result
     raise UserError(f"{run.folder} has no complete evaluation of step {steps}")

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from stargan_dist.evaluation import results
+from stargan_dist.evaluation import report
 
 NO_DIVERSITY = 1e-3  # a demo_lpips below this is rounding
 CLEAR = 2.0  # differences of so many deviations are called shown
@@ -60,7 +60,7 @@ def cell(found: Sequence[float]) -> str:
     if not found:
         return "–"
     deviation = statistics.stdev(found) if len(found) > 1 else 0.0
-    return results.told((statistics.fmean(found), deviation), len(found))
+    return report.format_mean((statistics.fmean(found), deviation), len(found))
 
 
 def table(found: Sequence[Figures], rows: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from stargan_dist.evaluation import results
+from stargan_dist.evaluation import report
 from tests.conftest import here
 from tests.helpers.runs import scalars
 
@@ -44,7 +44,7 @@ def test_evaluation_is_told(evaluated):
     assert "cat → dog" in told.stdout
     for name, mean in result(run)["means"].items():
         if mean is not None and "fid" in name:
-            assert results.number(mean) in told.stdout
+            assert report.format_number(mean) in told.stdout
     assert "task 15/15  36/36" in told.stderr  # progress
     assert f"written to {run}/evaluation/demo/step_00000006_seed_0.json" in told.stdout
 
@@ -54,7 +54,7 @@ def test_repeated_evaluation_tells_mean_and_deviation(evaluated):
     one, two = (result(run, seed)["means"]["demo_fid_latent"] for seed in (0, 1))
     assert one != two
     deviation = statistics.stdev([one, two])
-    assert f"2  {results.number((one + two) / 2)} ± {deviation:.2g} " in told.stdout
+    assert f"2  {report.format_number((one + two) / 2)} ± {deviation:.2g} " in told.stdout
 
 
 def test_evaluation_as_json_measures_nothing_again(evaluated):

@@ -177,16 +177,3 @@ class MetricLogger:
 
     def close(self) -> None:
         self.board.close()
-
-
-def show_result(run: str, result: dict[str, Any], label: str) -> None:
-    """An evaluation in TensorBoard: the means, and each task, under a label."""
-    with SummaryWriter(storage.join(run, "tensorboard", "evaluation")) as board:
-        scalars = {f"{label}/{name}": mean for name, mean in result["means"].items()}
-        for row in result["rows"]:
-            task = f"{row['guide']}_{row['source']}_to_{row['target']}"
-            for metric in result["metrics"]:
-                scalars[f"{label}_tasks/{metric}_{task}"] = row.get(metric)
-        for name, value in scalars.items():
-            if value is not None:
-                board.add_scalar(name, value, result["step"])

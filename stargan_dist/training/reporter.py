@@ -16,7 +16,7 @@ from stargan_dist.data.skipped import Rows, SkippedSamples
 from stargan_dist.data.sources import DataSources, load_labelled_images, open_sources
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError, WorldError
-from stargan_dist.evaluation import results
+from stargan_dist.evaluation import report, results
 from stargan_dist.evaluation.collector import Stopped
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.inference import grids
@@ -165,7 +165,7 @@ class Reporter:
         with self.stopwatch.paused():
             try:
                 evaluation = self.evaluator.begin(self._translator(step))
-                if evaluation.left:
+                if evaluation.remaining:
                     self._show(evaluation.run())
             except Stopped:
                 return False
@@ -178,8 +178,8 @@ class Reporter:
 
     def _show(self, result: Result) -> None:
         if self.shown:
-            print(results.headline(result), results.table(result), sep="\n", flush=True)
-            metric_logger.show_result(self.config.run, result, results.label(result))
+            print(report.headline(result), report.table(result), sep="\n", flush=True)
+            report.log_to_tensorboard(self.config.run, result, results.protocol_variant(result))
 
     def _translator(self, step: int) -> Translator:
         return Translator(self.training.ema, self.config, self.training.labels, step)

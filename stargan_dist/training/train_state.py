@@ -18,7 +18,7 @@ from stargan_dist.objectives import recipes
 from stargan_dist.objectives.losses import falling
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.runs import checkpoint as checkpoints
-from stargan_dist.runs.checkpoint import State
+from stargan_dist.runs.checkpoint import CheckpointState
 
 PAPER_BATCH = 8
 LR_SCALING: dict[str, Callable[[float], float]] = {
@@ -115,7 +115,7 @@ class TrainState:
                 current = list(self.networks[letter].parameters())
                 self._average(list(average.parameters()), current, None)
 
-    def snapshot(self, engine: Engine, *, keep: bool) -> State | None:
+    def snapshot(self, engine: Engine, *, keep: bool) -> CheckpointState | None:
         """A copy in host memory of everything that changes. For all ranks together: they hand
         over what they hold, and one keeps it."""
         networks: dict[str, Tensor] = {}
@@ -129,14 +129,14 @@ class TrainState:
             return None
         ema = {k: v for n, net in self.ema.items() for k, v in _copied(n, net.state_dict()).items()}
         scales = {side: scale.state() for side, scale in engine.scales.items()}
-        return State(networks, ema, optimizers, scales)
+        return CheckpointState(networks, ema, optimizers, scales)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: CheckpointState) -> None:
         """Fill networks and averages. Optimizers are filled once an engine has taken them."""
         checkpoints.load_networks(self.networks, state.networks)
         checkpoints.load_networks(self.ema, state.ema)
 
-    def restore_optimizers(self, engine: Engine, state: State) -> None:
+    def restore_optimizers(self, engine: Engine, state: CheckpointState) -> None:
         for letter in self.networks:
             engine.load_moments(letter, checkpoints.tensors_of_network(letter, state.optimizers))
         for side, scale in engine.scales.items():

@@ -28,7 +28,7 @@ from stargan_dist.launch.launcher_settings import check_launcher
 from stargan_dist.objectives import recipes
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.async_writer import AsyncWriter
-from stargan_dist.runs.checkpoint import State
+from stargan_dist.runs.checkpoint import CheckpointState
 from stargan_dist.training.nonfinite import NonFiniteGuard
 from stargan_dist.training.reporter import Reporter
 from stargan_dist.training.train_state import TrainState
@@ -42,7 +42,7 @@ class Plan:
 
     sets: DataSources
     start: int
-    resume: State | None
+    resume: CheckpointState | None
     skipped: Rows
     nonfinite: int
 
@@ -169,7 +169,7 @@ def _at(step: int, every: int, steps: int) -> bool:
 
 
 def begin(
-    config: Config, labels: Labels, world: World, state: State | None = None
+    config: Config, labels: Labels, world: World, state: CheckpointState | None = None
 ) -> tuple[TrainState, Engine]:
     """What is trained, as a checkpoint left it, in the hands of an engine."""
     training = TrainState(config, labels, world.device)
@@ -278,7 +278,7 @@ class _Fit:
             self.saver.save(partial(_write, self.config, step, state, facts))
 
 
-def _write(config: Config, step: int, state: State, facts: dict[str, Any]) -> None:
+def _write(config: Config, step: int, state: CheckpointState, facts: dict[str, Any]) -> None:
     checkpoints.save(config.run, step, state, facts)
     keep = config.checkpoint
     checkpoints.apply_retention(

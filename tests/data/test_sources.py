@@ -23,7 +23,7 @@ from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.inference.grids import HEADER_PIXELS
 from stargan_dist.runs import checkpoint as checkpoints
-from stargan_dist.runs.checkpoint import State
+from stargan_dist.runs.checkpoint import CheckpointState
 from stargan_dist.shards.build import build
 from stargan_dist.training import trainer
 from tests.conftest import SMOKE
@@ -357,7 +357,7 @@ def test_a_run_is_resumed_on_the_same_sets_alone(tmp_path, faces, kinds, urls):
     config = config_of(run, sources_of(faces=faces, kinds=kinds))
     facts = {"config": configs.to_dict(config), "domains": sets.domains}
     facts |= {"data": sets.fingerprint, "labels": sets.labels.to_dict()}
-    checkpoints.save(run, 3, State({"G.w": torch.zeros(1)}, {}, {}, {}), facts)
+    checkpoints.save(run, 3, CheckpointState({"G.w": torch.zeros(1)}, {}, {}, {}), facts)
     assert checkpoints.find(run).labels == sets.labels
     shutil.copytree(urls["faces"], tmp_path / "copy")
     moved = replace(faces, shards=str(tmp_path / "copy"))
@@ -410,7 +410,7 @@ def test_a_run_on_two_sets_leaves_a_grid_and_what_its_labels_are(finished, joint
 def test_samples_of_own_images_of_one_of_two_sets(finished, animals, tmp_path, monkeypatch):
     files = [str(path) for path in sorted(animals.glob("cat/*"))[:2]]
     options = [
-        "--set",
+        "--data-source",
         "faces",
         "--attributes",
         "male=1",

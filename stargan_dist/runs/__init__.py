@@ -1,0 +1,1 @@
+"""Contents of a run folder: checkpoints and evaluation results."""
