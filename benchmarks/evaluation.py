@@ -247,7 +247,7 @@ def project(config: Config, translator: Translator, world: World, clock: Clock) 
         return 0.0, 0.0
 
     timed_evaluator = evaluator.Evaluator(config, world)
-    networks = timed_evaluator.collector.measure
+    networks = timed_evaluator.collector.metrics
     networks.features.forward = clock.timed("features", networks.features.forward)
     networks.diversity.forward = clock.timed("lpips", networks.diversity.forward)
     translate = clock.timed("generation", Translator.translate)
@@ -327,7 +327,7 @@ def compare(folder: Path, size: int) -> dict[str, float]:
     fast_config = dataclasses.replace(config, evaluation=bfloat16)
     project(fast_config, translator, world, clocks["ours, bfloat16"])
     translator.bfloat16 = False
-    networks = evaluator.Evaluator(config, world).collector.measure
+    networks = evaluator.Evaluator(config, world).collector.metrics
     expected = literal(translator, networks, folder, clocks["literal"])
     world.close()
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from stargan_dist.evaluation import results
+from stargan_dist.evaluation import report
 from tests.conftest import here
 from tests.helpers.runs import scalars
 
@@ -44,7 +44,7 @@ def test_an_evaluation_is_printed(evaluated):
     assert "cat → dog" in done.stdout
     for name, mean in result(run)["means"].items():
         if mean is not None and "fid" in name:
-            assert results.number(mean) in done.stdout
+            assert report.format_number(mean) in done.stdout
     assert "task 15/15  36/36" in done.stderr  # progress
     assert f"written to {run}/evaluation/demo/step_00000006_seed_0.json" in done.stdout
 
@@ -54,7 +54,7 @@ def test_a_repeated_evaluation_prints_mean_and_deviation(evaluated):
     first, second = (result(run, seed)["means"]["demo_fid_latent"] for seed in (0, 1))
     assert first != second
     deviation = statistics.stdev([first, second])
-    assert f"2  {results.number((first + second) / 2)} ± {deviation:.2g} " in done.stdout
+    assert f"2  {report.format_number((first + second) / 2)} ± {deviation:.2g} " in done.stdout
 
 
 def test_an_evaluation_as_json_computes_nothing_again(evaluated):

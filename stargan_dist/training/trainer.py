@@ -30,7 +30,7 @@ from stargan_dist.errors import STOPPED
 from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.async_writer import AsyncWriter
-from stargan_dist.runs.checkpoint import State
+from stargan_dist.runs.checkpoint import CheckpointState
 from stargan_dist.training.nonfinite import NonFiniteGuard
 from stargan_dist.training.preparation import PreparedRun, prepare
 from stargan_dist.training.reporter import Reporter
@@ -67,7 +67,7 @@ def _exclusive(run: str) -> Iterator[None]:
 
 
 def initialise(
-    spec: RunSpec, labels: Labels, world: World, checkpoint_state: State | None = None
+    spec: RunSpec, labels: Labels, world: World, checkpoint_state: CheckpointState | None = None
 ) -> tuple[TrainState, Engine]:
     """Build the train state and its engine, and load the state of a checkpoint. Collective."""
     state = TrainState(spec, labels, world.device)
@@ -242,7 +242,7 @@ def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoade
     )
 
 
-def _write(config: Config, step: int, state: State, metadata: dict[str, Any]) -> None:
+def _write(config: Config, step: int, state: CheckpointState, metadata: dict[str, Any]) -> None:
     """Write a checkpoint and apply the retention."""
     checkpoints.save(config.run, step, state, metadata)
     keep = config.checkpoint

@@ -24,7 +24,7 @@ from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.inference.grids import HEADER_PIXELS
 from stargan_dist.objectives.recipes import resolve
 from stargan_dist.runs import checkpoint as checkpoints
-from stargan_dist.runs.checkpoint import State
+from stargan_dist.runs.checkpoint import CheckpointState
 from stargan_dist.shards.build import build
 from stargan_dist.training import trainer
 from stargan_dist.training.preparation import prepare
@@ -377,7 +377,7 @@ def test_a_run_is_resumed_only_on_the_same_sources(tmp_path, faces, kinds, urls)
     config = config_of(run, sources_of(faces=faces, kinds=kinds))
     manifest = {"config": configs.to_dict(config), "domains": sources.domains}
     manifest |= {"data": sources.fingerprint, "labels": sources.labels.to_dict()}
-    checkpoints.save(run, 3, State({"G.w": torch.zeros(1)}, {}, {}, {}), manifest)
+    checkpoints.save(run, 3, CheckpointState({"G.w": torch.zeros(1)}, {}, {}, {}), manifest)
     assert checkpoints.find(run).labels == sources.labels
     shutil.copytree(urls["faces"], tmp_path / "copy")
     moved = replace(faces, shards=str(tmp_path / "copy"))

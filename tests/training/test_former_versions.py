@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from stargan_dist import config as configs
-from stargan_dist.evaluation import results
+from stargan_dist.evaluation import report
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs import scores
 from stargan_dist.shards.verify import verify
@@ -49,10 +49,10 @@ def test_the_former_name_of_a_schedule_is_accepted_with_a_warning(former, caplog
 
 
 def test_former_evaluations_are_read(former):
-    (result,) = scores.complete("run")
+    (result,) = scores.complete_results("run")
     assert (result["step"], result["protocol"], result["seed"]) == (2, "demo", 0)
     assert checkpoints.find("run", "best").step == 2
-    assert "cat → dog" in results.table(result)
+    assert "cat → dog" in report.table(result)
     assert "cat → dog" not in here("evaluate", "--compare", "run").stdout
     assert "demo fid latent" in here("evaluate", "--compare", "run").stdout
 
