@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from stargan_dist.evaluation import report
+
 NO_DIVERSITY = 1e-3  # a smaller demo_lpips is rounding
 MIN_DEVIATIONS = 2.0  # a difference of at least this many deviations counts as shown
 

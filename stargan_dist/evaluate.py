@@ -16,6 +16,7 @@ import os
 
 from stargan_dist import storage
 from stargan_dist.config import Config
+from stargan_dist.console.logs import setup_logging
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import USER_ERROR, run_command
 from stargan_dist.evaluation import compare, report, results
@@ -114,6 +115,7 @@ def show(args: argparse.Namespace, measured: list[Result]) -> None:
 
 
 def main() -> int:
+    setup_logging()
     args = parse_args()
     if args.run:
         return evaluate(args)
