@@ -46,14 +46,17 @@ class _RenamedOption(argparse.Action):
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m stargan_dist.sample",
-        description=__doc__.split("\n\n")[1],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog="python -m stargan_dist.sample", description=__doc__.split("\n\n")[1]
     )
     parser.add_argument("--run", required=True, help="folder or URL of a training run")
-    parser.add_argument("--checkpoint", default="latest", help="latest, best, or a step")
-    parser.add_argument("--out", help="folder or URL for the grids (RUN/translations)")
-    parser.add_argument("--sources", nargs="+", metavar="FILE", help="images to translate")
+    parser.add_argument(
+        "--checkpoint", default="latest", help="latest, best, or a step (default: latest)"
+    )
+    parser.add_argument("--out", help="folder or URL for the grids (default: RUN/translations)")
+    parser.add_argument(
+        "--sources", nargs="+", metavar="FILE",
+        help="images to translate (default: validation images)",
+    )  # fmt: skip
     parser.add_argument(
         "--data-source", metavar="NAME",
         help="the data source (data.sources) that the images of --sources resemble",
@@ -66,13 +69,18 @@ def parse_args() -> argparse.Namespace:
         "--attributes", nargs="+", metavar="NAME=VALUE", default=[],
         help="known attributes of the images of --sources; all others of the data source are false",
     )  # fmt: skip
-    parser.add_argument("--targets", nargs="+", metavar="NAME", help="show only these targets")
     parser.add_argument(
-        "--references", nargs="+", metavar="DOMAIN=FILE", help="reference images with domains"
+        "--targets", nargs="+", metavar="NAME", help="show only these targets (default: all)"
     )
-    parser.add_argument("--count", type=int, default=3, help="validation images per domain")
-    parser.add_argument("--latents", type=int, default=4, help="latents per target")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
+    parser.add_argument(
+        "--references", nargs="+", metavar="DOMAIN=FILE",
+        help="reference images with their domains (default: validation images)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--count", type=int, default=3, help="validation images per domain (default: 3)"
+    )
+    parser.add_argument("--latents", type=int, default=4, help="latents per target (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the latents (default: 0)")
     args = parser.parse_args()
     if args.count < 1 or args.latents < 1:
         parser.error("--count and --latents must be at least 1")

@@ -160,9 +160,10 @@ def test_missing_weights_are_reported_before_training(train, tmp_path, processes
     files = ("--evaluation.alexnet_weights", "/nowhere.pth")
     code = 2 if processes == 1 else 1
     done = train(tmp_path / "run", *options, *files, processes=processes, code=code)
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error"))
-    assert "/nowhere.pth" in line
-    assert "--evaluation.every 0" in line
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(errors) == 1
+    assert "/nowhere.pth" in errors[0]
+    assert "--evaluation.every 0" in errors[0]
     assert not checkpoints.list_steps(str(tmp_path / "run"))
 
 
