@@ -57,8 +57,8 @@ def test_a_room_imports_only_lower_floors(name, path):
     room = name.split(".")[0]
     for imported in package_imports(path):
         imported_room = room_of(imported)
-        is_lower = imported_room == room or FLOOR_OF[imported_room] < FLOOR_OF[room]
-        assert is_lower, f"{name} imports {imported}"
+        is_allowed = imported_room == room or FLOOR_OF[imported_room] < FLOOR_OF[room]
+        assert is_allowed, f"{name} imports {imported}"
 
 
 def test_every_room_has_a_floor():

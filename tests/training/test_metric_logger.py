@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -47,18 +48,19 @@ def test_the_metrics_file_of_a_new_run_is_empty(run):
     assert read_metrics(run) == ""
 
 
-def test_metrics_are_appended_at_once_on_a_local_disk(tmp_path):
-    file = MetricsFile(str(tmp_path / "run"), 0)
-    inode = (tmp_path / "run" / "metrics.jsonl").stat().st_ino
+@pytest.mark.parametrize("run", ["local"], indirect=True)
+def test_metrics_are_appended_at_once_on_a_local_disk(run):
+    file = MetricsFile(run, 0)
+    inode = (Path(run) / "metrics.jsonl").stat().st_ino
     file.append(1, {"D/latent/real": 0.5, "speed/memory_gib": 2.0})
     first_line = '{"step": 1, "D/latent/real": 0.5, "speed/memory_gib": 2.0}\n'
-    assert read_metrics(tmp_path / "run") == first_line
+    assert read_metrics(run) == first_line
     file.append(2, {"D/latent/real": 0.25})
-    lines = f'{first_line}{{"step": 2, "D/latent/real": 0.25}}\n'
-    assert read_metrics(tmp_path / "run") == lines
+    both_lines = f'{first_line}{{"step": 2, "D/latent/real": 0.25}}\n'
+    assert read_metrics(run) == both_lines
     file.flush()
-    assert read_metrics(tmp_path / "run") == lines
-    assert (tmp_path / "run" / "metrics.jsonl").stat().st_ino == inode  # appended, not replaced
+    assert read_metrics(run) == both_lines
+    assert (Path(run) / "metrics.jsonl").stat().st_ino == inode  # appended, not replaced
 
 
 @pytest.mark.parametrize("run", ["memory"], indirect=True)
