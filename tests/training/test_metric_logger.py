@@ -92,7 +92,7 @@ def test_a_resumed_run_removes_metrics_of_later_steps_and_a_torn_last_line(run, 
 def test_a_run_folder_has_the_contents_that_the_readme_lists(finished_run):
     names = {path.name for path in finished_run.iterdir()}
     expected = {"config.yaml", "environment.json", "status.json", "checkpoints", "samples"}
-    assert expected | {"tensorboard"} <= names
+    assert expected | {"tensorboard", "metrics.jsonl"} <= names
     samples = sorted(path.name for path in (finished_run / "samples").iterdir())
     assert samples == [f"{g}_0000000{s}.png" for g in ("latent", "reference") for s in (0, 3, 6)]
 
