@@ -44,10 +44,10 @@ check: $(READY)
 	$(BIN)/shellcheck --external-sources slurm/*.sh launchers/*.sh tests/slurm/*.sh
 	$(BIN)/mypy
 	$(BIN)/codespell
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 docs: $(READY)
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "open build/site/index.html"
 
 # Two processes on CPUs; on GPUs as many as there are, down to a power of two.

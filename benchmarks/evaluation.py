@@ -46,7 +46,7 @@ from torchvision.utils import save_image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from baselines import random_weights as weights
 from stargan_dist.config import Config, DataConfig, EvaluationConfig, ModelConfig
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import progress_bar
 from stargan_dist.data import demo
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.labels import domain_labels
@@ -151,10 +151,10 @@ def literal(translator: Translator, networks: MetricSet, folder: Path, clock: Cl
     cast(nn.Module, networks.features.network).to(memory_format=torch.contiguous_format)
     outcome = {}
     translations = [task for task in tasks(len(val.domains)) if task.guide != REAL]
-    progress = Progress(len(translations), "tasks", what="literal evaluation")
+    progress = progress_bar(len(translations), "tasks", description="literal evaluation")
     for task in translations:
         outcome[task] = literal_task(translator, networks, task, val, folder, clock)
-        progress.advance(1)
+        progress.update(1)
     progress.close()
     return outcome
 
@@ -247,7 +247,7 @@ def project(config: Config, translator: Translator, world: World, clock: Clock) 
         return 0.0, 0.0
 
     timed_evaluator = evaluator.Evaluator(config, world)
-    networks = timed_evaluator.collector.measure
+    networks = timed_evaluator.collector.metrics
     networks.features.forward = clock.timed("features", networks.features.forward)
     networks.diversity.forward = clock.timed("lpips", networks.diversity.forward)
     translate = clock.timed("generation", Translator.translate)
@@ -327,7 +327,7 @@ def compare(folder: Path, size: int) -> dict[str, float]:
     fast_config = dataclasses.replace(config, evaluation=bfloat16)
     project(fast_config, translator, world, clocks["ours, bfloat16"])
     translator.bfloat16 = False
-    networks = evaluator.Evaluator(config, world).collector.measure
+    networks = evaluator.Evaluator(config, world).collector.metrics
     expected = literal(translator, networks, folder, clocks["literal"])
     world.close()
 

@@ -39,7 +39,7 @@ from torchvision.datasets import ImageFolder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import progress_bar
 from stargan_dist.data import transforms
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.index import read_index
@@ -197,13 +197,13 @@ def mean_psnr(loader: Loader, originals: Loader) -> float:
 def time_rounds(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Return the seconds of each run in each round; the first round warms up and is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    progress = Progress(1 + rounds, "rounds", what="timing")
+    progress = progress_bar(1 + rounds, "rounds", description="timing")
     for _ in range(1 + rounds):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
-        progress.advance(1)
+        progress.update(1)
     progress.close()
     return {name: values[1:] for name, values in seconds.items()}
 

@@ -18,7 +18,7 @@ import torch
 from inputs import model_of_size, random_batch, starganv2_networks
 
 from stargan_dist.config import ClipConfig
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import progress_bar
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.base import TrainedParts
@@ -58,7 +58,7 @@ def time_policies(
     engine = DDP(parts, ClipConfig(), {}, world)
     batch = random_batch(size, DOMAINS, batch_size).to(world.device, torch.float32)
     seconds: dict[str, list[float]] = {name: [] for name in policies}
-    progress = Progress((1 + repeats) * len(policies), "iterations", what="timing")
+    progress = progress_bar((1 + repeats) * len(policies), "iterations", description="timing")
     for _ in range(1 + repeats):
         for name, policy in policies.items():
             set_precision(networks, policy)
@@ -66,7 +66,7 @@ def time_policies(
             terms = objective.iterate(engine, [batch], step=0)
             world.all_reduce_mean(terms)  # waits for the device
             seconds[name].append(time.perf_counter() - start)
-            progress.advance(1)
+            progress.update(1)
     progress.close()
     engine.close()
     world.close()

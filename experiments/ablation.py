@@ -137,7 +137,7 @@ def find_evaluation(run: Run, steps: int) -> scores.Result:
     Raises:
         UserError: the run has none.
     """
-    for result in scores.complete(str(run.folder)):
+    for result in scores.complete_results(str(run.folder)):
         if (result["protocol"], result["step"], result["seed"]) == (PROTOCOL, steps, 0):
             return result
     raise UserError(

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from stargan_dist.evaluation import results
+from stargan_dist.evaluation import report
 
 NO_DIVERSITY = 1e-3  # a smaller demo_lpips is rounding
 MIN_DEVIATIONS = 2.0  # a difference of at least this many deviations counts as shown
@@ -60,7 +60,7 @@ def cell(values: Sequence[float]) -> str:
     if not values:
         return "–"
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return results.told((statistics.fmean(values), deviation), len(values))
+    return report.format_mean((statistics.fmean(values), deviation), len(values))
 
 
 def table(runs: Sequence[Figures], rows: Sequence[str]) -> str:

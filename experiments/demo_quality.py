@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import progress_bar
 from stargan_dist.data.index import read_index
 from stargan_dist.data.reader import ShardReader, load_split
 from stargan_dist.errors import UserError, run_command
@@ -171,7 +171,7 @@ def train_probes(train: Truth, steps: int = STEPS, name: str = "probes") -> Prob
     probes, small = Probes(len(train.domains)), shrink(train.images)
     optimizer = torch.optim.AdamW(probes.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
-    progress = Progress(steps, "steps", what=f"training {name}")
+    progress = progress_bar(steps, "steps", description=f"training {name}")
     for _ in range(steps):
         chosen = torch.randint(len(small), (BATCH,))
         images, factors = augment(small[chosen], train.factors[chosen])
@@ -183,7 +183,7 @@ def train_probes(train: Truth, steps: int = STEPS, name: str = "probes") -> Prob
         (F.cross_entropy(scores, train.labels[chosen]) + pose + colour).backward()
         optimizer.step()
         schedule.step()
-        progress.advance(1)
+        progress.update(1)
     progress.close()
     return probes.eval()
 

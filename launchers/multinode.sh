@@ -1,52 +1,54 @@
 #!/usr/bin/env bash
-# Trains on several machines that no scheduler looks after.
+# Train on several machines that have no scheduler.
 #
 #   launchers/multinode.sh HOSTFILE -m stargan_dist.train --config configs/afhq.yaml --batch_size 16
 #
-# HOSTFILE names a machine a line, "#" begins a comment. Ranks meet on the first machine:
+# HOSTFILE lists one machine per line; "#" starts a comment. Ranks meet on the first machine:
 #
-#   node0            # a process for each of its GPUs, or one if it has none
+#   node0            # one process per GPU, or one process on a machine without GPUs
 #   me@node1 slots=4 # four processes
 #
-# What follows, "-m MODULE …" or "SCRIPT …", is run by torchrun on each machine, in the folder where
-# you are now. It must be there with the same code; run and shards must be where all machines reach
-# them.
+# The remaining arguments, "-m MODULE …" or "SCRIPT …", are run by torchrun on each machine, in the
+# current folder. Every machine must have this folder with the same code. All machines must be able
+# to reach the run and the shards.
 #
-# Machines are reached by ssh without a password. The names must have addresses on all of them.
-# Ranks talk through any ports, so machines must let each other in.
+# Machines are reached by ssh without a password. Every machine must be able to resolve the names of
+# all machines. Ranks connect to arbitrary ports, so machines must accept connections from each
+# other.
 #
-#   STARGAN_RSH   another command than ssh: it is given a machine and a command line for its shell
-#                 (a sh), and passes input, output and the exit code on.
-#   STARGAN_VENV  the virtual environment whose python is used; .venv if that is there, or else
-#                 python is what each machine's PATH has.
+#   STARGAN_RSH   replacement for ssh. It is called with a machine and a command line for a shell
+#                 (sh) on that machine. It must forward input, output and the exit code.
+#   STARGAN_VENV  virtual environment with the python to use. Default: .venv if it exists, otherwise
+#                 python from the PATH of each machine.
 #
-# Variables of your environment that begin with AWS_, CUDA_, GLOO_, HF_, MKL_, NCCL_, OMP_, STARGAN_
-# or TORCH_ are those of the ranks, too; they travel as input and are on no command line. Without
-# GLOO_SOCKET_IFNAME each machine takes the interface that leads to the first machine (NCCL chooses
-# by itself: NCCL_SOCKET_IFNAME).
+# The ranks receive all variables of your environment that begin with AWS_, CUDA_, GLOO_, HF_, MKL_,
+# NCCL_, OMP_, STARGAN_ or TORCH_. They are sent on standard input and do not appear on any command
+# line. Without GLOO_SOCKET_IFNAME, each machine uses the interface that leads to the first machine.
+# (NCCL selects its interface itself; NCCL_SOCKET_IFNAME overrides it.)
 #
-# What a machine prints is shown behind its name, and is in multinode-logs/TIME-PID/MACHINE.log.
+# The output of each machine is shown with its name as prefix and is written to
+# multinode-logs/TIME-PID/MACHINE.log.
 #
-# Ctrl-C, SIGTERM or SIGUSR1: all ranks save at the same step and leave; the same command goes on.
-# If this script is killed, or a connection to a machine breaks, the ranks take it for SIGTERM.
+# Ctrl-C, SIGTERM or SIGUSR1: all ranks save at the same step and exit; the same command resumes.
+# If this script is killed, or the connection to a machine breaks, the ranks act as on SIGTERM.
 # If a machine fails, the others are ended, and the last line names it.
 #
-# Exit code: 0 finished; 75 stopped, the state is saved; 2 a mistake, explained by a line; otherwise
-# that of the machine that failed first.
+# Exit code: 0 finished; 75 stopped with the state saved; 2 a mistake, which one line explains;
+# otherwise the exit code of the machine that failed first.
 set -euo pipefail
 
-HANDED_ON='^(AWS|CUDA|GLOO|HF|MKL|NCCL|OMP|STARGAN|TORCH)_'
-# BatchMode: nobody is there to be asked. The others: a machine that is off is noticed after 15
-# seconds, ahead of the other ranks, and so is the one that is named.
+FORWARDED='^(AWS|CUDA|GLOO|HF|MKL|NCCL|OMP|STARGAN|TORCH)_'
+# BatchMode: nobody can answer a prompt. The other options: a machine that is off is noticed after
+# 15 seconds. Its peers have not failed by then, so the last line names the right machine.
 SSH="ssh -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=5 -o ServerAliveCountMax=2"
 STOPPED=75
-UNREACHED=255 # ssh's own, for a connection that broke or never was
-GRACE=20     # seconds for the other machines, when one has failed
-HOSTS=()     # by number: the names of the machines as given
-SLOTS=()     # their processes; "" for those of their GPUs
-ORDERS=()    # file descriptors: what stargan_dist.launch.node_agent on each reads
-JOBS=()      # process groups of the connections
-WORST=       # machine and exit code of the first that failed
+UNREACHED=255    # exit code of ssh for a connection that broke or was never established
+GRACE=20         # seconds for the other machines to end after one has failed
+HOSTS=()         # names of the machines as given, by machine number
+SLOTS=()         # processes per machine; "" for one per GPU
+CONTROLS=()      # file descriptors: standard input of stargan_dist.launch.node_agent, per machine
+JOBS=()          # process groups of the connections
+FIRST_FAILURE=   # description of the first failure
 STATUS=0
 
 fail() {
@@ -56,17 +58,17 @@ fail() {
 
 read_hosts() { # FILE
     local line host slots number=0
-    [[ -r $1 ]] || fail "$1: no such file; it should name a machine a line (--help tells more)"
+    [[ -r $1 ]] || fail "$1: no such file; it must list one machine per line (see --help)"
     while read -r line || [[ $line ]]; do
         ((++number))
         read -r host slots <<<"${line%%#*}" || true
         [[ $host ]] || continue
         [[ $slots =~ ^(slots=[1-9][0-9]*)?$ ]] || fail "$1, line $number: \"$slots\" is not slots=N"
-        [[ " ${HOSTS[*]} " != *" $host "* ]] || fail "$1, line $number: $host is there twice"
+        [[ " ${HOSTS[*]} " != *" $host "* ]] || fail "$1, line $number: $host is listed twice"
         HOSTS+=("$host")
         SLOTS+=("${slots#slots=}")
     done <"$1"
-    ((${#HOSTS[@]})) || fail "$1: names no machine"
+    ((${#HOSTS[@]})) || fail "$1: lists no machine"
 }
 
 find_python() {
@@ -79,12 +81,12 @@ find_python() {
     fi
 }
 
-quoted() { # WORD…: for any sh; printf %q is for bash
+quoted() { # WORD…: quoted for any sh; printf %q quotes for bash only
     local word
     for word; do printf " '%s'" "${word//\'/\'\\\'\'}"; done
 }
 
-command_line() { # NUMBER WORD…: what that machine is to run
+agent_command() { # NUMBER WORD…: the command line for that machine
     local number=$1 peer=0
     shift
     ((number)) || peer=1
@@ -94,93 +96,95 @@ command_line() { # NUMBER WORD…: what that machine is to run
     echo "cd$(quoted "$PWD") && exec$(quoted "$PYTHON" -m stargan_dist.launch.node_agent "$@")"
 }
 
-machine() { # NUMBER WORD…: a connection, to its end, which it reports
+connect() { # NUMBER WORD…: run the agent on that machine until it ends, and report its exit code
     local number=$1 host=${HOSTS[$1]} code=0
     # shellcheck disable=SC2086  # a command of several words
-    ${STARGAN_RSH:-$SSH} "$host" "$(command_line "$@")" <"$TEMP/$number" 2>&1 |
+    ${STARGAN_RSH:-$SSH} "$host" "$(agent_command "$@")" <"$TEMP/$number" 2>&1 |
         tee "$LOGS/$host.log" | sed -u "s/^/$host: /" || code=$?
-    echo "$number $code" >&"$ENDED"
+    echo "$number $code" >&"$RESULTS"
 }
 
-environment() {
+forwarded_environment() {
     local name
-    for name in $(compgen -e | grep -E "$HANDED_ON"); do printf '%s=%s\0' "$name" "${!name}"; done
+    for name in $(compgen -e | grep -E "$FORWARDED"); do printf '%s=%s\0' "$name" "${!name}"; done
     printf '\0'
 }
 
-start() { # WORD…
-    local number orders
+start_all() { # WORD…
+    local number control
     for number in "${!HOSTS[@]}"; do
         mkfifo "$TEMP/$number"
-        machine "$number" "$@" &
+        connect "$number" "$@" &
         JOBS+=($!)
     done
-    # Opened when all are started, so that none holds another's: they end when this script does.
+    # Opened only after all connections have started: no connection may inherit the pipe of another,
+    # because the pipes must close when this script ends.
     for number in "${!HOSTS[@]}"; do
-        exec {orders}>"$TEMP/$number"
-        ORDERS+=("$orders")
-        environment >&"$orders" || true # it has ended already
+        exec {control}>"$TEMP/$number"
+        CONTROLS+=("$control")
+        forwarded_environment >&"$control" || true # the machine may have failed already
     done 2>/dev/null
 }
 
-order() { # WORD: to all machines that are still there
-    local orders
-    for orders in "${ORDERS[@]}"; do echo "$1" >&"$orders" || true; done 2>/dev/null
+send_to_all() { # MESSAGE: to all machines that are still connected
+    local control
+    for control in "${CONTROLS[@]}"; do echo "$1" >&"$control" || true; done 2>/dev/null
 }
 
-ended() { # NUMBER CODE
+record_result() { # NUMBER CODE
     ((!$2)) && return
     (($2 != STOPPED)) || STATUS=$STOPPED
-    [[ ! $WORST ]] || return 0
-    WORST="${HOSTS[$1]} failed first, with exit code $2; its output: $LOGS/${HOSTS[$1]}.log"
+    [[ ! $FIRST_FAILURE ]] || return 0
+    FIRST_FAILURE="${HOSTS[$1]} failed first, with exit code $2; its output: $LOGS/${HOSTS[$1]}.log"
     ((STATUS)) || STATUS=$2
-    # Its ranks may live, and save now as they miss the connection: not without the others.
-    if (($2 == UNREACHED)); then order TERM; else order END; fi
+    # If only the connection failed, the ranks of that machine are alive and save now because the
+    # connection is gone. They can only save together with the other machines.
+    if (($2 == UNREACHED)); then send_to_all TERM; else send_to_all END; fi
 }
 
-watch() { # Until all have ended, or one has failed and the others had their time
+wait_for_all() { # until all machines have ended, or the grace period after a failure is over
     local number code left=${#HOSTS[@]}
     while ((left--)); do
-        # shellcheck disable=SC2086  # an option or none
-        read -r ${WORST:+-t $GRACE} -u "$ENDED" number code || return 0
-        ended "$number" "$code"
+        # shellcheck disable=SC2086  # one option or none
+        read -r ${FIRST_FAILURE:+-t $GRACE} -u "$RESULTS" number code || return 0
+        record_result "$number" "$code"
     done
 }
 
-kill_rest() { # The connections to machines that no longer answer
+kill_connections() { # to machines that no longer answer
     local job
     for job in "${JOBS[@]}"; do kill -- "-$job" || true; done 2>/dev/null
 }
 
-tell() {
+finish() {
     case $STATUS in
         0) echo "finished on ${#HOSTS[@]} machines" ;;
-        "$STOPPED") echo "stopped, the state is saved: the same command goes on" ;;
-        *) echo "error: $WORST" >&2 ;;
+        "$STOPPED") echo "stopped, the state is saved; run the same command to resume" ;;
+        *) echo "error: $FIRST_FAILURE" >&2 ;;
     esac
     exit "$STATUS"
 }
 
 main() {
     [[ ${1:-} != --help && ${1:-} != -h ]] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit; }
-    (($# > 1)) || fail "HOSTFILE and what to train are needed; --help tells more"
+    (($# > 1)) || fail "HOSTFILE and a module or script to run are required (see --help)"
     read_hosts "$1"
     find_python
-    PORT=$((10000 + $$ % 20000)) # below those that a kernel gives to connections
+    PORT=$((10000 + $$ % 20000)) # below the kernel's range of ports for outgoing connections
     LOGS=multinode-logs/$(date +%Y%m%d-%H%M%S)-$$
     mkdir -p "$LOGS"
     TEMP=$(mktemp -d)
-    mkfifo "$TEMP/ended"
-    exec {ENDED}<>"$TEMP/ended"
-    set -m # each connection in a group of its own: Ctrl-C is not for them
-    trap : PIPE # orders to a machine that has ended
-    start "${@:2}"
+    mkfifo "$TEMP/results"
+    exec {RESULTS}<>"$TEMP/results"
+    set -m # each connection in its own process group, so that Ctrl-C does not reach it
+    trap : PIPE # writing to a machine that has ended is not an error
+    start_all "${@:2}"
     rm -r "$TEMP"
-    trap 'order TERM' TERM INT
-    trap 'order USR1' USR1
-    watch
-    kill_rest
-    tell
+    trap 'send_to_all TERM' TERM INT
+    trap 'send_to_all USR1' USR1
+    wait_for_all
+    kill_connections
+    finish
 }
 
 main "$@"

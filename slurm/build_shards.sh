@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Pack images into shards on many nodes: an array of jobs, each of which builds a part.
+# Pack images into shards on many nodes: a job array in which each task builds one part.
 #
 #   sbatch --array=1-64%16 slurm/build_shards.sh IMAGES SHARDS --size 320
 #
-# Submit it from the repository's folder. What follows the script's name goes to
-# `python -m stargan_dist.shards build` (see its --help). IMAGES and SHARDS must lie where every
-# node can reach them, or be URLs. Array numbers begin at 1. Whichever part is the last merges all.
+# Submit from the folder of the repository. Arguments after the script's name are passed to
+# `python -m stargan_dist.shards build` (see its --help). IMAGES and SHARDS must be URLs or folders
+# that every node can reach. Array numbers begin at 1. The part that finishes last merges all parts.
 #
-# A job that was preempted or failed goes on where it was. To build part 3 of 64 again:
+# A job that was preempted or failed continues where it stopped. To rebuild part 3 of 64:
 #   STARGAN_PARTS=64 sbatch --array=3 slurm/build_shards.sh IMAGES SHARDS --size 320
 # Account, partition, modules, virtual environment and container: slurm/site.example.sh.
 #SBATCH --job-name=stargan_dist-shards

@@ -1,80 +1,85 @@
 # shellcheck shell=bash
-# What the scripts of this folder share; they source it in the batch shell of a job, which runs on
-# the job's first node. Every rank is a task of one srun (stargan_dist/slurm.py).
+# Functions shared by the scripts of this folder. They source this file in the batch shell of a job,
+# which runs on the job's first node. One srun starts all ranks, one task per rank
+# (stargan_dist/launch/slurm_task.py).
 
 # Exit codes of the training.
-MISTAKE=2  # a person has to mend something
-STOPPED=75 # saved because a signal came; the same command goes on
+USER_ERROR=2 # the user has to fix something
+STOPPED=75   # stopped by a signal with the state saved; the same command resumes
 
-# What a rank that was stopped writes last. Slurm would take its exit code for a failure's.
-MARK="exit code $STOPPED"
+# Last line in the log of a rank that was stopped. The task itself exits with 0, because Slurm would
+# take the exit code 75 for a failure.
+STOPPED_LINE="exit code $STOPPED"
 RESEND_SECONDS=5
 RETRY_SECONDS=10
 CONTROLLER_TRIES=12
 BESIDE_SECONDS=120
 
-# Of an array, Slurm takes the bare number of one member for all of them.
+# For one task of a job array, Slurm would take its bare job id for the whole array.
 JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 JOB=${JOB:-$SLURM_JOB_ID}
 
-REQUESTED= # whether Slurm or a person asked for an end that saves, by USR1
-IGNORE=:   # what tasks do ahead of all
+SAVE_REQUESTED=  # set when Slurm or a person has requested by USR1 to save and stop
+IGNORE_SIGNALS=: # first command of every task
 trap "" USR1
 
-say() { echo "[$(date +%H:%M:%S) job $JOB] $*"; }
+log() { echo "[$(date +%H:%M:%S) job $JOB] $*"; }
 
-mistake() {
-  say "error: $*" >&2
-  exit "$MISTAKE"
+user_error() {
+  log "error: $*" >&2
+  exit "$USER_ERROR"
 }
 
-# A field of what Slurm knows of this job, such as JobState. The controller may be busy or restart.
-job() {
-  local told try
+# Print a field of Slurm's record of this job, such as JobState. Retries, because the controller may
+# be busy or restarting.
+job_field() {
+  local record try
   for ((try = 0; try < CONTROLLER_TRIES; try++)); do
-    told=$(scontrol show job -o "$JOB") && break
+    record=$(scontrol show job -o "$JOB") && break
     sleep "$RETRY_SECONDS"
   done
-  tr ' ' '\n' <<<"$told" | sed -n "s/^$1=//p" | head -n 1
+  tr ' ' '\n' <<<"$record" | sed -n "s/^$1=//p" | head -n 1
 }
 
-# The surroundings, by slurm/site.example.sh.
+# Set up the environment as described in slurm/site.example.sh.
 set_up() {
   local site=${STARGAN_SITE:-$SLURM_SUBMIT_DIR/slurm/site.sh}
   if [[ -e $site ]]; then
     # shellcheck source=slurm/site.example.sh
     source "$site"
   elif [[ ${STARGAN_SITE:-} ]]; then
-    mistake "STARGAN_SITE is $site, which is not there"
+    user_error "STARGAN_SITE is $site, which does not exist"
   fi
   load_modules
-  set +e # a site file may say otherwise, and an interrupted `wait` is no failure
+  set +e # a site file may contain `set -e`, and an interrupted `wait` is not a failure
   local venv=${STARGAN_VENV:-$SLURM_SUBMIT_DIR/.venv}
   [[ ! -d $venv/bin ]] || export PATH="$venv/bin:$PATH" VIRTUAL_ENV="$venv"
   read -ra SRUN <<<"${STARGAN_SRUN:-}"
   read -ra COMMAND <<<"${STARGAN_COMMAND:-}"
-  # Else srun takes over what `sbatch --export` said, and nothing of what is set here.
+  # Otherwise srun exports what `sbatch --export` named, and nothing that is set here.
   export SLURM_EXPORT_ENV=ALL
-  # srun does not take it from the job by itself since Slurm 22.05.
+  # Since Slurm 22.05, srun does not take this value from the job itself.
   export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-  # A rank is given a core or a few; libraries would start a thread for each core of the node.
+  # A rank has only a few cores, but libraries would start one thread per core of the node.
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1
   [[ ${STARGAN_SRUN:-}${STARGAN_COMMAND:-} ]] || command -v python >/dev/null ||
-    mistake "no python on $SLURMD_NODENAME: set STARGAN_VENV, STARGAN_MODULES or a container" \
+    user_error "no python on $SLURMD_NODENAME: set STARGAN_VENV, STARGAN_MODULES or a container" \
       "(slurm/site.example.sh)"
 }
 
 load_modules() {
   [[ ${STARGAN_MODULES:-} ]] || return 0
-  # Jobs of users with another login shell do not have the function.
+  # Jobs of users with another login shell do not have this function.
   type module >/dev/null 2>&1 || source /etc/profile
-  # shellcheck disable=SC2086  # words
-  module load $STARGAN_MODULES || mistake "cannot load the modules $STARGAN_MODULES"
+  # shellcheck disable=SC2086  # a list of words
+  module load $STARGAN_MODULES || user_error "cannot load the modules in STARGAN_MODULES:" \
+    "$STARGAN_MODULES"
 }
 
-# Where the processes of the nodes find each other. Addresses are those by which Slurm reaches the
-# nodes: a node's own name may mean 127.0.1.1 there. Job numbers keep the ports of two jobs apart.
-meet() {
+# Set the addresses of the first two nodes and the port where the ranks meet. The addresses are
+# those by which Slurm reaches the nodes: a node's own host name may resolve to 127.0.1.1. The port
+# derives from the job id, so that two jobs on a node use different ports.
+set_rendezvous() {
   local nodes name address
   mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   STARGAN_HOSTS=
@@ -84,74 +89,76 @@ meet() {
   done
   MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
   while (: <"/dev/tcp/127.0.0.1/$MASTER_PORT") 2>/dev/null; do
-    MASTER_PORT=$((10000 + RANDOM % 20000)) # the number after it may be that of another job
+    MASTER_PORT=$((10000 + RANDOM % 20000)) # not the next one, which may be another job's
   done
   export STARGAN_HOSTS MASTER_PORT
 }
 
-# One process on each of so many nodes, beside the ranks and without GPUs, for a short while.
-beside() {
+# Run a short command once on each of $1 nodes, beside the ranks and without GPUs.
+run_beside() {
   local count=$1
   shift
   env -u SLURM_GPUS -u SLURM_GPUS_PER_NODE -u SLURM_GPUS_PER_TASK timeout "$BESIDE_SECONDS" \
     srun "${SRUN[@]}" --overlap --nodes="$count" --ntasks="$count" --ntasks-per-node=1 \
-    bash -c "$IGNORE"'; exec "$@"' beside "$@"
+    bash -c "$IGNORE_SIGNALS"'; exec "$@"' beside "$@"
 }
 
-# Run a module as every rank, and wait for the end whatever signals come. Sets CODE, the exit code
-# of the rank that failed first, or STOPPED.
+# Run a module as every rank and wait until all have ended, whatever signals arrive. Sets CODE to
+# the exit code of the rank that failed first, or to STOPPED.
 run_ranks() {
-  # shellcheck disable=SC2016  # for the shell of the task
+  # shellcheck disable=SC2016  # expanded by the shell of the task
   local rank='"$@" && exit; code=$?; ((code == '$STOPPED')) || exit "$code"'
-  meet
-  say "$SLURM_JOB_NODELIST: $SLURM_NTASKS process(es), logs in $START"
-  srun "${SRUN[@]}" --kill-on-bad-exit=1 --output="$START/rank_%t.log" \
-    bash -c "$IGNORE; $rank; echo '$MARK'" rank \
-    "${COMMAND[@]}" python -m stargan_dist.launch.slurm_task "$@" 2>"$START/srun.log" &
-  follow $!
-  ! grep -qx "$MARK" "$START/rank_0.log" || CODE=$STOPPED
-  ((CODE == 0 || CODE == STOPPED)) || name_first
+  set_rendezvous
+  log "$SLURM_JOB_NODELIST: $SLURM_NTASKS process(es), logs in $START_LOGS"
+  srun "${SRUN[@]}" --kill-on-bad-exit=1 --output="$START_LOGS/rank_%t.log" \
+    bash -c "$IGNORE_SIGNALS; $rank; echo '$STOPPED_LINE'" rank \
+    "${COMMAND[@]}" python -m stargan_dist.launch.slurm_task "$@" 2>"$START_LOGS/srun.log" &
+  follow_step $!
+  ! grep -qx "$STOPPED_LINE" "$START_LOGS/rank_0.log" || CODE=$STOPPED
+  ((CODE == 0 || CODE == STOPPED)) || report_first_failure
 }
 
-# A folder for the logs of this start of the job, and its FAILURES, a line each.
+# Create START_LOGS, the folder with the logs of this start of the job. Set FAILURES, a file with one
+# line per failure of the job.
 open_logs() {
-  local logs=${STARGAN_LOGS:-$SLURM_SUBMIT_DIR}/slurm-$SLURM_JOB_ID
-  START=$logs/start_${SLURM_RESTART_COUNT:-0}
-  FAILURES=$logs/failures
-  { mkdir -p "$START" && : >"$START/rank_0.log" && : >"$START/srun.log"; } ||
-    mistake "cannot write the logs to $START (STARGAN_LOGS)"
-  [[ ${SLURM_RESTART_COUNT:-} ]] || : >"$FAILURES" # job numbers may have begun anew
+  local job_logs=${STARGAN_LOGS:-$SLURM_SUBMIT_DIR}/slurm-$SLURM_JOB_ID
+  START_LOGS=$job_logs/start_${SLURM_RESTART_COUNT:-0}
+  FAILURES=$job_logs/failures
+  { mkdir -p "$START_LOGS" && : >"$START_LOGS/rank_0.log" && : >"$START_LOGS/srun.log"; } ||
+    user_error "cannot write logs to $START_LOGS (STARGAN_LOGS)"
+  [[ ${SLURM_RESTART_COUNT:-} ]] || : >"$FAILURES" # a cluster may reuse job ids
 }
 
-# Show what a step tells until it ends. Where an end was asked for, its ranks are told again and
-# again: one that is just starting does not hear it yet.
-follow() {
-  local step=$1 shown
-  (trap "" TERM && exec tail -q -n +1 -f --pid="$step" "$START"/{rank_0,srun}.log) &
-  shown=$!
+# Show the output of a step until it ends. After a request to save, signal the ranks repeatedly: a
+# rank that is still starting ignores the signal.
+follow_step() {
+  local step=$1 tail_pid
+  (trap "" TERM && exec tail -q -n +1 -f --pid="$step" "$START_LOGS"/{rank_0,srun}.log) &
+  tail_pid=$!
   while kill -0 "$step" 2>/dev/null; do
-    [[ ! $REQUESTED ]] || scancel --quiet --signal=USR1 "$JOB"
+    [[ ! $SAVE_REQUESTED ]] || scancel --quiet --signal=USR1 "$JOB"
     sleep "$RESEND_SECONDS" &
     wait -n "$!" "$step"
   done
   wait "$step"
   CODE=$?
-  wait "$shown"
+  wait "$tail_pid"
 }
 
-# srun tells of tasks in the order in which they end.
-name_first() {
-  local told rank
-  told=$(grep -m 1 -E 'error: .*: tasks? [0-9].*:' "$START/srun.log") || return
-  [[ $told =~ error:\ (.*):\ tasks?\ ([0-9]+)[^:]*:\ (.*) ]] || return
-  rank=${BASH_REMATCH[2]} told="${BASH_REMATCH[1]}: ${BASH_REMATCH[3]}"
-  [[ ! $told =~ exit\ code\ ([0-9]+) ]] || CODE=${BASH_REMATCH[1]}
-  ((CODE <= 128 || CODE > 192)) || told+=" (signal $(kill -l "$CODE"))"
-  say "first to fail: rank $rank on $told"
-  ((rank == 0)) || tail -v -n 20 "$START/rank_$rank.log"
+# Log which rank failed first, and set CODE to its exit code. srun reports tasks in the order in
+# which they end.
+report_first_failure() {
+  local message rank
+  message=$(grep -m 1 -E 'error: .*: tasks? [0-9].*:' "$START_LOGS/srun.log") || return
+  [[ $message =~ error:\ (.*):\ tasks?\ ([0-9]+)[^:]*:\ (.*) ]] || return
+  rank=${BASH_REMATCH[2]} message="${BASH_REMATCH[1]}: ${BASH_REMATCH[3]}"
+  [[ ! $message =~ exit\ code\ ([0-9]+) ]] || CODE=${BASH_REMATCH[1]}
+  ((CODE <= 128 || CODE > 192)) || message+=" (signal $(kill -l "$CODE"))"
+  log "first failure: rank $rank on $message"
+  ((rank == 0)) || tail -v -n 20 "$START_LOGS/rank_$rank.log"
 }
 
-# Scheduler units to seconds: [D-]HH:MM:SS.
+# Convert a duration of the scheduler, [D-]HH:MM:SS, to seconds.
 seconds_of() {
   local days=0 hours minutes seconds clock=$1
   [[ $clock != *-* ]] || { days=${clock%%-*} clock=${clock#*-}; }
@@ -161,87 +168,89 @@ seconds_of() {
 
 check_time_limit() {
   local limit signal=${SBATCH_SIGNAL:-B:USR1@300}
-  [[ $signal =~ ^B:(SIG)?USR1@([0-9]+)$ ]] || mistake "SBATCH_SIGNAL is $signal, not B:USR1@SECONDS"
+  [[ $signal =~ ^B:(SIG)?USR1@([0-9]+)$ ]] ||
+    user_error "SBATCH_SIGNAL is $signal, not B:USR1@SECONDS"
   local saving=${BASH_REMATCH[2]}
-  limit=$(job TimeLimit)
+  limit=$(job_field TimeLimit)
   [[ $limit == *:*:* ]] || return 0 # UNLIMITED
   (($(seconds_of "$limit") >= 2 * saving)) ||
-    mistake "the time limit, $limit, leaves less time for training than for saving (the last" \
-      "$saving s, SBATCH_SIGNAL): ask for more by sbatch --time or SBATCH_TIMELIMIT"
+    user_error "the time limit, $limit, leaves less time for training than for saving (the last" \
+      "$saving s, SBATCH_SIGNAL); request more by sbatch --time or SBATCH_TIMELIMIT"
 }
 
-# The step of the newest checkpoint. Also finds mistakes in the command before all ranks start.
-saved() {
-  local told
-  told=$(beside 1 "${COMMAND[@]}" python -m stargan_dist.status "$@") || return
-  # A container may have something to say, too.
-  [[ $told =~ (^|$'\n')([0-9]+)\ of\ [0-9]+\ steps\ saved ]] && echo "${BASH_REMATCH[2]}"
+# Print the step of the newest checkpoint. Also detects mistakes in the command before ranks start.
+saved_step() {
+  local output
+  output=$(run_beside 1 "${COMMAND[@]}" python -m stargan_dist.status "$@") || return
+  # A container may print lines of its own.
+  [[ $output =~ (^|$'\n')([0-9]+)\ of\ [0-9]+\ steps\ saved ]] && echo "${BASH_REMATCH[2]}"
 }
 
 train() {
   local before after
-  trap 'REQUESTED=yes' USR1
-  trap : TERM # the ranks have it, too
-  # Signals reach every process of a step: those that do not handle them are not to die of them.
-  IGNORE='trap "" USR1 TERM'
+  trap 'SAVE_REQUESTED=yes' USR1
+  trap : TERM # the ranks receive it, too
+  # Signals reach every process of a step. They must not end processes that do not handle them.
+  IGNORE_SIGNALS='trap "" USR1 TERM'
   set_up
   check_time_limit
   open_logs
-  before=$(saved "$@")
+  before=$(saved_step "$@")
   CODE=$?
-  ((CODE == 0)) || failed 0 0
-  say "$before steps are saved"
+  ((CODE == 0)) || handle_failure 0 0
+  log "$before steps are saved"
   run_ranks stargan_dist.train "$@"
   ((CODE)) || exit 0
-  leave_to_slurm
-  after=$(saved "$@") || after=$before
-  ((CODE != STOPPED || after <= before)) || go_on "stopped and saved at step $after"
-  failed "$before" "$after"
+  exit_if_slurm_decided
+  after=$(saved_step "$@") || after=$before
+  ((CODE != STOPPED || after <= before)) || requeue "stopped and saved at step $after"
+  handle_failure "$before" "$after"
 }
 
-# End here if Slurm has decided about this job: it was cancelled, or is requeued already.
-leave_to_slurm() {
-  local state what="failed with exit code $CODE"
-  state=$(job JobState)
+# Exit if Slurm has already decided about this job: it was cancelled, or it is being requeued.
+exit_if_slurm_decided() {
+  local state outcome="failed with exit code $CODE"
+  state=$(job_field JobState)
   [[ ! $state =~ ^(RUNNING|SIGNALING|RESIZING)?$ ]] || return 0
-  ((CODE != STOPPED)) || what="stopped and saved"
-  say "$what; not requeued by this script: Slurm calls the job $state"
+  ((CODE != STOPPED)) || outcome="stopped and saved"
+  log "$outcome; not requeued by this script: the job's state in Slurm is $state"
   exit "$CODE"
 }
 
-# Requeue this job, and end.
-go_on() {
+# Requeue this job and exit. $1: the reason.
+requeue() {
   local try tries=$CONTROLLER_TRIES
-  [[ $(job Requeue) != 0 ]] || tries=0
-  say "$1; requeueing the job"
+  [[ $(job_field Requeue) != 0 ]] || tries=0
+  log "$1; requeueing the job"
   for ((try = 0; try < tries; try++)); do
-    (trap "" TERM && exec scontrol requeue "$JOB") && exit 0 # it ends all that it finds here
+    # scontrol ignores TERM here, because a requeue terminates every process of the batch step.
+    (trap "" TERM && exec scontrol requeue "$JOB") && exit 0
     sleep "$RETRY_SECONDS"
-    leave_to_slurm >/dev/null # it was requeued, and the answer got lost
+    exit_if_slurm_decided >/dev/null # the job was requeued, but the answer was lost
   done
-  say "it may not be requeued; the same sbatch goes on with the run"
+  log "the job may not be requeued; run the same sbatch command again to resume"
   exit "$CODE"
 }
 
-# After an end without gain, or a failure: again, if that may help, but not for ever.
-failed() {
+# After a failure, or a stop without progress: requeue the job if that may help, but not forever.
+handle_failure() {
   local before=$1 after=$2
-  echo "$START: exit code $CODE, from step $before to $after" >>"$FAILURES"
+  echo "$START_LOGS: exit code $CODE, from step $before to $after" >>"$FAILURES"
   if (($(wc -l <"$FAILURES") > ${STARGAN_MAX_FAILURES:-3})); then
-    say "failed too often: $(cat "$FAILURES")"
+    log "failed too often: $(cat "$FAILURES")"
   elif ((after > before)); then
-    go_on "failed, but the run had got from step $before to $after"
+    requeue "failed, but the run advanced from step $before to $after"
   elif ((CODE == STOPPED)); then
-    go_on "stopped before another step was done"
-  elif ((CODE != MISTAKE)) && ! nodes_answer; then
-    go_on "failed, and a node of $SLURM_JOB_NODELIST does not answer"
+    requeue "stopped before it completed another step"
+  elif ((CODE != USER_ERROR)) && ! nodes_answer; then
+    requeue "failed, and a node of $SLURM_JOB_NODELIST does not answer"
   else
-    say "failed, and no checkpoint was saved since this start (step $before): not requeued"
+    log "failed, and no checkpoint was saved since this start (step $before): not requeued"
   fi
   exit "$CODE"
 }
 
-nodes_answer() { beside "$SLURM_NNODES" true; }
+nodes_answer() { run_beside "$SLURM_NNODES" true; }
 
 evaluate() {
   set_up
@@ -254,7 +263,7 @@ build_shards() {
   local parts=${STARGAN_PARTS:-$SLURM_ARRAY_TASK_MAX}
   set_up
   [[ ${STARGAN_PARTS:-} || $SLURM_ARRAY_TASK_MIN-$parts == "1-$SLURM_ARRAY_TASK_COUNT" ]] ||
-    mistake "a part of an array: say how many parts there are in all, STARGAN_PARTS=…"
+    user_error "this is a part of a job array; set the total number of parts: STARGAN_PARTS=…"
   exec srun "${SRUN[@]}" "${COMMAND[@]}" python -m stargan_dist.shards build \
     --part "$SLURM_ARRAY_TASK_ID/$parts" --merge --processes "$SRUN_CPUS_PER_TASK" "$@"
 }

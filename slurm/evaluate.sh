@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Measure FID, KID and LPIPS of a run on all GPUs of a node.
+# Compute FID, KID and LPIPS of a run on all GPUs of a node.
 #
 #   sbatch slurm/evaluate.sh --run RUN --checkpoint best --repeat 3
 #
-# Submit it from the repository's folder. What follows the script's name goes to the evaluation
-# (python -m stargan_dist.evaluate --help); the table ends up in slurm-JOB.out and RUN/evaluation.
-# Options of sbatch win over those below; more nodes: sbatch --nodes=2. Account, partition,
-# modules, virtual environment and container: slurm/site.example.sh.
+# Submit from the folder of the repository. Arguments after the script's name are passed to
+# `python -m stargan_dist.evaluate` (see its --help). The table is written to slurm-JOB.out, the
+# results to RUN/evaluation. Options of sbatch override those below; more nodes: sbatch --nodes=2.
+# Account, partition, modules, virtual environment and container: slurm/site.example.sh.
 #
-# What was measured is kept task by task. Preempted, the job is requeued by Slurm and measures the
-# rest; after a time limit the same command does.
+# Results are kept task by task. When the job is preempted, Slurm requeues it, and it computes the
+# remaining tasks. After a time limit, submit the same command again.
 #SBATCH --job-name=stargan_dist-evaluate
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8

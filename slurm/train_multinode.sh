@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Train on several nodes of eight GPUs: slurm/train_8gpu.sh with more than one node.
+# Train on several nodes with eight GPUs each: slurm/train_8gpu.sh for more than one node.
 #
 #   sbatch --nodes=4 slurm/train_multinode.sh --config configs/afhq.yaml --run RUN --batch_size 32
 #
-# All that slurm/train_8gpu.sh says holds. Two nodes unless --nodes says otherwise. batch_size is
-# the batch of all processes together, a multiple of nodes × 8. Addresses, port and ranks come from
-# Slurm; NCCL finds its own way (docs/slurm.md: NCCL_SOCKET_IFNAME, if it does not).
+# The comments in slurm/train_8gpu.sh apply. Default: two nodes. batch_size is the global batch of
+# all processes and must be a multiple of nodes × 8. Addresses, port and ranks come from Slurm. NCCL
+# selects its network interface itself (docs/slurm.md, NCCL_SOCKET_IFNAME, if that fails).
 #SBATCH --job-name=stargan_dist
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8

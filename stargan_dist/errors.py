@@ -1,4 +1,4 @@
-"""Errors that are for a person: one line, what was wrong, where, and what to do."""
+"""User-facing errors: one line that says what is wrong, where, and what to do."""
 
 import os
 import sys
@@ -7,37 +7,44 @@ from typing import NoReturn
 
 # Exit codes of the commands.
 USER_ERROR = 2
-STOPPED = 75  # EX_TEMPFAIL: a signal came, the state is saved, the same command goes on
+STOPPED = 75  # EX_TEMPFAIL: a signal came, the state is saved, the same command resumes
 
 
 class UserError(ValueError):
-    """A mistake of the user's or a fault of the surroundings. Its message is the explanation.
+    """A mistake of the user or a fault of the environment. The message is the explanation.
 
-    Raised before any process group starts it is the same on every rank, and rank 0 speaks for all.
+    Before a process group exists, all ranks raise the same UserError, and rank 0 of each node
+    prints it.
     """
 
     exit_code = USER_ERROR
 
 
 class WorldError(UserError):
-    """A UserError that every rank raises at the same step: rank 0 speaks for all."""
+    """A UserError that every rank raises at the same step. Rank 0 of each node prints it."""
 
 
 class RankError(UserError):
-    """A UserError of one rank, once the ranks work together: that rank speaks for itself.
+    """A UserError of a single rank of a running world. That rank prints it.
 
-    Without a message it has been told, by this rank or by another.
+    An empty message means that this rank or another one has already printed the error.
     """
 
 
-class LostError(RankError):
-    """Another rank has gone, which is nobody's mistake: the same command may well succeed."""
+class LostRankError(RankError):
+    """Another rank has died or hangs.
+
+    This is not a mistake of the user: the same command may succeed when it is run again.
+    """
 
     exit_code = 1
 
 
-def tell(error: UserError) -> None:
-    """Print the error, once for all ranks of a node: a node may have a fault of its own."""
+def print_error(error: UserError) -> None:
+    """Print the error to stderr, once per node unless it is a RankError.
+
+    Once per node and not once per run, because a fault may affect a single node.
+    """
     rank = os.environ.get("RANK", "0")
     if isinstance(error, RankError):
         if not str(error):
@@ -48,14 +55,17 @@ def tell(error: UserError) -> None:
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command line's `main`: its result is the exit code; a UserError is one line and 2."""
+    """Run the `main` of a command line and exit with its result.
+
+    A UserError is printed as one line and ends the process with the error's exit code.
+    """
     try:
         sys.exit(main())
     except UserError as error:
-        tell(error)
+        print_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader (head, less) has gone
+    except BrokenPipeError:  # the reader (head, less) has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.config import Config
+from stargan_dist.console.tables import format_table
 from stargan_dist.data.labels import Labels, domain_labels
 from stargan_dist.data.sources import open_sources
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.evaluation.results import columns
 from stargan_dist.training.memory_estimate import ENGINES, Memory, estimate_engines
 
 NOTES = """\
@@ -67,7 +67,7 @@ def table(estimates: Mapping[str, Memory]) -> str:
     for name, memory in estimates.items():
         sizes = memory.rows().values()
         lines.append([name, *(f"{size / unit_bytes:.2f}" for size in sizes)])
-    return columns(lines if len(estimates) > 1 else zip(*lines, strict=True), left=1)
+    return format_table(lines if len(estimates) > 1 else zip(*lines, strict=True), left=[0])
 
 
 def main() -> None:

@@ -1,12 +1,15 @@
 """Command line of translation: `python -m stargan_dist.sample --run RUN`.
 
-Writes grids of translations, guided by latents and (if the networks take them) by references.
-Without --sources and --references they show validation images of the run's shards. A run on
-attributes flips each of them, or sets it alone of its group: --attributes tells which ones hold for
-the images of --sources.
+Writes image grids of translations, guided by latents and (if the run's recipe uses them) by
+references. Without --sources and --references the grids show validation images of the run's
+shards. A run on attributes flips each attribute of a source, or sets it and clears the rest of its
+exclusive group; --attributes gives the attributes of the images of --sources.
 """
 
 import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,35 +27,67 @@ from stargan_dist.inference.translator import Translator
 from stargan_dist.runs.checkpoint import step_name
 
 
+class _RenamedOption(argparse.Action):
+    """Stores the value of an option's former name and prints the new name on stderr."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        new_option = f"--{self.dest.replace('_', '-')}"
+        print(
+            f"warning: {option_string} has been renamed: use {new_option} instead", file=sys.stderr
+        )
+        setattr(namespace, self.dest, values)
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m stargan_dist.sample",
-        description=__doc__.split("\n\n")[1],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog="python -m stargan_dist.sample", description=__doc__.split("\n\n")[1]
     )
     parser.add_argument("--run", required=True, help="folder or URL of a training run")
-    parser.add_argument("--checkpoint", default="latest", help="latest, best, or a step")
-    parser.add_argument("--out", help="folder or URL for the grids (RUN/translations)")
-    parser.add_argument("--sources", nargs="+", metavar="FILE", help="images to translate")
     parser.add_argument(
-        "--set", metavar="NAME", help="of data.sources: what the images of --sources are like"
+        "--checkpoint", default="latest", help="latest, best, or a step (default: latest)"
     )
+    parser.add_argument("--out", help="folder or URL for the grids (default: RUN/translations)")
+    parser.add_argument(
+        "--sources", nargs="+", metavar="FILE",
+        help="images to translate (default: validation images)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data-source", metavar="NAME",
+        help="the data source (data.sources) that the images of --sources resemble",
+    )  # fmt: skip
+    parser.add_argument(
+        "--set", dest="data_source", action=_RenamedOption, default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )  # fmt: skip
     parser.add_argument(
         "--attributes", nargs="+", metavar="NAME=VALUE", default=[],
-        help="what is known of the images of --sources; others of the set do not hold",
+        help="known attributes of the images of --sources; all others of the data source are false",
     )  # fmt: skip
-    parser.add_argument("--targets", nargs="+", metavar="NAME", help="only these, of all targets")
-    parser.add_argument("--references", nargs="+", metavar="DOMAIN=FILE", help="images that guide")
-    parser.add_argument("--count", type=int, default=3, help="validation images of each domain")
-    parser.add_argument("--latents", type=int, default=4, help="latents for each domain")
-    parser.add_argument("--seed", type=int, default=0, help="of the latents")
+    parser.add_argument(
+        "--targets", nargs="+", metavar="NAME", help="show only these targets (default: all)"
+    )
+    parser.add_argument(
+        "--references", nargs="+", metavar="DOMAIN=FILE",
+        help="reference images with their domains (default: validation images)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--count", type=int, default=3, help="validation images per domain (default: 3)"
+    )
+    parser.add_argument("--latents", type=int, default=4, help="latents per target (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the latents (default: 0)")
     args = parser.parse_args()
     if args.count < 1 or args.latents < 1:
         parser.error("--count and --latents must be at least 1")
     return args
 
 
-def _load(url: str, size: int) -> np.ndarray:
+def _load_image(url: str, size: int) -> np.ndarray:
     try:
         return transforms.resize(transforms.decode(storage.read_bytes(url)), size)
     except (OSError, UserError) as error:
@@ -60,87 +95,116 @@ def _load(url: str, size: int) -> np.ndarray:
 
 
 def load_files(urls: list[str], labels: Tensor, domains: list[str], size: int) -> LoadedSplit:
-    """Images of files, as if they were a split, with labels as they travel."""
-    images = torch.from_numpy(np.stack([_load(url, size) for url in urls]))
+    """Load image files as a split.
+
+    Args:
+        urls: the files.
+        labels: a label per file, int64 (N,) or float (N, `Labels.vector_dim`).
+        domains: the names of the labels.
+        size: pixels per side.
+
+    Raises:
+        UserError: a file cannot be read or decoded.
+    """
+    images = torch.from_numpy(np.stack([_load_image(url, size) for url in urls]))
     return LoadedSplit(images, labels, urls, domains)
 
 
 def load_references(pairs: list[str], domains: list[str], size: int) -> LoadedSplit:
-    """`DOMAIN=FILE` pairs, sorted by domain.
+    """Load `DOMAIN=FILE` pairs, sorted by domain.
 
     Raises:
-        UserError: an unknown domain.
+        UserError: a domain is unknown, or a file cannot be read.
     """
-    rows = []
+    references = []
     for pair in pairs:
         domain, _, url = pair.partition("=")
         if domain not in domains or not url:
-            raise UserError(f"{pair}: write DOMAIN=FILE with a domain of {', '.join(domains)}")
-        rows.append((domains.index(domain), url))
-    rows.sort()
-    labels = torch.tensor([label for label, _ in rows])
-    return load_files([url for _, url in rows], labels, domains, size)
+            raise UserError(
+                f"--references: {pair} is not valid; "
+                f"write DOMAIN=FILE with a domain of {', '.join(domains)}"
+            )
+        references.append((domains.index(domain), url))
+    references.sort()
+    labels = torch.tensor([label for label, _ in references])
+    return load_files([url for _, url in references], labels, domains, size)
 
 
-def label_of_files(labels: Labels, name: str | None, pairs: list[str]) -> Tensor:
-    """The label of own images: int64 () or float32 (`Labels.size`,).
+def source_label(labels: Labels, data_source: str | None, pairs: list[str]) -> Tensor:
+    """Return the label of the images of --sources: int64 () or float32 (`Labels.vector_dim`,).
 
     Args:
-        name: of the data set that they are like; None: the first.
-        pairs: `NAME=VALUE` of the attributes that are known.
+        labels: the labels of the run.
+        data_source: the data source that the images resemble. None: the first.
+        pairs: `NAME=VALUE` of the known attributes.
 
     Raises:
-        UserError: there is no such data set or attribute.
+        UserError: there is no such data source or attribute, or the labels are domains.
     """
     names = [space.name for space in labels.spaces]
     if labels.by_domain:
-        if name or pairs:
-            raise UserError("--set, --attributes: the labels of this run are its domains, drop it")
+        if data_source or pairs:
+            raise UserError(
+                "--data-source, --attributes: the labels of this run are its domains; "
+                "drop these options"
+            )
         return torch.tensor(0)
-    if name is not None and name not in names:
-        raise UserError(f"--set: {name} is none of {', '.join(names)}")
-    number = names.index(name) if name is not None else 0
+    if data_source is not None and data_source not in names:
+        raise UserError(
+            f"--data-source: {data_source} is not a data source of this run; "
+            f"choose one of {', '.join(names)}"
+        )
+    number = names.index(data_source) if data_source is not None else 0
     values = {attribute: value for attribute, _, value in (p.partition("=") for p in pairs)}
     return torch.from_numpy(labels.vector(number, labels.spaces[number].encode_known(values)))
 
 
 def check_arguments(args: argparse.Namespace, translator: Translator) -> None:
-    """Raises UserError for what a run's networks have no use for."""
-    unknown = [name for name in args.targets or [] if name not in translator.labels.names]
+    """Raise UserError for options that do not suit the run's networks."""
+    labels = translator.labels
+    unknown = [name for name in args.targets or [] if name not in labels.names]
     if unknown:
-        held = ", ".join(translator.labels.names)
-        raise UserError(f"--targets: {unknown[0]} is none of {held}")
-    if args.sources and not args.set and len(translator.labels.spaces) > 1:
-        sets = ", ".join(space.name for space in translator.labels.spaces)
-        raise UserError(f"--set: say which of {sets} the images of --sources are like")
+        raise UserError(
+            f"--targets: {unknown[0]} is not a target of this run; "
+            f"choose from {', '.join(labels.names)}"
+        )
+    if args.sources and not args.data_source and len(labels.spaces) > 1:
+        names = ", ".join(space.name for space in labels.spaces)
+        raise UserError(
+            "--data-source is missing: name the data source that the images of --sources "
+            f"resemble, one of {names}"
+        )
     if args.references and not translator.guided_by_references:
-        raise UserError("--references: the networks of this run take none, drop it")
-    if (args.set or args.attributes) and not args.sources:
-        raise UserError("--set, --attributes: they tell of images that --sources names")
+        raise UserError("--references: the networks of this run take none; drop this option")
+    if (args.data_source or args.attributes) and not args.sources:
+        raise UserError("--data-source, --attributes: they describe images that --sources names")
 
 
-def draw(args: argparse.Namespace, translator: Translator) -> dict[str, Image.Image]:
-    """The grids, by name."""
+def draw_grids(args: argparse.Namespace, translator: Translator) -> dict[str, Image.Image]:
+    """Translate and return the grids by name: `latent`, and `reference` where it applies."""
     size, names = translator.config.model.image_size, translator.labels.names
 
-    def validation(turn: int) -> LoadedSplit:
-        sets = open_sources(translator.config.data, "val")
-        return load_labelled_images(sets, size, first=turn * args.count, per_domain=args.count)
+    def validation_images(batch: int) -> LoadedSplit:
+        data_sources = open_sources(translator.config.data, "val")
+        first = batch * args.count
+        return load_labelled_images(data_sources, size, first=first, per_domain=args.count)
 
     if args.sources:
-        label = label_of_files(translator.labels, args.set, args.attributes)
+        label = source_label(translator.labels, args.data_source, args.attributes)
         labels = torch.stack([label] * len(args.sources))
         sources = load_files(args.sources, labels, names, size)
     else:
-        sources = validation(0)
+        sources = validation_images(0)
     latents = args.latents if translator.diverse else 1
-    pictures = {"latent": grids.latent_grid(translator, sources, latents, args.seed, args.targets)}
+    images = {"latent": grids.latent_grid(translator, sources, latents, args.seed, args.targets)}
     if translator.guided_by_references:
         references = (
-            load_references(args.references, names, size) if args.references else validation(1)
+            load_references(args.references, names, size)
+            if args.references
+            else validation_images(1)
         )
-        pictures["reference"] = grids.reference_grid(translator, sources, references)
-    return pictures
+        images["reference"] = grids.reference_grid(translator, sources, references)
+    return images
 
 
 def main() -> None:
@@ -149,12 +213,12 @@ def main() -> None:
     translator = Translator.load(args.run, args.checkpoint, device)
     storage.configure(translator.config.storage)
     check_arguments(args, translator)
-    pictures = draw(args, translator)
+    images = draw_grids(args, translator)
     out = args.out or storage.join(args.run, "translations")
-    for name, picture in pictures.items():
-        where = storage.join(out, f"{name}_{step_name(translator.step)}.png")
-        storage.write_bytes(where, grids.to_png(picture))
-        print(where)
+    for name, image in images.items():
+        url = storage.join(out, f"{name}_{step_name(translator.step)}.png")
+        storage.write_bytes(url, grids.to_png(image))
+        print(url)
 
 
 if __name__ == "__main__":

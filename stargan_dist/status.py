@@ -1,7 +1,8 @@
-"""Command line: how far a training has come.
+"""Command line: print the progress of a training run.
 
-`python -m stargan_dist.status --config configs/afhq.yaml --run RUN` takes what the training takes.
-It prints one line, whose first word is the step of the checkpoint that the training would resume.
+`python -m stargan_dist.status --config configs/afhq.yaml --run RUN` accepts the options of
+`stargan_dist.train`. It prints one line, which begins with the step of the checkpoint that the
+training would resume from.
 """
 
 from stargan_dist import config as configs
@@ -13,8 +14,9 @@ from stargan_dist.runs import checkpoint as checkpoints
 def main() -> None:
     config = configs.parse(prog="stargan_dist.status")
     storage.configure(config.storage)
-    found = checkpoints.find(config.run)
-    print(f"{found.step if found else 0} of {config.steps} steps saved in {config.run}")
+    checkpoint = checkpoints.find(config.run)
+    step = checkpoint.step if checkpoint else 0
+    print(f"{step} of {config.steps} steps saved in {config.run}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command lines on a run, as a user types them; those that start no process mostly here."""
+"""The command lines on a run, as a user types them. Most run in the process of the tests."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from stargan_dist.evaluation import results
+from stargan_dist.evaluation import report
 from tests.conftest import here
 from tests.helpers.runs import scalars
 
@@ -26,7 +26,7 @@ def command(module, *args, code=0, **env):
 
 @pytest.fixture(scope="module")
 def evaluated(finished_run, tmp_path_factory):
-    """A run with a measured checkpoint, and what the command said."""
+    """Return a run with an evaluated checkpoint, and the result of the command."""
     run = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(finished_run, run)
     options = ["--protocol", "demo", "--cache", run.parent / "cache", "--repeat", 2]
@@ -38,26 +38,26 @@ def result(run, seed=0):
     return json.loads(file.read_text())
 
 
-def test_evaluation_is_told(evaluated):
-    run, told = evaluated
-    assert "step 6, protocol demo (small classifier of the set's domains), float32" in told.stdout
-    assert "cat → dog" in told.stdout
+def test_an_evaluation_is_printed(evaluated):
+    run, done = evaluated
+    assert "step 6, protocol demo (small classifier of the set's domains), float32" in done.stdout
+    assert "cat → dog" in done.stdout
     for name, mean in result(run)["means"].items():
         if mean is not None and "fid" in name:
-            assert results.number(mean) in told.stdout
-    assert "task 15/15  36/36" in told.stderr  # progress
-    assert f"written to {run}/evaluation/demo/step_00000006_seed_0.json" in told.stdout
+            assert report.format_number(mean) in done.stdout
+    assert "task 15/15  36/36" in done.stderr  # progress
+    assert f"written to {run}/evaluation/demo/step_00000006_seed_0.json" in done.stdout
 
 
-def test_repeated_evaluation_tells_mean_and_deviation(evaluated):
-    run, told = evaluated
-    one, two = (result(run, seed)["means"]["demo_fid_latent"] for seed in (0, 1))
-    assert one != two
-    deviation = statistics.stdev([one, two])
-    assert f"2  {results.number((one + two) / 2)} ± {deviation:.2g} " in told.stdout
+def test_a_repeated_evaluation_prints_mean_and_deviation(evaluated):
+    run, done = evaluated
+    first, second = (result(run, seed)["means"]["demo_fid_latent"] for seed in (0, 1))
+    assert first != second
+    deviation = statistics.stdev([first, second])
+    assert f"2  {report.format_number((first + second) / 2)} ± {deviation:.2g} " in done.stdout
 
 
-def test_evaluation_as_json_measures_nothing_again(evaluated):
+def test_an_evaluation_as_json_computes_nothing_again(evaluated):
     run, _ = evaluated
     cache = run.parent / "cache"
     again = here("evaluate", "--run", run, "--protocol", "demo", "--cache", cache, "--json")
@@ -65,15 +65,15 @@ def test_evaluation_as_json_measures_nothing_again(evaluated):
     assert "sources" not in again.stderr
 
 
-def test_evaluations_in_tensorboard(evaluated, tmp_path):
+def test_evaluations_are_shown_in_tensorboard(evaluated, tmp_path):
     run, _ = evaluated
     shutil.copytree(run / "tensorboard" / "evaluation", tmp_path / "tensorboard")
-    shown = scalars(tmp_path, ("demo",))
-    assert shown["demo/demo_fid_latent"][0][0] == 6
-    assert shown["demo_tasks/demo_lpips_latent_cat_to_dog"]
+    logged = scalars(tmp_path, ("demo",))
+    assert logged["demo/demo_fid_latent"][0][0] == 6
+    assert logged["demo_tasks/demo_lpips_latent_cat_to_dog"]
 
 
-def test_comparison(evaluated, tmp_path):
+def test_evaluations_of_several_runs_are_compared(evaluated, tmp_path):
     run, _ = evaluated
     other = tmp_path / "other"
     shutil.copytree(run, other)
@@ -99,14 +99,14 @@ def test_a_run_without_evaluations_cannot_be_compared(finished_run, tmp_path):
     assert "has no complete evaluation" in error
 
 
-def test_samples_of_validation_images(finished_run, tmp_path):
+def test_validation_images_are_translated(finished_run, tmp_path):
     out = command("sample", "--run", finished_run, "--out", tmp_path, "--count", 1).stdout
     for line in out.splitlines():
         assert Image.open(line).width > 64
     assert len(out.splitlines()) == 2
 
 
-def test_samples_of_own_images(finished_run, tmp_path, animals):
+def test_given_images_are_translated(finished_run, tmp_path, animals):
     cat, dog = animals / "cat" / "000000.png", animals / "dog" / "000001.png"
     options = ["--sources", cat, "--references", f"dog={dog}", "--checkpoint", "4"]
     here("sample", "--run", finished_run, "--out", tmp_path, *options)
@@ -115,7 +115,7 @@ def test_samples_of_own_images(finished_run, tmp_path, animals):
 
 
 @pytest.mark.parametrize(
-    ("module", "args", "named"),
+    ("module", "args", "expected"),
     [
         ("sample", ["--references", "cow=x.png"], "DOMAIN=FILE with a domain of cat, dog, rabbit"),
         ("sample", ["--sources", "/nowhere.png"], "cannot read the image /nowhere.png"),
@@ -124,18 +124,18 @@ def test_samples_of_own_images(finished_run, tmp_path, animals):
         ("evaluate", ["--inception-weights", "/no.pth"], "--alexnet-weights FILE"),
     ],
 )
-def test_mistakes_are_one_line(finished_run, tmp_path, module, args, named):
+def test_a_user_error_is_one_line(finished_run, tmp_path, module, args, expected):
     error = here(module, "--run", finished_run, *args, code=2).stderr
     assert error.startswith("error: ")
-    assert named in error
+    assert expected in error
     assert len(error.splitlines()) == 1
 
 
-def test_a_run_without_checkpoints(tmp_path):
+def test_a_run_without_checkpoints_cannot_be_evaluated(tmp_path):
     assert "train it first" in here("evaluate", "--run", tmp_path, code=2).stderr
 
 
 @pytest.mark.filterwarnings("ignore:.* found in sys.modules")
 @pytest.mark.parametrize("module", ["train", "evaluate", "sample", "memory", "shards", "data.demo"])
-def test_help(module):
+def test_help_prints_the_usage(module):
     assert "usage" in here(module, "--help").stdout

@@ -1,3 +1,5 @@
+"""Configurations: defaults, files and options, errors, data sources, resuming."""
+
 import json
 from pathlib import Path
 
@@ -10,12 +12,13 @@ from stargan_dist.errors import UserError
 from stargan_dist.objectives.recipes import resolve
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-NAMED = ["--run", "r", "--data.shards", "s"]
+REQUIRED = ["--run", "r", "--data.shards", "s"]
 ZERO = ["--engine.name", "deepspeed", "--engine.zero_stage"]
 SUMMED = ["--schedule", "summed"]
 
 
 def resolved(config):
+    """Return a configuration with the recipe's numbers in place of nulls."""
     return resolve(config).config
 
 
@@ -26,8 +29,8 @@ def test_presets_are_valid_and_name_run_and_shards(preset):
     assert all(source.shards for source in config.data.all_sources.values())
 
 
-def test_defaults_are_the_papers():
-    c = resolved(configs.parse(NAMED))
+def test_defaults_are_those_of_the_paper():
+    c = resolved(configs.parse(REQUIRED))
     assert (c.batch_size, c.steps, c.model.image_size) == (8, 100_000, 256)
     assert (c.optim.lr, c.optim.lr_mapping, c.optim.betas) == (1e-4, 1e-6, (0.0, 0.99))
     assert (c.optim.weight_decay, c.optim.ema) == (1e-4, 0.999)
@@ -35,16 +38,16 @@ def test_defaults_are_the_papers():
     assert (c.model.latent_dim, c.model.style_dim, c.model.mapping_dim) == (16, 64, 512)
 
 
-def test_later_files_and_the_command_line_win(tmp_path):
+def test_later_files_override_earlier_ones_and_the_command_line_overrides_files(tmp_path):
     (tmp_path / "a.yaml").write_text("optim:\n  lr: 1e-3\n  ema: 0.9\nbatch_size: 2\n")
     (tmp_path / "b.yaml").write_text("optim:\n  lr: 2e-3\n")
     files = ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")]
-    config = configs.parse([*files, "--batch_size", "4", *NAMED])
+    config = configs.parse([*files, "--batch_size", "4", *REQUIRED])
     assert (config.optim.lr, config.optim.ema, config.batch_size) == (2e-3, 0.9, 4)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("options", "field"),
     [
         (["--optim.lrr", "1"], "optim.lrr"),
         (["--optim.lr", "fast"], "optim.lr"),
@@ -81,98 +84,100 @@ def test_later_files_and_the_command_line_win(tmp_path):
         (["--optim.lr_scaling", "cubic"], "optim.lr_scaling"),
     ],
 )
-def test_mistakes_are_one_line_that_names_the_field(arguments, named):
-    with pytest.raises(UserError) as caught:
-        configs.parse([*NAMED, *arguments])
-    assert named in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_an_error_is_one_line_that_names_the_field(options, field):
+    with pytest.raises(UserError) as error:
+        configs.parse([*REQUIRED, *options])
+    assert field in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_unknown_keys_of_a_file_are_refused(tmp_path):
+def test_unknown_keys_in_a_file_are_rejected(tmp_path):
     (tmp_path / "a.yaml").write_text("optim:\n  speed: 1\n")
     with pytest.raises(UserError, match="speed"):
-        configs.parse(["--config", str(tmp_path / "a.yaml"), *NAMED])
+        configs.parse(["--config", str(tmp_path / "a.yaml"), *REQUIRED])
 
 
-def test_batch_must_divide_among_the_ranks():
-    config = configs.parse([*NAMED, "--batch_size", "6"])
+def test_the_global_batch_must_divide_evenly_among_the_ranks():
+    config = configs.parse([*REQUIRED, "--batch_size", "6"])
     configs.check_world(config, 3)
     for world_size, remedy in ((4, "8 works"), (8, "8 works")):
         with pytest.raises(UserError, match=remedy):
             configs.check_world(config, world_size)
 
 
-def test_batch_must_divide_among_micro_batches_too():
-    config = configs.parse([*NAMED, "--batch_size", "12", "--engine.accumulate", "3"])
+def test_the_global_batch_must_divide_evenly_among_micro_batches_too():
+    config = configs.parse([*REQUIRED, "--batch_size", "12", "--engine.accumulate", "3"])
     configs.check_world(config, 4)
     with pytest.raises(UserError, match=r"processes, 8 times engine.accumulate, 3; 24 works"):
         configs.check_world(config, 8)
 
 
-def test_plain_values_come_back(tmp_path):
-    config = configs.parse([*NAMED, "--optim.lr", "3e-4", "--model.mapping", "heads"])
+def test_a_configuration_survives_the_round_trip_through_dict_and_yaml(tmp_path):
+    config = configs.parse([*REQUIRED, "--optim.lr", "3e-4", "--model.mapping", "heads"])
     assert configs.from_dict(configs.to_dict(config)) == config
     (tmp_path / "c.yaml").write_text(configs.to_yaml(config))
     assert configs.parse(["--config", str(tmp_path / "c.yaml")]) == config
 
 
-def test_resuming_with_another_configuration_names_what_differs():
-    saved = resolved(configs.parse(NAMED))
-    same = configs.parse([*NAMED, "--steps", "7", "--data.workers", "0", "--monitor.latents", "9"])
-    configs.check_resumable(saved, resolved(same), "r")
-    configs.check_resumable(saved, resolved(configs.parse([*NAMED, *ZERO, "2"])), "r")
+def test_resuming_with_another_configuration_is_rejected_with_all_differences():
+    saved = resolved(configs.parse(REQUIRED))
+    allowed_changes = configs.parse(
+        [*REQUIRED, "--steps", "7", "--data.workers", "0", "--monitor.latents", "9"]
+    )
+    configs.check_resumable(saved, resolved(allowed_changes), "r")
+    configs.check_resumable(saved, resolved(configs.parse([*REQUIRED, *ZERO, "2"])), "r")
     with pytest.raises(UserError, match="schedule was published, is summed"):
-        configs.check_resumable(saved, resolved(configs.parse([*NAMED, *SUMMED])), "r")
-    other = resolved(configs.parse([*NAMED, "--optim.lr", "2e-4", "--seed", "1"]))
+        configs.check_resumable(saved, resolved(configs.parse([*REQUIRED, *SUMMED])), "r")
+    other = resolved(configs.parse([*REQUIRED, "--optim.lr", "2e-4", "--seed", "1"]))
     with pytest.raises(UserError, match=r"optim.lr was 0.0001, is 0.0002; seed was 0, is 1"):
         configs.check_resumable(saved, other, "r")
 
 
-def test_help_explains_every_field(capsys):
+def test_help_shows_the_docstrings_of_fields(capsys):
     with pytest.raises(SystemExit):
         configs.parse(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for told in ("Learning rate of F", "Length of a style code", "Steps between checkpoints"):
-        assert told in text
+    for docstring in ("Learning rate of F", "Length of a style code", "Steps between checkpoints"):
+        assert docstring in text
 
 
-# Data sets with labels of their own.
+# Data sources: several datasets, each with its own labels.
 
 FACES = {"shards": "f", "binary": ["black", "blond", "male"], "exclusive": [["black", "blond"]]}
 KINDS = {"shards": "k", "category": "kind", "categories": ["cat", "dog"]}
 
 
-def parse_sources(sources, *arguments):
-    return configs.parse(["--run", "r", "--data.sources", json.dumps(sources), *arguments])
+def parse_sources(sources, *options):
+    return configs.parse(["--run", "r", "--data.sources", json.dumps(sources), *options])
 
 
 def test_sources_come_from_files_and_the_command_line(tmp_path):
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"data": {"sources": {"faces": FACES}}}))
-    one = "--data.sources.faces.shards"
-    config = configs.parse(["--run", "r", "--config", str(tmp_path / "a.yaml"), one, "s3://b/x"])
+    file, shards = ["--config", str(tmp_path / "a.yaml")], "--data.sources.faces.shards"
+    config = configs.parse(["--run", "r", *file, shards, "s3://b/x"])
     assert config.data.sources == {"faces": SourceConfig(**FACES | {"shards": "s3://b/x"})}
-    config = configs.parse(["--run", "r", one, "x", "--data.sources.faces.binary", "[male]"])
+    config = configs.parse(["--run", "r", shards, "x", "--data.sources.faces.binary", "[male]"])
     assert config.data.sources == {"faces": SourceConfig("x", ["male"])}
 
 
-def test_sources_survive_yaml_and_json():
+def test_sources_and_their_order_survive_the_round_trip_through_yaml_and_json():
     config = parse_sources({"faces": FACES, "kinds": KINDS})
     assert list(config.data.sources) == ["faces", "kinds"]
-    for row in (configs.to_dict(config), yaml.safe_load(configs.to_yaml(config))):
-        again = configs.from_dict(json.loads(json.dumps(row)))
-        assert again == config
-        assert list(again.data.sources) == ["faces", "kinds"]
+    for values in (configs.to_dict(config), yaml.safe_load(configs.to_yaml(config))):
+        loaded = configs.from_dict(json.loads(json.dumps(values)))
+        assert loaded == config
+        assert list(loaded.data.sources) == ["faces", "kinds"]
 
 
-def test_which_labels_are_domains():
-    assert configs.parse(NAMED).data.by_domain
+def test_labels_are_domains_only_with_a_single_source_without_other_labels():
+    assert configs.parse(REQUIRED).data.by_domain
     assert parse_sources({"a": {"shards": "s"}}).data.by_domain
     assert not parse_sources({"a": {"shards": "s"}, "b": {"shards": "t"}}).data.by_domain
     assert not parse_sources({"faces": FACES}).data.by_domain
 
 
 @pytest.mark.parametrize(
-    ("source", "named"),
+    ("source", "message"),
     [
         (FACES | {"shards": ""}, "data.sources.a.shards: name the shards"),
         (FACES | KINDS, "data.sources.a.binary: a data source has binary attributes or categories"),
@@ -186,14 +191,14 @@ def test_which_labels_are_domains():
         (KINDS | {"colour": "red"}, "colour"),
     ],
 )
-def test_mistakes_in_sources_name_the_field(source, named):
-    with pytest.raises(UserError) as caught:
+def test_an_error_in_a_source_is_one_line_that_names_the_field(source, message):
+    with pytest.raises(UserError) as error:
         parse_sources({"a": source})
-    assert named in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_either_shards_or_sources():
+def test_either_shards_or_sources_must_be_given():
     with pytest.raises(UserError, match=r"data\.shards: names a single dataset"):
         parse_sources({"faces": FACES}, "--data.shards", "s")
     with pytest.raises(UserError, match=r"name the shards .* or data\.sources"):
@@ -202,35 +207,35 @@ def test_either_shards_or_sources():
         parse_sources({"a b": FACES})
 
 
-def test_evaluations_need_domains():
+def test_evaluations_require_domains():
     with pytest.raises(UserError, match=r"evaluation\.every: .* leave it at 0"):
         parse_sources({"faces": FACES}, "--evaluation.every", "5")
 
 
-def test_where_the_shards_of_a_source_lie_may_change_on_resume_and_nothing_else():
+def test_a_resumed_run_may_change_the_shards_of_a_source_and_nothing_else():
     saved = parse_sources({"a": FACES})
     configs.check_resumable(saved, parse_sources({"a": FACES | {"shards": "elsewhere"}}), "r")
-    for other in ({"b": FACES}, {"a": FACES | {"exclusive": []}}, {"a": FACES, "b": KINDS}):
+    for sources in ({"b": FACES}, {"a": FACES | {"exclusive": []}}, {"a": FACES, "b": KINDS}):
         with pytest.raises(UserError, match=r"data\.sources\."):
-            configs.check_resumable(saved, parse_sources(other), "r")
+            configs.check_resumable(saved, parse_sources(sources), "r")
 
 
-def test_a_run_of_before_there_were_recipes_is_resumed():
-    """Its configuration has neither them nor what came with them."""
-    now = resolved(configs.parse([*NAMED, "--loss.ds", "2"]))
-    saved = configs.to_dict(now)
+def test_a_run_without_recipe_fields_is_resumed():
+    """Configurations saved by versions without recipes lack these fields."""
+    config = resolved(configs.parse([*REQUIRED, "--loss.ds", "2"]))
+    saved = configs.to_dict(config)
     for path in ("recipe", "loss.cls", "loss.ms", "optim.decay_begin", "optim.decay_end",
                  "data.sources"):  # fmt: skip
-        *parts, name = path.split(".")
-        del (saved[parts[0]] if parts else saved)[name]
-    again = resolved(configs.from_dict(saved))
-    configs.check_resumable(again, now, "r")
+        *sections, name = path.split(".")
+        del (saved[sections[0]] if sections else saved)[name]
+    loaded = resolved(configs.from_dict(saved))
+    configs.check_resumable(loaded, config, "r")
     with pytest.raises(UserError, match=r"loss.ds was 2.0, is 1.0"):
-        configs.check_resumable(again, resolved(configs.parse(NAMED)), "r")
+        configs.check_resumable(loaded, resolved(configs.parse(REQUIRED)), "r")
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("options", "message"),
     [
         (["--optim.decay_end", "50000", "--steps", "9"], "optim.decay_begin"),
         (["--optim.decay_begin", "250000"], "optim.decay_begin"),
@@ -242,7 +247,7 @@ def test_a_run_of_before_there_were_recipes_is_resumed():
         ),
     ],
 )
-def test_rates_that_could_not_be_meant(given, told):
-    """One of two fields may be the recipe's own."""
-    with pytest.raises(UserError, match=told):
-        configs.check(resolved(configs.parse([*NAMED, "--recipe", "stargan", *given])))
+def test_contradictory_decay_of_learning_rates_is_rejected(options, message):
+    """One of two contradictory fields may come from the recipe."""
+    with pytest.raises(UserError, match=message):
+        configs.check(resolved(configs.parse([*REQUIRED, "--recipe", "stargan", *options])))

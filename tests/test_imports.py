@@ -1,4 +1,4 @@
-"""Imports run downwards: from the command lines through the rooms of the package to `errors`."""
+"""Direction of imports: from the command lines through the rooms of the package to `errors`."""
 
 import ast
 from pathlib import Path
@@ -20,16 +20,18 @@ FLOORS = [
     COMMANDS,
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-MOST_FLOORS = 10
-STANDARD = {"math", "typing", "itertools", "contextlib", "functools", "collections"}
+MAX_FLOORS = 10
+STANDARD_MODULES = {"math", "typing", "itertools", "contextlib", "functools", "collections"}
 
 
 def modules():
+    """Yield the dotted name below the package and the path of every module."""
     for path in sorted(PACKAGE.rglob("*.py")):
         yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
 
 
 def imports(path):
+    """Yield the dotted names that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -38,84 +40,87 @@ def imports(path):
 
 
 def room_of(dotted):
-    """The room of a name such as `stargan_dist.data.order.generator`."""
+    """Return the room of a name such as `stargan_dist.data.order.seeded_rng`."""
     return dotted.removeprefix("stargan_dist.").split(".")[0]
 
 
-def own_imports(path):
+def package_imports(path):
+    """List the dotted names of this package that a file imports."""
     return [name for name in imports(path) if name.startswith("stargan_dist.")]
 
 
 @pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: str(value).split("/")[-1])
 def test_a_room_imports_only_lower_floors(name, path):
     if name == "__init__":
-        assert not own_imports(path)
+        assert not package_imports(path)
         return
     room = name.split(".")[0]
-    for imported in own_imports(path):
-        other = room_of(imported)
-        assert other == room or FLOOR_OF[other] < FLOOR_OF[room], f"{name} imports {imported}"
+    for imported in package_imports(path):
+        imported_room = room_of(imported)
+        is_allowed = imported_room == room or FLOOR_OF[imported_room] < FLOOR_OF[room]
+        assert is_allowed, f"{name} imports {imported}"
 
 
 def test_every_room_has_a_floor():
     assert {name.split(".")[0] for name, _ in modules()} - {"__init__"} == FLOOR_OF.keys()
 
 
-def test_the_top_of_the_package_holds_command_lines_config_and_errors_alone():
+def test_only_command_lines_config_and_errors_are_at_the_top_of_the_package():
     top = {name for name, _ in modules() if "." not in name}
     assert top == {"__init__", "config", "errors", *COMMANDS}
 
 
-def graph():
-    """Module -> modules of ours that it imports."""
+def import_graph():
+    """Return the modules of this package that each module imports, by name."""
     names = {name.removesuffix(".__init__") for name, _ in modules()}
-    found = {}
+    edges = {}
     for name, path in modules():
-        targets = [imported.removeprefix("stargan_dist.") for imported in own_imports(path)]
+        targets = [imported.removeprefix("stargan_dist.") for imported in package_imports(path)]
         parents = [target if target in names else target.rpartition(".")[0] for target in targets]
-        found[name.removesuffix(".__init__")] = {p for p in parents if p in names}
-    return found
+        edges[name.removesuffix(".__init__")] = {p for p in parents if p in names}
+    return edges
 
 
-def circles(edges):
-    """The modules that are left once those that import none of the rest are taken away."""
-    left = dict(edges)
-    while free := [name for name, targets in left.items() if not targets & left.keys()]:
-        for name in free:
-            del left[name]
-    return left.keys()
+def modules_with_cyclic_imports(edges):
+    """Return the modules that import a cycle, directly or not: remove the others one by one."""
+    remaining = dict(edges)
+    while acyclic := [n for n, targets in remaining.items() if not targets & remaining.keys()]:
+        for name in acyclic:
+            del remaining[name]
+    return remaining.keys()
 
 
-def test_modules_import_each_other_in_no_circle():
-    assert not circles(graph())
-    assert circles({"a": {"b"}, "b": {"a"}, "c": {"a"}, "d": set()}) == {"a", "b", "c"}
+def test_imports_have_no_cycles():
+    assert not modules_with_cyclic_imports(import_graph())
+    edges = {"a": {"b"}, "b": {"a"}, "c": {"a"}, "d": set()}
+    assert modules_with_cyclic_imports(edges) == {"a", "b", "c"}
 
 
-def test_the_house_has_few_floors():
-    assert len(FLOORS) <= MOST_FLOORS
+def test_the_number_of_floors_is_limited():
+    assert len(FLOORS) <= MAX_FLOORS
 
 
-def test_networks_and_losses_import_torch_alone():
+def test_networks_and_losses_import_only_torch_and_the_standard_library():
     for name, path in modules():
         if name.startswith("nets.") or name == "objectives.losses":
-            foreign = {
+            packages = {
                 imported.split(".")[0]
                 for imported in imports(path)
                 if not imported.startswith("stargan_dist.nets")
             }
-            assert foreign <= {"torch", *STANDARD}, name
+            assert packages <= {"torch", *STANDARD_MODULES}, name
 
 
-def test_only_the_engines_and_the_world_import_accelerate_and_deepspeed():
-    users = {
+def test_only_the_world_and_the_zero_engine_import_accelerate_and_deepspeed():
+    importers = {
         name
         for name, path in modules()
         if {imported.split(".")[0] for imported in imports(path)} & {"accelerate", "deepspeed"}
     }
-    assert users == {"distributed.world", "engines.zero"}
+    assert importers == {"distributed.world", "engines.zero"}
 
 
-def test_benchmarks_and_experiments_do_not_import_tests():
+def test_benchmarks_experiments_and_baselines_do_not_import_tests():
     for folder in ("benchmarks", "experiments", "baselines"):
         for path in (PACKAGE.parent / folder).glob("*.py"):
             assert not any(name.split(".")[0] == "tests" for name in imports(path)), path

@@ -1,4 +1,4 @@
-"""What is told of memory, against real tensors."""
+"""Estimates of memory against real tensors, and the command line that prints them."""
 
 import json
 import sys
@@ -28,40 +28,44 @@ from tests.conftest import SMOKE
 DOMAINS = domain_labels(["a", "b", "c"])
 
 
-def make_config(*options):
+def make_spec(*options):
     return resolve(configs.parse(["--config", str(SMOKE), *options]))
 
 
-class Undistributed:
-    """The verb of an engine, in one process. Keeps the bytes of each side's gradients."""
+class GradientSizeEngine:
+    """A plain `Updater` in one process.
 
-    def __init__(self, training):
-        self.training, self.gradients = training, []
+    Attributes:
+        gradient_bytes: size of the gradients of a loss module, in the order of the updates.
+    """
 
     keeps_graphs = True
 
+    def __init__(self, state):
+        self.state, self.gradient_bytes = state, []
+
     def update(self, module, calls, trains):
-        module = self.training.objective.loss_modules[module]
-        loss, terms = module(*calls[0])
+        loss_module = self.state.objective.loss_modules[module]
+        loss, terms = loss_module(*calls[0])
         loss.backward()
-        grads = [p.grad for p in module.parameters() if p.grad is not None]
-        self.gradients.append(sum(g.nbytes for g in grads))
-        for name in trains:
-            self.training.optimizers[name].step()
-        module.zero_grad(set_to_none=True)
+        gradients = [p.grad for p in loss_module.parameters() if p.grad is not None]
+        self.gradient_bytes.append(sum(g.nbytes for g in gradients))
+        for letter in trains:
+            self.state.optimizers[letter].step()
+        loss_module.zero_grad(set_to_none=True)
         return terms, {}
 
 
-def iterated(config, batch_size):
-    """Real parts of training after an iteration, and what engine they had."""
-    training = TrainState(config, DOMAINS, torch.device("cpu"))
-    engine = Undistributed(training)
-    batch = blank_batch(config, DOMAINS, batch_size, training.dtype)
-    training.objective.iterate(engine, [batch], 0)
-    return training, engine
+def train_one_iteration(spec, batch_size):
+    """Return the state of training after an iteration on real tensors, and its engine."""
+    state = TrainState(spec, DOMAINS, torch.device("cpu"))
+    engine = GradientSizeEngine(state)
+    batch = blank_batch(spec, DOMAINS, batch_size, state.dtype)
+    state.objective.iterate(engine, [batch], 0)
+    return state, engine
 
 
-TWO_SETS = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", ("x", "y"))))
+TWO_SOURCES = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", ("x", "y"))))
 
 
 @pytest.mark.parametrize(
@@ -70,74 +74,76 @@ TWO_SETS = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", ("x
         (DOMAINS, []),
         (DOMAINS, ["--model.mapping", "conditional"]),
         (DOMAINS, ["--recipe", "d"]),
-        (TWO_SETS, ["--recipe", "stargan"]),
+        (TWO_SOURCES, ["--recipe", "stargan"]),
     ],
 )
-def test_the_simulation_counts_what_real_tensors_count(labels, options):
-    config = make_config(*options)
-    told = measure(config, labels, 2)
-    assert told == measure(config, labels, 2, nullcontext())
+def test_tensors_without_memory_give_the_same_count_as_real_ones(labels, options):
+    spec = make_spec(*options)
+    assert measure(spec, labels, 2) == measure(spec, labels, 2, nullcontext())
 
 
-def test_the_allocator_hands_out_what_is_told():
-    """Activations and gradients, against torch's profiler, which sees workspaces as well."""
-    config = make_config("--model.image_size", "64", "--model.base_width", "8")
-    training, engine = iterated(config, 4)  # makes the moments
+def test_activations_and_gradients_match_the_peak_allocation_of_the_profiler():
+    """Within 5 %: torch's profiler counts workspaces as well."""
+    spec = make_spec("--model.image_size", "64", "--model.base_width", "8")
+    state, engine = train_one_iteration(spec, 4)  # creates the moments
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        batch = blank_batch(config, DOMAINS, 4, training.dtype)
-        training.objective.iterate(engine, [batch], 0)
+        batch = blank_batch(spec, DOMAINS, 4, state.dtype)
+        state.objective.iterate(engine, [batch], 0)
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     live = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
-    told = estimate(config.config, DOMAINS)
-    assert told.gradients + told.activations == pytest.approx(peak, rel=0.05)
+    estimated = estimate(spec.config, DOMAINS)
+    assert estimated.gradients + estimated.activations == pytest.approx(peak, rel=0.05)
 
 
-def test_what_stays_is_what_training_has():
-    config = make_config("--precision", "float64", "--batch_size", "2")
-    training, engine = iterated(config, 2)
-    told = estimate(config.config, DOMAINS)
+def test_weights_averages_moments_and_gradients_have_the_estimated_sizes():
+    spec = make_spec("--precision", "float64", "--batch_size", "2")
+    state, engine = train_one_iteration(spec, 2)
+    estimated = estimate(spec.config, DOMAINS)
 
     def size(networks):
         return sum(p.nbytes for net in networks.values() for p in net.parameters())
 
-    moments = [
-        state[name].nbytes
-        for optimizer in training.optimizers.values()
-        for state in optimizer.state.values()
+    moment_sizes = [
+        moments[name].nbytes
+        for optimizer in state.optimizers.values()
+        for moments in optimizer.state.values()
         for name in ("exp_avg", "exp_avg_sq")
     ]
-    assert told.weights == size(training.networks)
-    assert told.averages == size(training.ema)
-    assert told.optimizer == sum(moments)
-    assert told.gradients == max(engine.gradients)
-    assert told.buckets == 0
+    assert estimated.weights == size(state.networks)
+    assert estimated.averages == size(state.ema)
+    assert estimated.optimizer == sum(moment_sizes)
+    assert estimated.gradients == max(engine.gradient_bytes)
+    assert estimated.buckets == 0
 
 
-def test_zero_shares_by_stage():
-    needs = UnshardedBytes(discriminator=80, generator=160, averages=150, passes=1000, steps=4000)
-    told = [shard(needs, 8, stage) for stage in range(4)]
-    assert [m.weights for m in told] == [240, 240, 240, 100]
-    assert [m.gradients for m in told] == [160, 160, 20, 20]
-    assert [m.buckets for m in told] == [240, 0, 0, 0]
-    assert [m.optimizer for m in told] == [480, 60, 60, 60]
-    assert [m.averages for m in told] == [150] * 4
-    assert [m.activations for m in told] == [4000, 1000, 1000, 1000]
-    assert told[0].total == 240 + 160 + 240 + 480 + 150 + 4000
-    alone = [shard(needs, 1, stage) for stage in range(4)]
-    assert alone == [alone[0]] * 4
+def test_zero_shards_more_parts_at_each_stage():
+    unsharded = UnshardedBytes(
+        discriminator=80, generator=160, averages=150, passes=1000, steps=4000
+    )
+    by_stage = [shard(unsharded, 8, stage) for stage in range(4)]
+    assert [m.weights for m in by_stage] == [240, 240, 240, 100]
+    assert [m.gradients for m in by_stage] == [160, 160, 20, 20]
+    assert [m.buckets for m in by_stage] == [240, 0, 0, 0]
+    assert [m.optimizer for m in by_stage] == [480, 60, 60, 60]
+    assert [m.averages for m in by_stage] == [150] * 4
+    assert [m.activations for m in by_stage] == [4000, 1000, 1000, 1000]
+    assert by_stage[0].total == 240 + 160 + 240 + 480 + 150 + 4000
+    one_process = [shard(unsharded, 1, stage) for stage in range(4)]
+    assert one_process == [one_process[0]] * 4
 
 
-def test_nothing_is_allocated():
-    """F of 79 G parameters: no machine would have held it."""
-    told = estimate(make_config("--model.mapping_dim", "512").config, domain_labels([""] * 100_000))
-    assert told.weights > 300e9
-    assert told.activations > 300e9  # a temporary of Adam
+def test_an_estimate_allocates_no_weights():
+    """F has 79 billion parameters here: 316 GB, which no test machine can allocate."""
+    spec = make_spec("--model.mapping_dim", "512")
+    estimated = estimate(spec.config, domain_labels([""] * 100_000))
+    assert estimated.weights > 300e9
+    assert estimated.activations > 300e9  # a temporary of Adam
 
 
-def test_counting_live_storages():
+def test_live_bytes_counts_storages_while_they_are_alive():
     counter = LiveBytes()
     with counter:
         a = torch.zeros(100)
@@ -145,11 +151,11 @@ def test_counting_live_storages():
         assert (counter.live, counter.peak) == (400, 400)
         b = a + 1
         del a
-        assert (counter.live, counter.take_peak()) == (800, 800)  # the view holds it
+        assert (counter.live, counter.take_peak()) == (800, 800)  # the view keeps the storage
         del view
         assert counter.live == 400
         b.add_(1)
-        assert counter.take_peak() == 800  # from the last call on
+        assert counter.take_peak() == 800  # since the last call
         assert counter.take_peak() == 400
         counter.exclude(b)
         assert counter.live == 0
@@ -157,24 +163,24 @@ def test_counting_live_storages():
         assert counter.live == 0
 
 
-def test_a_batch_that_cannot_be_shared_is_refused():
+def test_a_batch_that_does_not_divide_among_the_processes_is_rejected():
     with pytest.raises(UserError, match="batch_size: 4 is the global batch"):
-        estimate(make_config().config, DOMAINS, processes=3)
+        estimate(make_spec().config, DOMAINS, processes=3)
 
 
-def tell(monkeypatch, capsys, *args):
-    """What the command line prints."""
-    line = ["memory", "--config", str(SMOKE), *map(str, args)]
-    monkeypatch.setattr(sys, "argv", line)
+def run_memory(monkeypatch, capsys, *args):
+    """Run the command line. Returns its standard output."""
+    argv = ["memory", "--config", str(SMOKE), *map(str, args)]
+    monkeypatch.setattr(sys, "argv", argv)
     memory.main()
     return capsys.readouterr().out
 
 
-def test_a_row_for_each_engine(monkeypatch, capsys, shards):
+def test_the_table_has_one_row_per_engine(monkeypatch, capsys, shards):
     monkeypatch.setattr(
         memory_estimate, "measure", lambda *_: UnshardedBytes(8e6, 16e6, 16e6, 50e6, 20e6)
     )
-    out = tell(monkeypatch, capsys, "--data.shards", shards, "--processes", 2)
+    out = run_memory(monkeypatch, capsys, "--data.shards", shards, "--processes", 2)
     assert out.startswith("3 domains, 32 px, float32, processes: 2, batch per process: 2\n")
     rows = [line.split() for line in out.splitlines()[2:7]]
     assert rows[0][:4] == ["MiB", "per", "GPU", "weights"]
@@ -182,22 +188,22 @@ def test_a_row_for_each_engine(monkeypatch, capsys, shards):
     assert rows[1][-1] == f"{(24 + 16 + 24 + 48 + 16 + 50) * 1e6 / 2**20:.2f}"
 
 
-def test_a_row_for_each_part_of_one_engine(monkeypatch, capsys):
+def test_the_table_of_a_single_engine_has_one_row_per_part(monkeypatch, capsys):
     monkeypatch.setattr(
         memory_estimate, "measure", lambda *_: UnshardedBytes(1e9, 2e9, 2e9, 50e9, 20e9)
     )
-    out = tell(monkeypatch, capsys, "--domains", 3, "--zero-stage", 2)
+    out = run_memory(monkeypatch, capsys, "--domains", 3, "--zero-stage", 2)
     rows = [line.split() for line in out.splitlines()[2:10]]
     assert rows[0] == ["GiB", "per", "GPU", "ZeRO", "2"]
     assert [row[0] for row in rows[1:]] == [*memory.Memory._fields, "total"]
 
 
-def test_json_has_bytes(monkeypatch, capsys):
-    told = json.loads(tell(monkeypatch, capsys, "--domains", 3, "--json"))
-    assert list(told) == list(memory.ENGINES)
-    assert all(row["total"] == sum(row.values()) - row["total"] for row in told.values())
+def test_json_output_has_the_bytes_of_all_engines(monkeypatch, capsys):
+    estimates = json.loads(run_memory(monkeypatch, capsys, "--domains", 3, "--json"))
+    assert list(estimates) == list(memory.ENGINES)
+    assert all(row["total"] == sum(row.values()) - row["total"] for row in estimates.values())
 
 
-def test_shards_that_are_missing(monkeypatch, capsys):
+def test_the_error_for_missing_shards_suggests_the_option_domains(monkeypatch, capsys):
     with pytest.raises(UserError, match="--domains K"):
-        tell(monkeypatch, capsys, "--data.shards", "/nowhere")
+        run_memory(monkeypatch, capsys, "--data.shards", "/nowhere")

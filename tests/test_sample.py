@@ -1,4 +1,4 @@
-"""What own images of a run on attributes are taken for."""
+"""The label of the images of --sources, and options that are rejected or renamed."""
 
 import argparse
 from types import SimpleNamespace
@@ -7,48 +7,66 @@ import pytest
 
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
-from stargan_dist.sample import check_arguments, label_of_files
+from stargan_dist.sample import check_arguments, parse_args, source_label
 
 FACES = LabelSpace("faces", ("black", "blond", "male"), binary=True)
 KINDS = LabelSpace("kinds", ("cat", "dog"), key="kind")
 BOTH = Labels((FACES, KINDS))
 
 
-def test_the_label_of_own_images():
-    assert label_of_files(BOTH, None, []).tolist() == [0, 0, 0, 0, 0, 1, 0]
-    found = label_of_files(BOTH, "faces", ["male=1", "blond=true"])
-    assert found.tolist() == [0, 1, 1, 0, 0, 1, 0]
-    assert label_of_files(BOTH, "kinds", []).tolist() == [0, 0, 0, 0, 0, 0, 1]
-    assert label_of_files(Labels((FACES,)), None, ["black=1", "male=-1"]).tolist() == [1, 0, 0]
-    assert label_of_files(domain_labels(["a", "b"]), None, []).item() == 0
+def test_the_label_of_sources_holds_data_source_and_known_attributes():
+    assert source_label(BOTH, None, []).tolist() == [0, 0, 0, 0, 0, 1, 0]
+    label = source_label(BOTH, "faces", ["male=1", "blond=true"])
+    assert label.tolist() == [0, 1, 1, 0, 0, 1, 0]
+    assert source_label(BOTH, "kinds", []).tolist() == [0, 0, 0, 0, 0, 0, 1]
+    assert source_label(Labels((FACES,)), None, ["black=1", "male=-1"]).tolist() == [1, 0, 0]
+    assert source_label(domain_labels(["a", "b"]), None, []).item() == 0
 
 
 @pytest.mark.parametrize(
-    ("labels", "name", "pairs", "said"),
+    ("labels", "data_source", "pairs", "message"),
     [
-        (BOTH, "animals", [], "--set: animals is none of faces, kinds"),
-        (BOTH, None, ["old=1"], "old is not an attribute of faces, which has the attributes black"),
-        (BOTH, "kinds", ["cat=1"], "cat is not an attribute of kinds, which has categories"),
+        (BOTH, "animals", [], "--data-source: animals is not .*; choose one of faces, kinds"),
+        (BOTH, None, ["old=1"], "old is no attribute of faces, which has the attributes black"),
+        (BOTH, "kinds", ["cat=1"], "cat is no attribute of kinds, which has categories"),
         (BOTH, None, ["male=maybe"], "attribute male is 'maybe', neither true"),
         (BOTH, None, ["male"], "attribute male is '', neither true"),
         (domain_labels(["a", "b"]), None, ["male=1"], "the labels of this run are its domains"),
     ],
 )
-def test_mistakes_are_told(labels, name, pairs, said):
-    with pytest.raises(UserError, match=said):
-        label_of_files(labels, name, pairs)
+def test_invalid_data_sources_and_attributes_are_rejected(labels, data_source, pairs, message):
+    with pytest.raises(UserError, match=message):
+        source_label(labels, data_source, pairs)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("options", "message"),
     [
-        ({"targets": ["old"]}, "--targets: old is none of black, blond, male, cat, dog"),
+        ({"targets": ["old"]}, "--targets: old is not .* from black, blond, male, cat, dog"),
+        ({"sources": ["a"]}, "--data-source is missing: .*, one of faces, kinds"),
         ({"references": ["a=b"]}, "--references: the networks of this run take none"),
         ({"attributes": ["male=1"]}, "images that --sources names"),
     ],
 )
-def test_what_a_run_has_no_use_for_is_refused(given, said):
-    nothing = {"targets": None, "references": None, "attributes": [], "set": None, "sources": None}
+def test_options_that_do_not_suit_the_run_are_rejected(options, message):
+    unset = dict.fromkeys(("targets", "references", "data_source", "sources")) | {"attributes": []}
     translator = SimpleNamespace(labels=BOTH, guided_by_references=False)
-    with pytest.raises(UserError, match=said):
-        check_arguments(argparse.Namespace(**nothing | given), translator)
+    with pytest.raises(UserError, match=message):
+        check_arguments(argparse.Namespace(**unset | options), translator)
+
+
+def parse(monkeypatch, *options):
+    monkeypatch.setattr("sys.argv", ["sample", "--run", "r", "--sources", "a.png", *options])
+    return parse_args()
+
+
+def test_data_source_names_the_data_source(monkeypatch, capsys):
+    assert parse(monkeypatch).data_source is None
+    assert parse(monkeypatch, "--data-source", "faces").data_source == "faces"
+    assert capsys.readouterr().err == ""
+
+
+def test_set_is_accepted_as_the_former_name_of_data_source(monkeypatch, capsys):
+    assert parse(monkeypatch, "--set", "faces").data_source == "faces"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "warning: --set has been renamed: use --data-source instead"

@@ -1,1 +1,1 @@
-"""What is printed for people."""
+"""Tables and progress printed for people."""

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import progress_bar
 from stargan_dist.errors import UserError, run_command
 
 Colour = tuple[int, int, int]
@@ -252,16 +252,17 @@ def write_dataset(
     shutil.rmtree(partial, ignore_errors=True)
     for domain in domains:
         (partial / "images" / domain).mkdir(parents=True)
-    progress = Progress(count * len(domains), "images", what="drawing")
-    with (partial / "factors.jsonl").open("w", encoding="utf-8") as lines:
+    with (
+        (partial / "factors.jsonl").open("w", encoding="utf-8") as lines,
+        progress_bar(count * len(domains), "images", description="drawing") as progress,
+    ):
         for domain in domains:
             for i in range(count):
                 factors = sample(seed, domain, i)
                 file = f"{domain}/{i:06d}.png"
                 draw(factors, size).save(partial / "images" / file)
                 lines.write(json.dumps({"file": file, **asdict(factors)}) + "\n")
-                progress.advance(1)
-    progress.close()
+                progress.update(1)
     partial.rename(dest)
 
 

@@ -49,7 +49,7 @@ class AugmentedImages:
         sources: all data sources of the run.
         source_index: the data source of these images.
         seed: seed of the run.
-        image_size, crop_probability, fast_decoding, replace_unreadable: as of `Slots`.
+        image_size: in pixels. This and the following are as in `Slots`.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""The processes of a run."""
+"""The process group of a run, its collectives, and the heartbeats of its ranks."""

@@ -1,8 +1,10 @@
-"""Who is still there: each rank says so every second, in the store that the launcher keeps.
+"""Detect dead and stuck ranks.
 
-When a collective fails, the ranks that are left read what the others last said, and so one of
-them can tell which rank died or is stuck, instead of all of them that "a peer" has gone. Where
-the failure does not reach them (NCCL lets the host wait on), a thread of each rank finds out.
+Every rank publishes a heartbeat with its progress once a second, in the key-value store that the
+launcher hosts. When a collective fails, the remaining ranks compare two readings of all heartbeats
+and one of them reports which rank died or is stuck. Without this, every rank could only report that
+"a peer" has gone. With NCCL the failure may not reach the host, which keeps waiting. Therefore a
+thread of each rank watches the heartbeats, too.
 """
 
 import json
@@ -14,165 +16,197 @@ from typing import Any
 
 import torch.distributed as dist
 
-from stargan_dist.errors import RankError, tell
+from stargan_dist.errors import RankError, print_error
 
 INTERVAL_SECONDS = 1.0
-PATIENCE_SECONDS = 3 * INTERVAL_SECONDS  # to see whose signs have stopped
-SILENCE_SECONDS = 20.0  # a rank that says nothing for so long is lost, whatever the others notice
-GRACE_SECONDS = 30.0  # for a rank to leave by itself, once it is told why the world ends
-ENDED = "stargan_dist/pulse/ended"
+DIAGNOSIS_SECONDS = 3 * INTERVAL_SECONDS  # between two readings that show which heartbeats stopped
+SILENCE_SECONDS = 20.0  # a rank without a heartbeat for this long is lost, with or without an error
+GRACE_SECONDS = 30.0  # for a rank to exit by itself after the cause has been reported
+WORLD_ENDED = "stargan_dist/heartbeat/ended"  # key in the store: the cause has been reported
 
 
 @dataclass(frozen=True)
 class RankStatus:
-    """What a rank last said.
+    """The last heartbeat of a rank.
 
     Attributes:
-        beats: grows as long as the process lives.
-        marks: how far it came: a rank that the others wait for has the fewest.
-        doing: the step, for people.
-        seconds: when, as Unix time of that rank's machine.
-        left: it went for a reason that it has told.
+        beats: number of heartbeats; it grows as long as the process lives.
+        progress: number of progress marks. A rank that others wait for has the fewest.
+        activity: the current step, for people.
+        unix_seconds: time of the heartbeat by the clock of that rank's machine.
+        exiting: the rank has reported the reason itself and is about to exit.
     """
 
     beats: int
-    marks: int
-    doing: str
-    seconds: float
-    left: bool
+    progress: int
+    activity: str
+    unix_seconds: float
+    exiting: bool
 
 
 class Heartbeat:
-    """This rank's signs of life, and a reading of the others'.
+    """Publish the heartbeats of this rank and watch those of all ranks.
 
     Args:
-        timeout_seconds: a rank that others wait for so long, and somewhat longer, is stuck.
+        store: the key-value store of the default process group.
+        rank: this rank.
+        world_size: number of ranks.
+        timeout_seconds: time limit of a collective. A rank that others wait for is stuck somewhat
+            later, after SILENCE_SECONDS more.
     """
 
     def __init__(self, store: Any, rank: int, world_size: int, timeout_seconds: float) -> None:
         self.rank, self.world_size = rank, world_size
-        # Longer than a collective waits: where its failure reaches the host, the host tells.
+        # Longer than the time limit of a collective: a failure that reaches the host comes first.
         self.timeout_seconds = timeout_seconds + SILENCE_SECONDS
         self._store = store
-        self._beats, self._marks, self._doing, self._left = 0, 0, "the start", False
+        self._beats, self._progress, self._activity, self._exiting = 0, 0, "startup", False
         self._stop, self._lock = threading.Event(), threading.Lock()
-        self._told = False
-        self._say()
-        self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
+        self._reported = False
+        self._publish()
+        self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
         self._thread.start()
 
-    def mark_progress(self, doing: str = "") -> None:
-        """This rank has come further; `doing` says to what, from now on."""
-        self._marks += 1
-        self._doing = doing or self._doing
+    def mark_progress(self, activity: str = "") -> None:
+        """Count one more progress mark of this rank. A given `activity` replaces the last one."""
+        self._progress += 1
+        self._activity = activity or self._activity
 
-    def leave(self) -> None:
-        """This rank ends, and has told why: the others need not."""
-        self._left = True
-        self._say()
-        self._store.set(ENDED, "")
+    def announce_exit(self) -> None:
+        """Publish that this rank exits and reports the reason itself. Other ranks need not."""
+        self._exiting = True
+        self._publish()
+        self._store.set(WORLD_ENDED, "")
 
     def close(self) -> None:
+        """Stop the thread."""
         self._stop.set()
         self._thread.join()
 
-    def _say(self) -> None:
+    def _publish(self) -> None:
         self._beats += 1
-        row = [self._beats, self._marks, self._doing, time.time(), self._left]
-        self._store.set(self._key(self.rank), json.dumps(row))
+        fields = [self._beats, self._progress, self._activity, time.time(), self._exiting]
+        self._store.set(self._key(self.rank), json.dumps(fields))
 
     @staticmethod
     def _key(rank: int) -> str:
-        return f"stargan_dist/pulse/{rank}"
+        return f"stargan_dist/heartbeat/{rank}"
 
     def _watch(self) -> None:
-        """Live on until the end. End this process if the world has ended and it hangs in a wait."""
+        """Publish heartbeats until `close`, and report a lost or stuck rank.
+
+        If the world has ended and this process hangs in a wait, end the process.
+        """
         ended_seconds = 0.0
-        seen = LastChanges()
+        changes = ChangeTracker()
         try:
             while not self._stop.wait(INTERVAL_SECONDS):
-                self._say()
-                ended_seconds += INTERVAL_SECONDS * self._store.check([ENDED])
+                self._publish()
+                ended_seconds += INTERVAL_SECONDS * self._store.check([WORLD_ENDED])
                 if ended_seconds > GRACE_SECONDS:
                     os._exit(1)
-                if not ended_seconds and self._beats % 5 == 0 and self._hopeless(seen):
+                if not ended_seconds and self._beats % 5 == 0 and self._rank_is_lost(changes):
                     self.report_cause()
-        except dist.DistError:  # the launcher that kept the store has gone
+        except dist.DistError:  # the launcher, which hosts the store, has gone
             pass
 
-    def _hopeless(self, seen: "LastChanges") -> bool:
-        silent, behind = seen.since(self.signs(), time.monotonic())
-        return silent > SILENCE_SECONDS or behind > self.timeout_seconds
+    def _rank_is_lost(self, changes: "ChangeTracker") -> bool:
+        silence, lag = changes.silence_and_lag(self.read_statuses(), time.monotonic())
+        return silence > SILENCE_SECONDS or lag > self.timeout_seconds
 
-    def signs(self) -> list[RankStatus]:
+    def read_statuses(self) -> list[RankStatus]:
+        """Return the last heartbeat of every rank, by rank."""
         keys = [self._key(rank) for rank in range(self.world_size)]
-        return [RankStatus(*json.loads(row)) for row in self._store.multi_get(keys)]
+        return [RankStatus(*json.loads(fields)) for fields in self._store.multi_get(keys)]
 
     def report_cause(self) -> None:
-        """Have one of the ranks that are left tell why the world ends, once, and all end soon."""
+        """Report, once, why the world ends. One of the remaining ranks prints the reason.
+
+        All ranks exit soon afterwards.
+        """
         with self._lock:
-            if not self._told:
-                self._told = True
-                tell(RankError(self._diagnosis()))
+            if not self._reported:
+                self._reported = True
+                print_error(RankError(self._diagnosis()))
 
     def _diagnosis(self) -> str:
+        """Return the message that this rank has to print; "" if another rank prints it."""
         try:
-            before = self.signs()
-            for _ in range(round(PATIENCE_SECONDS / INTERVAL_SECONDS)):
+            before = self.read_statuses()
+            for _ in range(round(DIAGNOSIS_SECONDS / INTERVAL_SECONDS)):
                 time.sleep(INTERVAL_SECONDS)
-                self._say()  # the thread that says so otherwise may be this one
-            after = self.signs()
-            self._store.set(ENDED, "")
+                self._publish()  # this may be the thread that otherwise publishes
+            after = self.read_statuses()
+            self._store.set(WORLD_ENDED, "")
         except dist.DistError:
-            return "lost the machine of the launcher, which knows all ranks (MASTER_ADDR)"
-        lost, told = verdict(before, after)
-        teller = min((r for r in range(self.world_size) if r not in lost), default=self.rank)
-        return told if self.rank == teller else ""
+            return "lost the machine of the launcher (MASTER_ADDR), which hosts all heartbeats"
+        lost, message = diagnose(before, after)
+        reporter = min((r for r in range(self.world_size) if r not in lost), default=self.rank)
+        return message if self.rank == reporter else ""
 
 
-class LastChanges:
-    """Since when, on this machine's clock, each rank says the same."""
+class ChangeTracker:
+    """Track how long the values of each rank have not changed, by the clock of this machine."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[int, str], tuple[Any, float]] = {}
+        self._values: dict[tuple[int, str], tuple[Any, float]] = {}
 
-    def _unchanged(self, rank: int, what: str, value: Any, now: float) -> float:
-        """Seconds that a rank has had this value."""
-        kept = self._kept.get((rank, what))
-        if kept is None or kept[0] != value:
-            kept = self._kept[rank, what] = value, now
-        return now - kept[1]
+    def _unchanged_seconds(self, rank: int, name: str, value: Any, now: float) -> float:
+        """Return for how many seconds a rank has had this value."""
+        last, since = self._values.get((rank, name), (None, now))
+        if last != value:
+            since = now
+        self._values[rank, name] = value, since
+        return now - since
 
-    def since(self, signs: list[RankStatus], now: float) -> tuple[float, float]:
-        """The longest silence of a rank, and the longest that one is behind others and comes no
-        further, in seconds. Ranks that are level are at work, however long."""
-        furthest = max(sign.marks for sign in signs)
-        silent = behind = 0.0
-        for rank, sign in enumerate(signs):
-            silent = max(silent, self._unchanged(rank, "beats", sign.beats, now))
-            late = sign.marks < furthest
-            waited = self._unchanged(rank, "marks", (sign.marks, late), now)
-            behind = max(behind, waited if late else 0.0)
-        return silent, behind
+    def silence_and_lag(self, statuses: list[RankStatus], now: float) -> tuple[float, float]:
+        """Return the longest silence of a rank and the longest lag, in seconds.
+
+        A rank lags while it is behind another rank and makes no progress. Ranks with equal
+        progress are at work, however long it takes.
+        """
+        furthest = max(status.progress for status in statuses)
+        silence = lag = 0.0
+        for rank, status in enumerate(statuses):
+            silence = max(silence, self._unchanged_seconds(rank, "beats", status.beats, now))
+            behind = status.progress < furthest
+            position = (status.progress, behind)
+            unchanged = self._unchanged_seconds(rank, "position", position, now)
+            lag = max(lag, unchanged if behind else 0.0)
+        return silence, lag
 
 
-def verdict(before: list[RankStatus], after: list[RankStatus]) -> tuple[set[int], str]:
-    """Who is lost, by two readings of all ranks' signs, and what is to be told ("": nothing)."""
-    silent = {r for r, sign in enumerate(after) if sign.beats == before[r].beats and not sign.left}
-    left = {r for r, sign in enumerate(after) if sign.left}
-    if left and not silent:
-        return left, ""
+def diagnose(before: list[RankStatus], after: list[RankStatus]) -> tuple[set[int], str]:
+    """Return the lost ranks and a message, from two readings of all heartbeats.
+
+    The message is empty if a rank that is exiting reports the reason itself.
+    """
+    silent = {
+        rank
+        for rank, status in enumerate(after)
+        if status.beats == before[rank].beats and not status.exiting
+    }
+    exiting = {rank for rank, status in enumerate(after) if status.exiting}
+    if exiting and not silent:
+        return exiting, ""
     if silent:
-        return left | silent, "; ".join(f"lost rank {r}: {_last(after[r])}" for r in sorted(silent))
-    fewest = min(sign.marks for sign in after)
-    stuck = {r for r, sign in enumerate(after) if sign.marks == fewest}
+        lost = (f"lost rank {rank}: {_last_heartbeat(after[rank])}" for rank in sorted(silent))
+        return exiting | silent, "; ".join(lost)
+    fewest = min(status.progress for status in after)
+    stuck = {rank for rank, status in enumerate(after) if status.progress == fewest}
     if len(stuck) == len(after):
-        return set(), "all ranks are there, but their connection failed"
-    told = (f"rank {r} is stuck: it lives, but has not come to where the others wait in "
-            f"{after[r].doing}" for r in sorted(stuck))  # fmt: skip
-    return stuck, "; ".join(told)
+        return set(), "all ranks are alive, but a connection between them failed"
+    return stuck, "; ".join(_stuck(rank, after[rank]) for rank in sorted(stuck))
 
 
-def _last(sign: RankStatus) -> str:
-    when = time.strftime("%H:%M:%S", time.localtime(sign.seconds))
-    return f"last heard of at {when} ({time.time() - sign.seconds:.0f} s ago), in {sign.doing}"
+def _last_heartbeat(status: RankStatus) -> str:
+    clock = time.strftime("%H:%M:%S", time.localtime(status.unix_seconds))
+    age = time.time() - status.unix_seconds
+    return f"last heartbeat at {clock} ({age:.0f} s ago), in {status.activity}"
+
+
+def _stuck(rank: int, status: RankStatus) -> str:
+    return (
+        f"rank {rank} is stuck in {status.activity}: it is alive, but has not reached the point "
+        "where the other ranks wait"
+    )

@@ -1,4 +1,4 @@
-"""The processes of a run: who they are, and what they agree on."""
+"""The process group of a run: ranks, devices, collectives, and errors of single ranks."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -12,15 +12,16 @@ from accelerate import PartialState
 from torch import Tensor
 
 from stargan_dist.distributed.heartbeat import Heartbeat
-from stargan_dist.errors import LostError, RankError, UserError, WorldError
+from stargan_dist.errors import LostRankError, RankError, UserError, WorldError
 
 T = TypeVar("T")
 
-# What tells gloo's errors from others: the file that raised them; and, without one, all that a
-# collective says when another, which waited beside it, was the first to run out of time.
-GLOO_SIGNS = ("gloo", "Application timeout caused pair closure")
+# Gloo raises a plain RuntimeError. These texts identify it: the path of the source file that raised
+# it, or, without a path, the whole message of a collective that failed because another one, which
+# waited at the same time, was the first to time out.
+GLOO_MESSAGES = ("gloo", "Application timeout caused pair closure")
 
-REMEDY = (
+LAUNCH_REMEDY = (
     "start one world of N processes with "
     "`accelerate launch --multi_gpu --num_processes N -m stargan_dist.train …`, "
     "or one process with "
@@ -29,62 +30,70 @@ REMEDY = (
 
 
 def launched_world_size() -> int:
-    """The number of processes that the launcher says it started.
+    """Return the number of processes that the launcher started, from the environment.
 
     Raises:
-        UserError: several processes were started without being told of each other.
+        UserError: several processes were started without the variables that connect them.
     """
     if "WORLD_SIZE" in os.environ:
         world_size = int(os.environ["WORLD_SIZE"])
         if world_size > 1 and not {"MASTER_ADDR", "RANK"} <= os.environ.keys():
             raise UserError(
                 f"WORLD_SIZE is {world_size} but MASTER_ADDR or RANK is not set, so the processes "
-                f"cannot find each other; {REMEDY}"
+                f"cannot find each other; {LAUNCH_REMEDY}"
             )
         return world_size
     for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
         if int(os.environ.get(name, "1")) > 1:
             raise UserError(
                 f"{name} is {os.environ[name]} but WORLD_SIZE is not set: these processes would "
-                f"train independently and overwrite each other; {REMEDY}"
+                f"train independently and overwrite each other; {LAUNCH_REMEDY}"
             )
     return 1
 
 
 @contextmanager
-def _gathering(processes: int, seconds: float) -> Iterator[None]:
-    """Process groups are made within. Raises LostError if a rank was waited for in vain."""
+def _joining(world_size: int, timeout_seconds: float) -> Iterator[None]:
+    """Create process groups inside this context.
+
+    Raises:
+        LostRankError: a rank did not join within the time limit.
+    """
     try:
         yield
     except RuntimeError as error:
-        if not _of_others(error):
+        if not _is_peer_failure(error):
             raise
         reason = str(error).partition("\n")[0]
-        raise LostError(
-            f"not all of the {processes} processes came together within {seconds:g} s: {reason}"
+        raise LostRankError(
+            f"not all of the {world_size} processes joined the process group within "
+            f"{timeout_seconds:g} s: {reason}"
         ) from error
 
 
-def _check_gpu(local_rank: int, visible: int) -> None:
-    """Raises UserError if there is no GPU for this process."""
-    if local_rank >= visible:
+def _check_gpu(local_rank: int, visible_gpus: int) -> None:
+    """Raise a UserError if there is no GPU for this process."""
+    if local_rank >= visible_gpus:
         raise UserError(
-            f"process {local_rank} (from 0) of this machine has no GPU: it sees {visible} of them; "
-            "start as many processes as GPUs on each machine, each of which must see all of them "
-            "(CUDA_VISIBLE_DEVICES; Slurm: --gpus-per-node, not --gpus-per-task)"
+            f"process {local_rank} of this machine (counted from 0) has no GPU: it sees "
+            f"{visible_gpus}; start one process per GPU on each machine, and let every process see "
+            "all GPUs of its machine (CUDA_VISIBLE_DEVICES; Slurm: --gpus-per-node, not "
+            "--gpus-per-task)"
         )
 
 
 class World:
-    """All processes of a run.
+    """The process group of a run.
+
+    A world of one process needs no launcher: its collectives return their input.
 
     Args:
-        timeout_seconds: how long a rank is waited for before the run ends without it.
+        timeout_seconds: time limit of a collective, after which a missing rank ends the run.
 
     Raises:
-        UserError: the processes do not form the one world that was launched, or are more than
-            the GPUs of their machine.
-        LostError: a rank was not there in time.
+        UserError: the processes do not form the one world that was launched, or a machine has
+            more processes than GPUs.
+        LostRankError: a rank did not join within the time limit.
     """
 
     def __init__(self, timeout_seconds: float = 600) -> None:
@@ -92,56 +101,70 @@ class World:
         on_cpu = not torch.cuda.is_available()
         if not on_cpu:
             _check_gpu(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
-        # On GPUs the control group is to give up first: it can say whom it waited for.
-        patience = timedelta(seconds=timeout_seconds if on_cpu else timeout_seconds + 60)
-        with _gathering(launched, timeout_seconds):
-            self._state = PartialState(cpu=on_cpu, timeout=patience)
+        # On GPUs the control group must time out first: its error names the rank it waited for.
+        timeout = timedelta(seconds=timeout_seconds if on_cpu else timeout_seconds + 60)
+        with _joining(launched, timeout_seconds):
+            self._state = PartialState(cpu=on_cpu, timeout=timeout)
         if self.size != launched:
             raise UserError(
                 f"{launched} processes were launched, but this one sees a world of "
-                f"{self.size}: they would train independently; {REMEDY}"
+                f"{self.size}: they would train independently; {LAUNCH_REMEDY}"
             )
-        self._pulse: Heartbeat | None = None
-        # What ranks agree on between steps must not wait for the GPU.
+        self._heartbeat: Heartbeat | None = None
+        # A separate group, because collectives of host values must not wait for the GPU.
         self._control: Any = None
         if self.size > 1:
-            with _gathering(launched, timeout_seconds):
+            with _joining(launched, timeout_seconds):
                 self._control = dist.new_group(
                     backend="gloo", timeout=timedelta(seconds=timeout_seconds)
                 )
             store = dist.distributed_c10d._get_default_store().clone()
-            self._pulse = Heartbeat(store, self.rank, self.size, timeout_seconds)
+            self._heartbeat = Heartbeat(store, self.rank, self.size, timeout_seconds)
         self._broken = False
 
     @property
     def rank(self) -> int:
+        """Rank of this process, from 0 to size - 1."""
         return self._state.process_index
 
     @property
     def size(self) -> int:
+        """Number of processes."""
         return self._state.num_processes
 
     @property
     def is_main(self) -> bool:
+        """True on rank 0."""
         return self.rank == 0
 
     @property
     def device(self) -> torch.device:
+        """Device of this process: its GPU, or the CPU where there is none."""
         return self._state.device
 
     def ensure_process_group(self) -> None:
-        """A process group even of one process, for a library that asks for it."""
+        """Initialise the default process group if a world of one process has none.
+
+        For libraries that require one.
+        """
         if not dist.is_initialized():
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
-    def mark_progress(self, doing: str = "") -> None:
-        """Have the others know how far this rank has come; `doing` is told if it gets lost."""
-        if self._pulse:
-            self._pulse.mark_progress(doing)
+    def mark_progress(self, activity: str = "") -> None:
+        """Publish that this rank has made progress.
+
+        Args:
+            activity: the current step, which is reported if this rank is lost. "": as before.
+        """
+        if self._heartbeat:
+            self._heartbeat.mark_progress(activity)
 
     def all_reduce_mean(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
-        """Average scalars over the ranks and read them: one transfer from the device for all."""
+        """Average scalar tensors over all ranks, in float64, and return them as numbers.
+
+        All scalars are read in a single transfer from the device.
+        """
         self.mark_progress()
         values = torch.stack([term.double() for term in terms.values()])
         if self.size > 1:
@@ -150,7 +173,10 @@ class World:
         return dict(zip(terms, values.tolist(), strict=True))
 
     def all_reduce_max(self, number: int) -> int:
-        """The largest of the ranks' numbers, on every rank. Does not wait for the GPU."""
+        """Return the maximum of a number over all ranks, on every rank.
+
+        Does not wait for the GPU.
+        """
         if self._control is None:
             return number
         self.mark_progress()
@@ -159,84 +185,104 @@ class World:
         return int(value)
 
     def all_gather(self, value: Any) -> list[Any]:
-        """The plain values of all ranks, on every rank."""
+        """Gather a picklable host value from all ranks. Returns the values by rank, on every rank.
+
+        Does not wait for the GPU.
+        """
         self.mark_progress()
         values = [value] * self.size
         if self._control is not None:
             dist.all_gather_object(values, value, group=self._control)
         return values
 
-    def run_on_all_ranks(self, share: Callable[[], T]) -> T:
-        """Do this rank's share of a work, and return when every rank has done its own.
+    def run_on_all_ranks(self, task: Callable[[], T]) -> T:
+        """Run a task on this rank, and return its result once all ranks have finished theirs.
 
         Raises:
-            WorldError: on every rank, where a rank's share ended in a UserError, or for want of
-                memory on its GPU; it says why.
+            WorldError: on every rank, if the task of any rank raised a UserError or ran out of GPU
+                memory. The message is that of the lowest such rank.
         """
-        complaint = ""
+        message = ""
         try:
-            done = share()
+            result = task()
         except UserError as error:
-            complaint = str(error)
+            message = str(error)
         except torch.OutOfMemoryError as error:
-            complaint = str(error).partition("\n")[0]
-        complaints = [told for told in self.all_gather(complaint) if told]
-        if complaints:
-            raise WorldError(complaints[0])
-        return done
+            message = str(error).partition("\n")[0]
+        messages = [message for message in self.all_gather(message) if message]
+        if messages:
+            raise WorldError(messages[0])
+        return result
 
     def broadcast_from_main(self, produce: Callable[[], T]) -> T:
-        """What rank 0 produces, on every rank. Raises WorldError as `together` does."""
-        produced = [self.run_on_all_ranks(lambda: produce() if self.is_main else None)]
+        """Run `produce` on rank 0 and return its result on every rank.
+
+        Raises:
+            WorldError: on every rank, if `produce` fails, as `run_on_all_ranks` does.
+        """
+        results = [self.run_on_all_ranks(lambda: produce() if self.is_main else None)]
         self.mark_progress()
         if self._control is not None:
-            dist.broadcast_object_list(produced, src=0, group=self._control)
-        return cast(T, produced[0])
+            dist.broadcast_object_list(results, src=0, group=self._control)
+        return cast(T, results[0])
 
-    def all_reduce_sum_(self, *sums: Tensor) -> None:
-        """Make sums over this rank's share sums over all, in place."""
+    def all_reduce_sum_(self, *tensors: Tensor) -> None:
+        """Sum each tensor over all ranks, in place."""
         self.mark_progress()
         if self.size > 1:
-            for each in sums:
-                dist.all_reduce(each)
+            for tensor in tensors:
+                dist.all_reduce(tensor)
 
     def barrier(self) -> None:
-        """Return when every rank has come here."""
+        """Block until all ranks have called this method."""
         self.all_reduce_max(0)
 
-    def explained(self, error: Exception) -> Exception:
-        """What to raise for an error of this rank: a RankError if a person can mend the cause.
+    def report_error(self, error: Exception) -> Exception:
+        """Report an error of this rank to the other ranks. Returns the exception to raise.
 
-        Where another rank has gone, one of those that are left tells which, at once: what a rank
-        still has to close may hang, and is then ended.
+        If the error shows that another rank is lost, one of the remaining ranks prints which one,
+        at once and not when this rank has closed everything: closing may hang, and the process is
+        then ended.
+
+        Returns:
+            The error itself if it is a WorldError or RankError, or if only a developer can fix its
+            cause; a RankError with the same message for any other UserError; a LostRankError, whose
+            message is already printed, if another rank is lost. In a world of one process, always
+            the error itself.
         """
-        if self._pulse is None or isinstance(error, WorldError | RankError):
+        if self._heartbeat is None or isinstance(error, WorldError | RankError):
             return error
         self._broken = True
-        if isinstance(error, UserError) or not _of_others(error):
-            self._pulse.leave()
+        if isinstance(error, UserError) or not _is_peer_failure(error):
+            self._heartbeat.announce_exit()
             return RankError(str(error)) if isinstance(error, UserError) else error
-        self._pulse.report_cause()
-        return LostError()
+        self._heartbeat.report_cause()
+        return LostRankError()
 
     @contextmanager
-    def explaining(self) -> Iterator[None]:
-        """Errors within are raised as `explained`, ahead of what surrounds this."""
+    def reporting_errors(self) -> Iterator[None]:
+        """Pass every error raised inside this context through `report_error`.
+
+        The report comes before any enclosing context is closed.
+        """
         try:
             yield
         except Exception as error:
-            raise self.explained(error) from error
+            raise self.report_error(error) from error
 
     def close(self) -> None:
-        """Leave the world. A broken one is left as it is: its other ranks may never answer."""
+        """Destroy the process group and stop the heartbeat.
+
+        After an error the process group is not destroyed: other ranks may never answer.
+        """
         if dist.is_initialized() and not self._broken:
             dist.destroy_process_group()
-        if self._pulse:
-            self._pulse.close()
+        if self._heartbeat:
+            self._heartbeat.close()
 
 
-def _of_others(error: Exception) -> bool:
-    """Whether an error says that a collective failed."""
+def _is_peer_failure(error: Exception) -> bool:
+    """Return whether an error comes from a failed collective, and so from another rank."""
     return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in GLOO_SIGNS)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in GLOO_MESSAGES)
     )

@@ -1,7 +1,7 @@
-"""What the ranks find out together about sets of images, real and translated.
+"""Collection of features from real images and translations, over all ranks.
 
-Each rank looks at its share of the images; sums are added up, and only what is bounded in size
-travels: features for the kernel distance, a picture, style codes.
+Each rank processes its share of the images, and sums are reduced over the ranks. Only data of
+bounded size is gathered: features for the kernel distance, an image grid, conditioning vectors.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stargan_dist import storage
 from stargan_dist.config import Config
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import ProgressBar, progress_bar
 from stargan_dist.data.batch import to_uint8, to_unit
 from stargan_dist.data.images import NumberedImages, load_images, rank_batches
 from stargan_dist.data.reader import open_reader
@@ -28,239 +28,291 @@ from stargan_dist.evaluation.tasks import LATENT, OUTPUTS, REAL, Task, draw_late
 from stargan_dist.evaluation.tensor_cache import TensorCache
 from stargan_dist.inference.translator import Translator
 
-# Rounding depends on the size of a batch (not on what else is in it), and numbers must not depend
-# on how images fall to ranks. So networks always see batches of one size: the outputs of one
-# source, or as many real images.
-REAL_BATCH = OUTPUTS
-PICTURED = 4  # sources in the picture of a task
+# Rounding depends on the size of a batch (not on its other images), and metrics must not depend on
+# the distribution of images over ranks. Networks therefore always process batches of one size: the
+# outputs of one source, or as many real images.
+REAL_BATCH_SIZE = OUTPUTS
+GRID_SOURCES = 4  # sources in the image grid of a task
 
 
 T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """The evaluation was asked to stop."""
+    """Raised when the evaluation was asked to stop."""
 
 
 @dataclass
-class Fakes:
-    """What was seen of the translations of a task."""
+class Translations:
+    """Results of translating the sources of a task.
+
+    Attributes:
+        statistics: of the outputs.
+        diversity: the mean pairwise distance of the outputs of a source, summed over sources.
+        nonfinite: the number of outputs with a value that is not finite.
+        grid_rows: by source number, a source and its outputs, uint8 (1 + OUTPUTS, 3, H, H).
+    """
 
     statistics: Statistics
-    diversity: Tensor  # summed over sources
-    broken: Tensor  # outputs that are not finite
-    pictures: dict[int, Tensor] = field(default_factory=dict)  # uint8, by source: itself, outputs
+    diversity: Tensor
+    nonfinite: Tensor
+    grid_rows: dict[int, Tensor] = field(default_factory=dict)
 
 
 class Collector:
-    """Looks at images of one data set with the networks of one protocol.
+    """Applies the networks of one protocol to the images of one dataset.
 
     Args:
-        config: of the run.
-        stopped: asked between batches whether to give up.
+        config: the run's configuration.
+        world: the processes that share the images.
+        should_stop: called between batches; True ends the evaluation.
 
     Raises:
-        UserError: there are no shards, or the protocol's weights cannot be had.
+        UserError: there are no shards, or the protocol's weights are not available.
     """
 
-    def __init__(self, config: Config, world: World, stopped: Callable[[], bool]) -> None:
-        self.config, self.world, self.stopped = config, world, stopped
-        self.size = config.model.image_size
+    def __init__(self, config: Config, world: World, should_stop: Callable[[], bool]) -> None:
+        self.config, self.world, self.should_stop = config, world, should_stop
+        self.image_size = config.model.image_size
         self.readers = {split: open_reader(config.data, split) for split in ("train", "val")}
-        beside = storage.join(self.readers["train"].url, "statistics")
-        self.store = TensorCache(config.evaluation.cache or beside)
-        self.measure = load_metrics(config.evaluation, world, self.readers["train"], self.store)
+        default_cache = storage.join(self.readers["train"].url, "statistics")
+        self.cache = TensorCache(config.evaluation.cache or default_cache)
+        self.metrics = load_metrics(config.evaluation, world, self.readers["train"], self.cache)
 
-    def real(self, split: str, label: int) -> Statistics:
-        """Of all images of a domain; complete on rank 0 alone. Computed once for a data set.
+    def real_statistics(self, split: str, label: int) -> Statistics:
+        """Return the statistics of all images of a domain; they are complete on rank 0 only.
+
+        They are computed once per dataset and cached.
 
         Raises:
             WorldError: an image cannot be read.
+            Stopped: a rank was asked to stop.
         """
-        facts = self._facts(split, label)
-        kept = self.world.run_on_all_ranks(
-            lambda: self.store.load(facts) if self.world.is_main else None
+        key = self._cache_key(split, label)
+        cached = self.world.run_on_all_ranks(
+            lambda: self.cache.load(key) if self.world.is_main else None
         )
-        if self.world.all_reduce_max(kept is not None):
-            return Statistics.from_dict(kept) if kept else self._none(split, label)
-        statistics = self._jointly(lambda: self._look(split, label))
-        self._add_up(statistics)
+        if self.world.all_reduce_max(cached is not None):
+            return Statistics.from_dict(cached) if cached else self._empty_statistics(split, label)
+        statistics = self._run_on_all_ranks(lambda: self._real_statistics_of_share(split, label))
+        self._all_reduce(statistics)
         if self.world.is_main:
-            self.store.save(facts, statistics.to_dict())
+            self.cache.save(key, statistics.to_dict())
         return statistics
 
-    def _facts(self, split: str, label: int) -> dict[str, Any]:
-        """What the statistics of real images depend on."""
+    def _cache_key(self, split: str, label: int) -> dict[str, Any]:
+        """Return everything that the statistics of real images depend on."""
         index = self.readers[split].index
         domain = index.domains[label]
         hashes = [shard.sha256 for shard in index.splits.get(split, {}).get(domain, [])]
         return {
             "what": "statistics of real images",
             "version": 1,
-            "protocol": self.measure.protocol,
-            "network": self.measure.extractors["features"]["sha256"],
-            "image_size": self.size,
+            "protocol": self.metrics.protocol,
+            "network": self.metrics.extractors["features"]["sha256"],
+            "image_size": self.image_size,
             "split": split,
             "domain": domain,
             "shards": hashlib.sha256("".join(hashes).encode()).hexdigest(),
         }
 
-    def _none(self, split: str, label: int, times: int = 1) -> Statistics:
-        """Of no image as yet, where there are to be so many for each image of a domain."""
-        total = self.readers[split].num_images(label) * times
-        return Statistics(self.measure.num_features, total, self.world.device)
+    def _empty_statistics(self, split: str, label: int, per_image: int = 1) -> Statistics:
+        """Return statistics to be filled with `per_image` images for each image of a domain."""
+        total = self.readers[split].num_images(label) * per_image
+        return Statistics(self.metrics.num_features, total, self.world.device)
 
-    def _jointly(self, share: Callable[[], T]) -> T:
-        """Do this rank's share, as `World.together`, unless any rank was asked to stop."""
-        done = self.world.run_on_all_ranks(share)
-        if self.world.all_reduce_max(self.stopped()):
+    def _run_on_all_ranks(self, compute_share: Callable[[], T]) -> T:
+        """Run this rank's share as `World.run_on_all_ranks` does.
+
+        Raises:
+            Stopped: on all ranks, if any rank was asked to stop.
+        """
+        result = self.world.run_on_all_ranks(compute_share)
+        if self.world.all_reduce_max(self.should_stop()):
             raise Stopped
-        return done
+        return result
 
-    def _add_up(self, statistics: Statistics, *sums: Tensor) -> None:
-        """Join the statistics of the ranks' shares, and further sums, in place."""
+    def _all_reduce(self, statistics: Statistics, *sums: Tensor) -> None:
+        """Combine the statistics of all ranks' shares, and further sums, in place."""
         self.world.all_reduce_sum_(*statistics.sums, *sums)
         statistics.samples = self.world.all_gather(statistics.sample)
 
-    def _share(self, split: str, label: int, batch_size: int) -> list[range]:
+    def _batches(self, split: str, label: int, batch_size: int) -> list[range]:
+        """Return the image numbers of this rank's share of a domain, in batches."""
         count = self.readers[split].num_images(label)
         return rank_batches(count, batch_size, self.world.rank, self.world.size)
 
-    def sources(self, tasks: Iterable[Task]) -> int:
-        """How many sources this rank translates in some tasks."""
-        return sum(len(self._share("val", t.source, 1)) for t in tasks if t.guide != REAL)
+    def count_sources(self, tasks: Iterable[Task]) -> int:
+        """Return the number of sources that this rank translates in these tasks."""
+        return sum(len(self._batches("val", t.source, 1)) for t in tasks if t.guide != REAL)
 
-    def _images(
-        self, split: str, label: int, batch_size: int, progress: Progress
+    def _load_images(
+        self, split: str, label: int, batch_size: int, progress: ProgressBar
     ) -> Iterator[NumberedImages]:
-        """This rank's images of a domain, on its device."""
+        """Yield this rank's images of a domain, on its device, until asked to stop."""
         loaded = load_images(
             self.readers[split],
             label,
-            self.size,
-            self._share(split, label, batch_size),
+            self.image_size,
+            self._batches(split, label, batch_size),
             workers=self.config.data.workers,
             start_method=self.config.data.start_method,
             pin_memory=self.world.device.type == "cuda",
         )
         with closing(loaded):
             for first, images in loaded:
-                if self.stopped():
+                if self.should_stop():
                     return
                 yield NumberedImages(first, images.to(self.world.device, non_blocking=True))
-                progress.advance(len(images))
+                progress.update(len(images))
 
-    def _real_images(self, split: str, label: int, what: str) -> Iterator[NumberedImages]:
-        """Real images in batches of REAL_BATCH, with progress of their own."""
-        total = sum(map(len, self._share(split, label, REAL_BATCH)))
-        progress = Progress(total, "images", what=what, shown=self.world.is_main, brief=True)
-        yield from self._images(split, label, REAL_BATCH, progress)
-        progress.close()
+    def _load_real_images(self, split: str, label: int, title: str) -> Iterator[NumberedImages]:
+        """Yield real images in batches of up to REAL_BATCH_SIZE, with a progress line."""
+        total = sum(map(len, self._batches(split, label, REAL_BATCH_SIZE)))
+        shown = self.world.is_main
+        with progress_bar(total, "images", description=title, shown=shown, brief=True) as progress:
+            yield from self._load_images(split, label, REAL_BATCH_SIZE, progress)
 
     @torch.no_grad()
-    def _look(self, split: str, label: int) -> Statistics:
-        """Of this rank's share of a domain."""
-        statistics = self._none(split, label)
-        what = f"real {self.readers[split].index.domains[label]} ({split})"
-        for first, images in self._real_images(split, label, what):
-            statistics.update(self.measure.features(_full(images))[: len(images)], first)
+    def _real_statistics_of_share(self, split: str, label: int) -> Statistics:
+        """Compute the statistics of this rank's share of a domain."""
+        statistics = self._empty_statistics(split, label)
+        title = f"real {self.readers[split].index.domains[label]} ({split})"
+        for first, images in self._load_real_images(split, label, title):
+            features = self.metrics.features(_pad_batch(images))[: len(images)]
+            statistics.update(features, first)
         return statistics
 
     @torch.no_grad()
-    def reference_styles(self, translator: Translator, label: int) -> Tensor:
-        """What G is given by all validation images of a domain, (N, code_dim), on every rank.
+    def reference_conditioning(self, translator: Translator, label: int) -> Tensor:
+        """Encode all validation images of a domain as references, each once.
 
-        Each image is the reference of many outputs; it is encoded once.
+        Each image is the reference of many outputs.
+
+        Returns:
+            Their conditioning (N, conditioning_dim), on the device of every rank.
+
+        Raises:
+            WorldError: an image cannot be read.
+            UserError: the domain has no validation images.
+            Stopped: a rank was asked to stop.
         """
-        what = f"styles of {translator.domains[label]}"
-
-        def encode() -> Tensor:
-            codes = [torch.zeros(0, translator.conditioning_dim)]
-            for _, images in self._real_images("val", label, what):
-                y = torch.full((REAL_BATCH,), label, device=images.device)
-                x_ref = to_unit(_full(images), translator.dtype)
-                styles = translator.condition_on_references(x_ref, y)
-                codes.append(styles[: len(images)].cpu())
-            return torch.cat(codes)
-
-        codes = torch.cat(self.world.all_gather(self._jointly(encode)))
-        if not len(codes):
+        conditioning = self._run_on_all_ranks(lambda: self._encode_share(translator, label))
+        gathered = torch.cat(self.world.all_gather(conditioning))
+        if not len(gathered):
             raise UserError(f"domain {translator.domains[label]} has no validation images")
-        return codes.to(self.world.device)
+        return gathered.to(self.world.device)
 
-    def fakes(
+    def _encode_share(self, translator: Translator, label: int) -> Tensor:
+        """Encode this rank's share of a domain's validation images, on the CPU."""
+        conditioning = [torch.zeros(0, translator.conditioning_dim)]
+        title = f"styles of {translator.domains[label]}"
+        for _, images in self._load_real_images("val", label, title):
+            y = torch.full((REAL_BATCH_SIZE,), label, device=images.device)
+            x_ref = to_unit(_pad_batch(images), translator.dtype)
+            batch = translator.condition_on_references(x_ref, y)
+            conditioning.append(batch[: len(images)].cpu())
+        return torch.cat(conditioning)
+
+    def translate_task(
         self,
         translator: Translator,
         task: Task,
-        styles: Tensor | None,
+        references: Tensor | None,
         seed: int,
-        progress: Progress,
-    ) -> Fakes:
+        progress: ProgressBar,
+    ) -> Translations:
         """Translate all sources of a task.
 
         Args:
-            styles: `reference_styles` of the target, for tasks guided by references.
+            translator: the networks.
+            task: a task guided by latents or by references.
+            references: `reference_conditioning` of the target, for tasks guided by references.
+            seed: the seed of latents and references.
+            progress: counts the sources of this rank.
+
+        Returns:
+            The translations; statistics and sums are reduced over all ranks.
 
         Raises:
-            WorldError: a validation image cannot be read, or there is none.
+            WorldError: a validation image cannot be read, or the source domain has none.
+            Stopped: a rank was asked to stop.
         """
-        guides = partial(_guides, translator, task, styles, seed)
-        fakes = self._jointly(lambda: self._translate(translator, task.source, guides, progress))
-        self._add_up(fakes.statistics, fakes.diversity, fakes.broken)
-        parts = self.world.all_gather({n: row.cpu() for n, row in fakes.pictures.items()})
-        fakes.pictures = {number: row for part in parts for number, row in part.items()}
-        return fakes
+        condition = partial(_condition_outputs, translator, task, references, seed)
+        translations = self._run_on_all_ranks(
+            lambda: self._translate_share(translator, task.source, condition, progress)
+        )
+        self._all_reduce(translations.statistics, translations.diversity, translations.nonfinite)
+        rows_by_rank = self.world.all_gather(
+            {number: row.cpu() for number, row in translations.grid_rows.items()}
+        )
+        translations.grid_rows = {n: row for rows in rows_by_rank for n, row in rows.items()}
+        return translations
 
     @torch.no_grad()
-    def _translate(
+    def _translate_share(
         self,
         translator: Translator,
-        domain: int,
-        guides: Callable[[int], Tensor],
-        progress: Progress,
-    ) -> Fakes:
-        """Translate this rank's sources of a domain. Each output is looked at once, and no value is
-        read from the device: it works on while the next images are loaded.
+        label: int,
+        condition: Callable[[int], Tensor],
+        progress: ProgressBar,
+    ) -> Translations:
+        """Translate this rank's sources of a domain and process each output once.
+
+        No value is read from the device, so it computes while the next images are loaded.
 
         Args:
-            guides: style codes of the outputs of a source, by its number.
+            translator: the networks.
+            label: the source domain.
+            condition: maps a source's number to the conditioning of its outputs.
+            progress: counts the sources.
         """
-        if not self.readers["val"].num_images(domain):
-            raise UserError(f"domain {translator.domains[domain]} has no validation images")
+        if not self.readers["val"].num_images(label):
+            raise UserError(f"domain {translator.domains[label]} has no validation images")
         device = self.world.device
-        fakes = Fakes(
-            self._none("val", domain, OUTPUTS),
+        translations = Translations(
+            self._empty_statistics("val", label, OUTPUTS),
             torch.zeros((), dtype=torch.float64, device=device),
             torch.zeros((), dtype=torch.int64, device=device),
         )
-        for number, source in self._images("val", domain, 1, progress):
+        for number, source in self._load_images("val", label, 1, progress):
             x = to_unit(source, translator.dtype)
-            outputs = translator.translate(x, guides(number))
-            seen = to_uint8(outputs)
-            fakes.statistics.update(self.measure.features(seen), number * OUTPUTS)
-            fakes.diversity += self.measure.diversity(outputs.float()[None]).double().sum()
-            fakes.broken += (~outputs.isfinite()).flatten(1).any(1).sum()
-            if number < PICTURED:
-                fakes.pictures[number] = torch.cat([source, seen])
-        return fakes
+            outputs = translator.translate(x, condition(number))
+            self._add_outputs(translations, number, source, outputs)
+        return translations
+
+    def _add_outputs(
+        self, translations: Translations, number: int, source: Tensor, outputs: Tensor
+    ) -> None:
+        """Add the outputs (OUTPUTS, 3, H, H) of a source, uint8 (1, 3, H, H), to the translations.
+
+        Args:
+            number: the number of the source in its domain.
+        """
+        pixels = to_uint8(outputs)
+        translations.statistics.update(self.metrics.features(pixels), number * OUTPUTS)
+        translations.diversity += self.metrics.diversity(outputs.float()[None]).double().sum()
+        translations.nonfinite += (~outputs.isfinite()).flatten(1).any(1).sum()
+        if number < GRID_SOURCES:
+            translations.grid_rows[number] = torch.cat([source, pixels])
 
 
-def _guides(
-    translator: Translator, task: Task, styles: Tensor | None, seed: int, source: int
+def _condition_outputs(
+    translator: Translator, task: Task, references: Tensor | None, seed: int, source: int
 ) -> Tensor:
-    """What G is given for the outputs of one source, (OUTPUTS, code_dim)."""
+    """Return the conditioning (OUTPUTS, conditioning_dim) of the outputs of a source."""
     device = translator.device
     if task.guide == LATENT:
         drawn = draw_latents(task, source, translator.config.model.latent_dim, seed)
         z = torch.from_numpy(drawn).to(device, translator.dtype, non_blocking=True)
         y_trg = torch.full((OUTPUTS,), task.target, device=device)
         return translator.condition_on_latents(z, y_trg)
-    assert styles is not None
-    picked = torch.from_numpy(draw_references(task, source, len(styles), seed))
-    return styles.index_select(0, picked.to(device, non_blocking=True))
+    assert references is not None
+    chosen = torch.from_numpy(draw_references(task, source, len(references), seed))
+    return references.index_select(0, chosen.to(device, non_blocking=True))
 
 
-def _full(images: Tensor) -> Tensor:
-    """Images (n, …) with the last one repeated up to a batch of REAL_BATCH."""
-    missing = REAL_BATCH - len(images)
+def _pad_batch(images: Tensor) -> Tensor:
+    """Repeat the last of the images (n, …) to fill a batch of REAL_BATCH_SIZE."""
+    missing = REAL_BATCH_SIZE - len(images)
     return torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])

@@ -1,13 +1,15 @@
-"""Evaluations of several runs, side by side, with the figures of the paper."""
+"""Comparison of the evaluations of several runs with each other and with the paper's figures."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from stargan_dist.console.tables import format_table
 from stargan_dist.errors import UserError
-from stargan_dist.evaluation import results
+from stargan_dist.evaluation import report
+from stargan_dist.evaluation.results import mean_and_deviation, protocol_variant
 from stargan_dist.evaluation.tasks import LATENT, REAL, REFERENCE
-from stargan_dist.runs.scores import Result, complete, shared, way
+from stargan_dist.runs.scores import Result, comparison_fields, comparison_key, complete_results
 
 # arXiv 1912.01865, tables 2 and 3, 256 px: FID and LPIPS by latents, FID and LPIPS by references,
 # FID of real images.
@@ -23,70 +25,74 @@ PAPER = [
 ]
 
 
-def find(runs: Sequence[str]) -> list[dict[str, Any]]:
-    """Groups of results whose numbers may be compared: what they share, and their rows.
+def comparable_groups(runs: Sequence[str]) -> list[dict[str, Any]]:
+    """Group the complete results of several runs by comparability.
 
-    A row is one checkpoint of one run, over all seeds that it was measured with: `means` are pairs
-    of mean and sample deviation. `best` marks the lowest Fréchet distance of a run in a group.
+    Returns:
+        Groups: the fields in which their results agree, and `rows`. A row is one checkpoint of one
+        run over all seeds that it was measured with. Its `means` are pairs of mean and sample
+        deviation. `best` marks the lowest Fréchet distance of a run in a group.
 
     Raises:
         UserError: a run has no complete evaluation.
     """
     groups: dict[str, dict[str, Any]] = {}
     for run in runs:
-        measured: dict[tuple[str, int, str], list[Result]] = defaultdict(list)
-        for result in complete(run):
-            groups.setdefault(way(result), {**shared(result), "rows": []})
-            measured[way(result), result["step"], result["generator"]].append(result)
-        if not measured:
+        by_checkpoint: dict[tuple[str, int, str], list[Result]] = defaultdict(list)
+        for result in complete_results(run):
+            key = comparison_key(result)
+            groups.setdefault(key, {**comparison_fields(result), "rows": []})
+            by_checkpoint[key, result["step"], result["generator"]].append(result)
+        if not by_checkpoint:
             raise UserError(
-                f"{run} has no complete evaluation: python -m stargan_dist.evaluate --run {run}"
+                f"{run} has no complete evaluation: run python -m stargan_dist.evaluate --run {run}"
             )
-        rows = [(key, _row(run, found)) for (key, *_), found in sorted(measured.items())]
+        rows = [(key, _row(run, seeds)) for (key, *_), seeds in sorted(by_checkpoint.items())]
         for key, row in rows:
             row["best"] = row["score"] == min(r["score"] for k, r in rows if k == key)
             groups[key]["rows"].append(row)
     return [groups[key] for key in sorted(groups)]
 
 
-def _row(run: str, found: list[Result]) -> dict[str, Any]:
+def _row(run: str, results: list[Result]) -> dict[str, Any]:
+    """Return the row of one checkpoint, given its results with different seeds."""
     return {
         "run": run,
-        "step": found[0]["step"],
-        "seeds": sorted(result["seed"] for result in found),
-        "score": sum(result["score"] for result in found) / len(found),
-        "means": {name: results.spread(found, name) for name in found[0]["means"]},
+        "step": results[0]["step"],
+        "seeds": sorted(result["seed"] for result in results),
+        "score": sum(result["score"] for result in results) / len(results),
+        "means": {name: mean_and_deviation(results, name) for name in results[0]["means"]},
     }
 
 
 def table(groups: Sequence[dict[str, Any]]) -> str:
-    """For people: a table for each group. Numbers of different groups do not compare."""
+    """Return a titled table per group. Metrics of different groups are not comparable."""
     return "\n\n".join(f"{_title(group)}\n{_table(group)}" for group in groups)
 
 
 def _title(group: dict[str, Any]) -> str:
-    networks = {facts["network"] for facts in group["extractors"].values()}
+    networks = {extractor["network"] for extractor in group["extractors"].values()}
     return (
-        f"protocol {results.label(group)} ({', '.join(sorted(networks))}), {group['precision']}, "
-        f"{group['image_size']} px, {', '.join(group['domains'])} (data {group['data'][:8]}); "
-        "* best of its run"
+        f"protocol {protocol_variant(group)} ({', '.join(sorted(networks))}), "
+        f"{group['precision']}, {group['image_size']} px, {', '.join(group['domains'])} "
+        f"(data {group['data'][:8]}); * best of its run"
     )
 
 
 def _table(group: dict[str, Any]) -> str:
     frechet, kernel, diversity = group["metrics"]
-    shown = [
+    names = [
         f"{metric}_{guide}" for guide in (LATENT, REFERENCE) for metric in (frechet, diversity)
     ]
-    shown += [f"{frechet}_{REAL}", f"{kernel}_{LATENT}", f"{kernel}_{REFERENCE}"]
-    lines = [["", "run", "step", "seeds", *(name.replace("_", " ") for name in shown)]]
+    names += [f"{frechet}_{REAL}", f"{kernel}_{LATENT}", f"{kernel}_{REFERENCE}"]
+    lines = [["", "run", "step", "seeds", *(name.replace("_", " ") for name in names)]]
     for row in group["rows"]:
         seeds = len(row["seeds"])
-        cells = [results.told(row["means"][name], seeds) for name in shown]
+        cells = [report.format_mean(row["means"][name], seeds) for name in names]
         best = "*" if row["best"] else ""
         lines.append([best, row["run"], str(row["step"]), str(seeds), *cells])
-    if (results.label(group), group["image_size"]) == ("paper", 256):
-        for data, method, figures in PAPER:
-            cells = [*map(results.number, figures), "–", "–"]
-            lines.append(["", f"{method}, {data} (paper)", "–", "–", *cells])
-    return results.columns(lines, left=2)
+    if (protocol_variant(group), group["image_size"]) == ("paper", 256):
+        for dataset, method, figures in PAPER:
+            cells = [*map(report.format_number, figures), "–", "–"]
+            lines.append(["", f"{method}, {dataset} (paper)", "–", "–", *cells])
+    return format_table(lines, left=(0, 1))

@@ -1,7 +1,7 @@
-"""Evaluation on all ranks: every task of a protocol, measured by its networks.
+"""Evaluation on all ranks: measures every task with the networks of a protocol.
 
-Ranks share out the images of each task and add up what they see (metrics/collect.py). Rank 0
-turns sums into distances while the next task is under way.
+Ranks share the images of each task and reduce their sums (collector.py). Rank 0 computes distances
+from the sums in a thread while the next task is running.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from PIL import Image
 
 from stargan_dist import storage
 from stargan_dist.config import Config
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import ProgressBar, progress_bar
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.index import slug
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation import results
-from stargan_dist.evaluation.collector import Collector, Fakes, Stopped
+from stargan_dist.evaluation.collector import Collector, Stopped, Translations
 from stargan_dist.evaluation.metrics.statistics import Statistics, distances
 from stargan_dist.evaluation.results import Result, Row
 from stargan_dist.evaluation.tasks import GUIDES, OUTPUTS, REAL, REFERENCE, Task, tasks
@@ -29,100 +29,121 @@ from stargan_dist.inference import grids
 from stargan_dist.inference.translator import Translator
 from stargan_dist.runs.checkpoint import step_name
 
-OUTSTANDING = 2  # tasks whose distances rank 0 may still owe; each holds its sums
+MAX_PENDING = 2  # tasks whose distances rank 0 has still to compute; each holds its sums
 
 T = TypeVar("T")
 
 
-def never() -> bool:
+def never_stop() -> bool:
+    """Return False: the evaluation is not to stop."""
     return False
 
 
-class Once(Generic[T]):
-    """Computed when it is first asked for. An error is remembered as well."""
+class Lazy(Generic[T]):
+    """A value that is computed at the first call and cached. A UserError is cached as well."""
 
     def __init__(self, compute: Callable[[], T]) -> None:
         self._compute = compute
-        self._results: list[T] = []
+        self._values: list[T] = []
         self._error: UserError | None = None
 
     def __call__(self) -> T:
-        if self._error is None and not self._results:
+        if self._error is None and not self._values:
             try:
-                self._results.append(self._compute())
+                self._values.append(self._compute())
             except UserError as error:
                 self._error = error
         if self._error is not None:
             raise self._error
-        return self._results[0]
+        return self._values[0]
 
 
-class Target:
-    """What all tasks with one target share."""
+class TargetStatistics:
+    """Lazily computed data that all tasks with the same target share.
+
+    Attributes:
+        label: the target domain.
+        train: statistics of its training images.
+        val: statistics of its validation images.
+        references: conditioning (N, conditioning_dim) of its validation images.
+    """
 
     def __init__(self, collector: Collector, translator: Translator, label: int) -> None:
         self.label = label
-        self.train = Once(lambda: collector.real("train", label))
-        self.val = Once(lambda: collector.real("val", label))
-        self.styles = Once(lambda: collector.reference_styles(translator, label))
+        self.train = Lazy(lambda: collector.real_statistics("train", label))
+        self.val = Lazy(lambda: collector.real_statistics("val", label))
+        self.references = Lazy(lambda: collector.reference_conditioning(translator, label))
 
 
 class Evaluator:
-    """Measures translators of one run. Its networks stay on the device between evaluations.
+    """Measures translators of one run. Metric networks stay on the device between evaluations.
 
     Args:
-        config: of the run.
-        stopped: asked between batches whether to give up. All ranks follow at the end of the task.
+        config: the run's configuration.
+        world: the processes that share the work.
+        should_stop: called between batches; True ends the evaluation. All ranks stop together, at
+            the end of the task.
 
     Raises:
-        UserError: the labels are no domains, there are no shards, or the protocol's weights cannot
-            be had.
+        UserError: the labels are not domains, there are no shards, or the protocol's weights are
+            not available.
     """
 
-    def __init__(self, config: Config, world: World, stopped: Callable[[], bool] = never) -> None:
+    def __init__(
+        self, config: Config, world: World, should_stop: Callable[[], bool] = never_stop
+    ) -> None:
         if not config.data.by_domain:
             raise WorldError(
-                "what is measured is translation into domains, and this run has other labels "
+                "evaluation measures translation into domains, and this run has other labels "
                 "(data.sources): look at its grids (python -m stargan_dist.sample)"
             )
         self.config, self.world = config, world
-        self.collector = Collector(config, world, stopped)
+        self.collector = Collector(config, world, should_stop)
 
     def begin(self, translator: Translator, seed: int = 0) -> "Evaluation":
-        """Find what is left of an evaluation.
+        """Prepare an evaluation, and find the tasks that no earlier one has measured.
 
         Args:
-            seed: of latents and references.
+            translator: the networks to evaluate. Its precision is set to the configured one.
+            seed: the seed of latents and references.
+
+        Raises:
+            UserError: the shards hold other domains than the translator's, or an earlier result
+                cannot be read.
         """
-        self._check(translator)
+        self._check_domains(translator)
         for reader in self.collector.readers.values():
             reader.forget_unreachable()
         translator.bfloat16 = self.config.evaluation.precision == "bfloat16"
         return Evaluation(self, translator, seed)
 
     def evaluate(self, translator: Translator, seed: int = 0) -> Result:
-        """What `begin` finds and `Evaluation.run` adds to it."""
+        """Prepare an evaluation as `begin` does, and run it."""
         return self.begin(translator, seed).run()
 
-    def _check(self, translator: Translator) -> None:
+    def _check_domains(self, translator: Translator) -> None:
         reader = self.collector.readers["train"]
-        held = reader.index.domains
-        if held != translator.domains:
+        domains = reader.index.domains
+        if domains != translator.domains:
             raise WorldError(
-                f"the shards at {reader.url} hold the domains {', '.join(held)}; "
+                f"the shards at {reader.url} hold the domains {', '.join(domains)}; "
                 f"the networks were trained on {', '.join(translator.domains)}"
             )
 
-    def begun(self, translator: Translator, seed: int) -> Result:
-        """What an earlier evaluation measured, or an empty result."""
+    def load_or_start(self, translator: Translator, seed: int) -> Result:
+        """Load what an earlier evaluation measured, or return an empty result."""
         header = self.header(translator, seed)
-        return results.begun(results.place(self.config.run, header), header)
+        return results.load_or_start(results.result_url(self.config.run, header), header)
 
     def header(self, translator: Translator, seed: int) -> dict[str, Any]:
-        """What the numbers depend on: evaluations with equal headers have equal results."""
-        measure = self.collector.measure
+        """Return everything that the metrics depend on.
+
+        Evaluations with equal headers have equal results.
+        """
+        metrics = self.collector.metrics
+        index = self.collector.readers["train"].index
         return {
-            "protocol": measure.protocol,
+            "protocol": metrics.protocol,
             "step": translator.step,
             "checkpoint": step_name(translator.step),
             "seed": seed,
@@ -130,167 +151,177 @@ class Evaluator:
             "outputs_per_source": OUTPUTS,
             "image_size": self.config.model.image_size,
             "precision": self.config.evaluation.precision,
-            "metrics": list(measure.names),
-            "extractors": measure.extractors,
-            "features": measure.num_features,
-            "domains": self.collector.readers["train"].index.domains,
-            "data": self.collector.readers["train"].index.fingerprint,
-            "generator": _fingerprint(translator),
+            "metrics": list(metrics.names),
+            "extractors": metrics.extractors,
+            "features": metrics.num_features,
+            "domains": index.domains,
+            "data": index.fingerprint,
+            "generator": _hash_networks(translator),
         }
 
 
 @contextmanager
-def _exact_float32() -> Iterator[None]:
-    """Convolutions of GPUs round to TensorFloat-32 unless told not to; numbers of CPUs and GPUs
-    would differ, and `float32` would not be true."""
-    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = False
+def _tf32_disabled() -> Iterator[None]:
+    """Disable TensorFloat-32, which PyTorch enables for convolutions on GPUs.
+
+    Otherwise metrics would differ between CPUs and GPUs, and `float32` would not be accurate.
+    """
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    previous = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = False
     try:
         yield
     finally:
-        for switch, allowed in zip(switches, before, strict=True):
-            switch.allow_tf32 = allowed
+        for backend, allowed in zip(backends, previous, strict=True):
+            backend.allow_tf32 = allowed
 
 
 class Evaluation:
     """One evaluation of one translator.
 
     Attributes:
-        left: the tasks that no earlier evaluation measured. The same on all ranks.
-        result: complete on rank 0, once `run` has ended.
+        remaining: the tasks that no earlier evaluation measured. They are the same on all ranks.
+        result: complete on rank 0 after `run`.
     """
 
     def __init__(self, evaluator: Evaluator, translator: Translator, seed: int) -> None:
         self.world, self.collector = evaluator.world, evaluator.collector
-        self.measure = evaluator.collector.measure
+        self.metrics = evaluator.collector.metrics
         self.translator, self.seed = translator, seed
         self.domains = translator.domains
-        self.result = self.world.broadcast_from_main(lambda: evaluator.begun(translator, seed))
-        self.where = results.place(evaluator.config.run, self.result)
-        done = results.finished_tasks(self.result)
-        every = tasks(len(self.domains), self.result["guides"])
-        self.left = [t for t in every if self._named(t) not in done]
-        self.pool = ThreadPoolExecutor(1)
-        self.owed: list[Future[None]] = []
+        self.result = self.world.broadcast_from_main(
+            lambda: evaluator.load_or_start(translator, seed)
+        )
+        self.url = results.result_url(evaluator.config.run, self.result)
+        finished = results.finished_tasks(self.result)
+        all_tasks = tasks(len(self.domains), self.result["guides"])
+        self.remaining = [task for task in all_tasks if self._names(task) not in finished]
+        self.executor = ThreadPoolExecutor(1)
+        self.pending: list[Future[None]] = []
 
     def run(self) -> Result:
-        """Measure what is left.
+        """Measure the remaining tasks.
 
-        A task that fails has a row that says why. The result is written as it grows, to where
-        `results.place` tells.
+        The row of a task that fails holds the error. The result is written after each task, to
+        `results.result_url`.
 
         Raises:
-            Stopped: on all ranks, if any was asked to; what is measured is written.
+            Stopped: on all ranks, if any rank was asked to stop; measured tasks are written.
             UserError: the result cannot be written.
         """
-        with _exact_float32(), self.pool:
+        with _tf32_disabled(), self.executor:
             try:
                 self._measure_all()
             except Stopped:
-                self._settle(0)
+                self._wait_for_pending(0)
                 raise
         return self.result
 
     def _measure_all(self) -> None:
-        target = Target(self.collector, self.translator, -1)
-        total, shown = self.collector.sources(self.left), self.world.is_main and bool(self.left)
-        progress = Progress(total, "sources", what="evaluating", shown=shown)
-        for number, task in enumerate(self.left, start=1):
-            if task.target != target.label:
-                target = Target(self.collector, self.translator, task.target)
-            guide, source, named = self._named(task)
-            progress.what = f"{guide} {source} → {named}, task {number}/{len(self.left)}"
-            self._measure(task, target, progress)
-        self._settle(0)
-        progress.close()
+        target = TargetStatistics(self.collector, self.translator, -1)
+        shown = self.world.is_main and bool(self.remaining)
+        total = self.collector.count_sources(self.remaining)
+        with progress_bar(total, "sources", description="evaluating", shown=shown) as progress:
+            for number, task in enumerate(self.remaining, start=1):
+                if task.target != target.label:
+                    target = TargetStatistics(self.collector, self.translator, task.target)
+                guide, source, target_name = self._names(task)
+                name = f"{guide} {source} → {target_name}, task {number}/{len(self.remaining)}"
+                progress.set_description_str(name, refresh=False)
+                self._measure(task, target, progress)
+            self._wait_for_pending(0)
 
-    def _named(self, task: Task) -> tuple[str, str, str]:
+    def _names(self, task: Task) -> tuple[str, str, str]:
+        """Return (guide, source, target) of a task, domains by name, as rows hold them."""
         return task.guide, self.domains[task.source], self.domains[task.target]
 
-    def _measure(self, task: Task, target: Target, progress: Progress) -> None:
-        """Measure a task on all ranks, and leave the distances to rank 0's other thread."""
+    def _measure(self, task: Task, target: TargetStatistics, progress: ProgressBar) -> None:
+        """Measure a task on all ranks, and submit its row to rank 0's thread."""
         try:
             real = target.train()
             if task.guide == REAL:
-                self._owe(task, self._compared, task, real, target.val())
+                self._submit(task, self._distance_row, task, real, target.val())
             else:
-                styles = target.styles() if task.guide == REFERENCE else None
-                fakes = self.collector.fakes(self.translator, task, styles, self.seed, progress)
-                self._owe(task, self._translations, task, real, fakes)
+                references = target.references() if task.guide == REFERENCE else None
+                translations = self.collector.translate_task(
+                    self.translator, task, references, self.seed, progress
+                )
+                self._submit(task, self._translation_row, task, real, translations)
         except UserError as error:
-            self._owe(task, lambda told: {"error": told}, str(error))
-        self._settle(OUTSTANDING)
+            self._submit(task, lambda message: {"error": message}, str(error))
+        self._wait_for_pending(MAX_PENDING)
 
-    # Rank 0's part.
+    # Rank 0 only.
 
-    def _owe(self, task: Task, row: Callable[..., Row], *args: Any) -> None:
+    def _submit(self, task: Task, compute_row: Callable[..., Row], *args: Any) -> None:
+        """Compute a task's row in the thread, add it to the result and write the result."""
+
         def work() -> None:
-            guide, source, target = self._named(task)
-            told = {"guide": guide, "source": source, "target": target, **row(*args)}
-            self.result = results.with_row(self.result, told)
-            self._write(self.where, results.to_json(self.result))
+            guide, source, target = self._names(task)
+            row = {"guide": guide, "source": source, "target": target, **compute_row(*args)}
+            self.result = results.add_row(self.result, row)
+            self._write(self.url, results.to_json(self.result))
 
         if self.world.is_main:
-            self.owed.append(self.pool.submit(work))
+            self.pending.append(self.executor.submit(work))
 
-    def _settle(self, left: int) -> None:
-        """Wait until rank 0 owes at most so many rows.
+    def _wait_for_pending(self, limit: int) -> None:
+        """Wait on all ranks until at most `limit` rows are pending on rank 0.
 
         Raises:
-            UserError: one of them could not be written.
+            UserError: a row could not be written.
         """
 
         def wait() -> None:
-            while len(self.owed) > left:
-                self.owed.pop(0).result()
+            while len(self.pending) > limit:
+                self.pending.pop(0).result()
 
         self.world.run_on_all_ranks(wait)
 
-    def _write(self, where: str, data: bytes) -> None:
+    def _write(self, url: str, data: bytes) -> None:
         try:
-            storage.write_bytes(where, data)
+            storage.write_bytes(url, data)
         except OSError as error:
-            raise UserError(f"cannot write {where}: {error}") from error
+            raise UserError(f"cannot write {url}: {error}") from error
 
-    def _translations(self, task: Task, real: Statistics, fakes: Fakes) -> Row:
-        images, broken = int(fakes.statistics.count), int(fakes.broken)
-        if broken:
-            told = f"{broken} of {images} outputs are not finite: training diverged"
-            return {"images": images, "error": told}
-        names = [slug(label, self.domains[label]) for label in (task.source, task.target)]
-        where = results.picture_place(self.where, "_".join([task.guide, *names]))
-        self._write(where, grids.to_jpeg(self._picture(task, fakes)))
-        diversity = float(fakes.diversity) / (images // OUTPUTS)
-        row = self._compared(task, real, fakes.statistics)
-        return row | {self.measure.names[2]: diversity}
+    def _translation_row(self, task: Task, real: Statistics, translations: Translations) -> Row:
+        """Return the metrics of a task's translations, and write its image grid."""
+        images, nonfinite = int(translations.statistics.count), int(translations.nonfinite)
+        if nonfinite:
+            error = f"{nonfinite} of {images} outputs are not finite: training diverged"
+            return {"images": images, "error": error}
+        slugs = [slug(label, self.domains[label]) for label in (task.source, task.target)]
+        url = results.grid_url(self.url, "_".join([task.guide, *slugs]))
+        self._write(url, grids.to_jpeg(self._image_grid(task, translations)))
+        diversity = float(translations.diversity) / (images // OUTPUTS)
+        row = self._distance_row(task, real, translations.statistics)
+        return row | {self.metrics.names[2]: diversity}
 
-    def _compared(self, task: Task, real: Statistics, other: Statistics) -> Row:
-        """Distances from the training images of the target."""
-        counts = {"images": int(other.count), "real_images": int(real.count)}
-        target = self.domains[task.target]
-        for what, images in ((f"training images of {target}", real),
-                             (f"validation images of {target}", other)):  # fmt: skip
+    def _distance_row(self, task: Task, real: Statistics, compared: Statistics) -> Row:
+        """Return the distances of a set of images from the training images of the target."""
+        counts = {"images": int(compared.count), "real_images": int(real.count)}
+        for split, images in (("training", real), ("validation", compared)):
             if images.count < 2:
-                told = f"{int(images.count)} {what}: a covariance needs at least 2"
-                return counts | {"error": told}
+                of_target = f"{split} images of {self.domains[task.target]}"
+                message = f"{int(images.count)} {of_target}: a covariance needs at least 2"
+                return counts | {"error": message}
         try:
-            pair = distances(real, other)
+            pair = distances(real, compared)
         except torch.linalg.LinAlgError as error:
             return counts | {"error": f"no Fréchet distance: {error}"}
-        return counts | dict(zip(self.measure.names, pair, strict=False))
+        return counts | dict(zip(self.metrics.names, pair, strict=False))
 
-    def _picture(self, task: Task, fakes: Fakes) -> Image.Image:
-        rows = torch.stack([row for _, row in sorted(fakes.pictures.items())])
-        return grids.picture(to_unit(rows), ["source", *[self.domains[task.target]] * OUTPUTS])
+    def _image_grid(self, task: Task, translations: Translations) -> Image.Image:
+        rows = torch.stack([row for _, row in sorted(translations.grid_rows.items())])
+        return grids.image_grid(to_unit(rows), ["source", *[self.domains[task.target]] * OUTPUTS])
 
 
-def _fingerprint(translator: Translator) -> str:
-    """A hash of the networks that translate."""
-    told = hashlib.sha256()
+def _hash_networks(translator: Translator) -> str:
+    """Return a hash of the weights of all networks that translate."""
+    digest = hashlib.sha256()
     for letter, network in translator.networks.items():
         for name, tensor in network.state_dict().items():
-            told.update(f"{letter}.{name}".encode())
-            told.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return told.hexdigest()
+            digest.update(f"{letter}.{name}".encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Protocols by name: which networks look at the images, and what their numbers are called."""
+"""Evaluation protocols: the networks that measure images, and the names of the metrics."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,8 +23,8 @@ from stargan_dist.evaluation.metrics.pretrained import (
     ALEXNET,
     PAPER_INCEPTION,
     TF_INCEPTION,
-    Source,
     Weights,
+    WeightsFile,
     load_all,
 )
 from stargan_dist.evaluation.tensor_cache import TensorCache
@@ -32,15 +32,16 @@ from stargan_dist.evaluation.tensor_cache import TensorCache
 
 @dataclass(frozen=True)
 class MetricSet:
-    """What an evaluation measures with.
+    """The networks and metrics of a protocol.
 
     Attributes:
         protocol: its name.
-        features: uint8 (N, 3, H, H) -> (N, num_features), for the distances of sets.
+        features: uint8 (N, 3, H, H) -> (N, num_features), for the distances between sets.
         diversity: (S, n, 3, H, H) in [-1, 1] -> (S,), the mean distance of n outputs.
-        names: of the Fréchet distance, of the kernel distance and of the diversity. They are
-            `fid`, `kid` and `lpips` for the published weights alone.
-        extractors: facts about the networks, for the results; `official` are the protocol's own.
+        names: the names of the Fréchet distance, the kernel distance and the diversity. They are
+            `fid`, `kid` and `lpips` for the published weights only.
+        extractors: descriptions of the networks for the result file. `official` marks the
+            protocol's own weights.
         num_features: the length of a feature vector.
     """
 
@@ -52,86 +53,96 @@ class MetricSet:
     num_features: int
 
 
-def _pretrained(
-    source: Source,
+def _pretrained_metrics(
+    inception_file: WeightsFile,
     network: type[PaperInception] | type[TensorFlowInception],
     config: EvaluationConfig,
     world: World,
     _reader: ShardReader,
-    _store: TensorCache,
+    _cache: TensorCache,
 ) -> MetricSet:
-    wanted = {source: config.inception_weights, ALEXNET: config.alexnet_weights}
-    # From rank 0 to all: nodes may have no way to the internet, nor share a disk.
-    inception, alexnet = world.broadcast_from_main(lambda: [_slim(w) for w in load_all(wanted)])
+    files = {inception_file: config.inception_weights, ALEXNET: config.alexnet_weights}
+    # Rank 0 loads for all: other nodes may have neither internet access nor a shared disk.
+    inception, alexnet = world.broadcast_from_main(
+        lambda: [_without_classifier(weights) for weights in load_all(files)]
+    )
     features, diversity = world.run_on_all_ranks(
         lambda: (network(inception), alexnet_lpips(alexnet))
     )
 
-    def named(metric: str, weights: Weights) -> str:
+    def metric_name(metric: str, weights: Weights) -> str:
         return metric if weights.official else f"{metric}_{weights.sha256[:8]}"
 
     return MetricSet(
         config.protocol,
         features,
         diversity,
-        (named("fid", inception), named("kid", inception), named("lpips", alexnet)),
-        {"features": inception.facts, "diversity": alexnet.facts},
+        (
+            metric_name("fid", inception),
+            metric_name("kid", inception),
+            metric_name("lpips", alexnet),
+        ),
+        {"features": inception.description, "diversity": alexnet.description},
         network.num_features,
     )
 
 
-def _slim(weights: Weights) -> Weights:
-    """Without the classifier of AlexNet, which is most of it."""
+def _without_classifier(weights: Weights) -> Weights:
+    """Drop the classifier of AlexNet, which holds most of its weights."""
     kept = {name: t for name, t in weights.state.items() if not name.startswith("classifier.")}
     return dataclasses.replace(weights, state=kept)
 
 
-def _own(
-    config: EvaluationConfig, world: World, reader: ShardReader, store: TensorCache
+def _demo_metrics(
+    config: EvaluationConfig, world: World, reader: ShardReader, cache: TensorCache
 ) -> MetricSet:
-    facts = {"what": "demo network", "version": 2, "data": reader.index.fingerprint}
+    key = {"what": "demo network", "version": 2, "data": reader.index.fingerprint}
 
-    def produce() -> dict[str, Any]:
-        kept = store.load(facts)
-        if kept is None:
-            kept = demo_network.train(reader)
-            store.save(facts, kept)
-        return kept
+    def load_or_train() -> dict[str, Any]:
+        state = cache.load(key)
+        if state is None:
+            state = demo_network.train(reader)
+            cache.save(key, state)
+        return state
 
-    state = world.broadcast_from_main(produce)
+    state = world.broadcast_from_main(load_or_train)
     network = demo_network.build(len(reader.index.domains), state)
-    told = {"network": "small classifier of the set's domains", "official": True}
-    told["sha256"] = sha256(save(state)).hexdigest()
+    # Results are comparable only if their descriptions are equal: do not reword this one.
+    description = {"network": "small classifier of the set's domains", "official": True}
+    description["sha256"] = sha256(save(state)).hexdigest()
     return MetricSet(
         config.protocol,
         demo_network.DemoFeatures(network),
         demo_network.DemoDiversity(network),
-        demo_network.NAMES,
-        {"features": told, "diversity": told},
+        demo_network.METRIC_NAMES,
+        {"features": description, "diversity": description},
         demo_network.DemoFeatures.num_features,
     )
 
 
-Build = Callable[[EvaluationConfig, World, ShardReader, TensorCache], MetricSet]
-PROTOCOLS: dict[str, Build] = {
-    "paper": partial(_pretrained, PAPER_INCEPTION, PaperInception),
-    "clean": partial(_pretrained, TF_INCEPTION, TensorFlowInception),
-    "demo": _own,
+MetricBuilder = Callable[[EvaluationConfig, World, ShardReader, TensorCache], MetricSet]
+PROTOCOLS: dict[str, MetricBuilder] = {
+    "paper": partial(_pretrained_metrics, PAPER_INCEPTION, PaperInception),
+    "clean": partial(_pretrained_metrics, TF_INCEPTION, TensorFlowInception),
+    "demo": _demo_metrics,
 }
 
 
 def load_metrics(
-    config: EvaluationConfig, world: World, reader: ShardReader, store: TensorCache
+    config: EvaluationConfig, world: World, reader: ShardReader, cache: TensorCache
 ) -> MetricSet:
-    """The networks of a protocol, on the world's device, the same on all ranks.
+    """Load the networks of the configured protocol, the same on all ranks.
 
     Args:
-        reader: of the training images.
+        config: the protocol and its weights.
+        world: the processes. The networks are moved to the rank's device.
+        reader: the training images, on which the protocol `demo` trains its network.
+        cache: keeps that network.
 
     Raises:
-        UserError: weights cannot be had, or are of another network.
+        UserError: weights are not available, or belong to another network.
     """
-    measure = PROTOCOLS[config.protocol](config, world, reader, store)
-    for network in (measure.features, measure.diversity):
+    metrics = PROTOCOLS[config.protocol](config, world, reader, cache)
+    for network in (metrics.features, metrics.diversity):
         network.to(world.device)
-    return measure
+    return metrics

@@ -1,8 +1,8 @@
-"""What is generated to measure a generator: tasks, and the inputs of each output.
+"""Tasks of an evaluation, and the random inputs of each output.
 
 A task is a guide and an ordered pair of domains. Every validation image of the source domain is
-translated `OUTPUTS` times. The latent or reference of an output is drawn from (seed, task,
-source, output), so neither the number of processes nor the batch size nor the order matter.
+translated `OUTPUTS` times. The latent or reference of an output is drawn from (seed, task, source,
+output), so it does not depend on the number of processes, the batch size or the order.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,20 @@ import numpy as np
 
 from stargan_dist.data.order import seeded_rng
 
-OUTPUTS = 10  # of each source, as in the paper
+OUTPUTS = 10  # per source, as in the paper
 LATENT, REFERENCE, REAL = GUIDES = ("latent", "reference", "real")
 
 
 class Task(NamedTuple):
-    """Translate one domain into another. Domains by label.
+    """Translation of one domain into another.
 
-    The guide `real` stands for the floor: nothing is translated, and validation images of the
+    The guide `real` gives the lower bound: nothing is translated, and validation images of the
     target are compared with its training images.
+
+    Attributes:
+        guide: `latent`, `reference` or `real`.
+        source: the label of the source domain.
+        target: the label of the target domain.
     """
 
     guide: str
@@ -29,7 +34,7 @@ class Task(NamedTuple):
 
 
 def tasks(num_domains: int, guides: Sequence[str] = GUIDES) -> list[Task]:
-    """All tasks, those of one target together: its real images are looked at once."""
+    """List all tasks, grouped by target, so that each target's real images are processed once."""
     labels = range(num_domains)
     return [
         Task(guide, source, target)
@@ -42,10 +47,10 @@ def tasks(num_domains: int, guides: Sequence[str] = GUIDES) -> list[Task]:
 
 
 def draw_latents(task: Task, source: int, latent_dim: int, seed: int) -> np.ndarray:
-    """z of each output of one source, (OUTPUTS, latent_dim) ~ N(0, I)."""
+    """Draw z for each output of a source, (OUTPUTS, latent_dim) ~ N(0, I)."""
     return seeded_rng(seed, "evaluate", *task, source).standard_normal((OUTPUTS, latent_dim))
 
 
 def draw_references(task: Task, source: int, count: int, seed: int) -> np.ndarray:
-    """The number of the reference of each output of one source, (OUTPUTS,), below `count`."""
+    """Draw the index of the reference of each output of a source, (OUTPUTS,) in [0, count)."""
     return seeded_rng(seed, "evaluate", *task, source).integers(count, size=OUTPUTS)

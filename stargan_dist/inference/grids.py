@@ -1,4 +1,4 @@
-"""Pictures: grids of translations, guided by latents and by references."""
+"""Image grids of translations, guided by latents and by references."""
 
 import io
 from collections.abc import Container, Sequence
@@ -13,64 +13,70 @@ from stargan_dist.data.order import seeded_rng
 from stargan_dist.data.reader import LoadedSplit
 from stargan_dist.inference.translator import Translator
 
-CELL_PIXELS = 64  # smaller images are enlarged to about this
+CELL_PIXELS = 64  # smaller images are enlarged to about this size
 HEADER_PIXELS = 16
 
 
 def latent_grid(
     translator: Translator,
-    inputs: LoadedSplit,
+    sources: LoadedSplit,
     latents: int,
     seed: int,
-    only: Container[str] | None = None,
+    targets: Container[str] | None = None,
 ) -> Image.Image:
-    """A row per source: the source, then `latents` translations to each of its targets.
+    """Draw a row per source: the source, then `latents` translations to each of its targets.
 
-    Targets are the domains of `inputs`, or what `Labels.targets` makes of a source's own label;
-    under the name of a binary attribute of no group it is flipped. Every row has the same latents.
+    The targets are the domains of `sources`, or the targets that `Labels.targets` derives from a
+    source's own label: the column of a binary attribute outside any group shows the attribute
+    flipped. All rows have the same latents.
 
     Args:
-        only: names of the targets to be shown; None: all.
+        latents: the number of latents per target.
+        targets: names of the targets to show. None: all.
     """
-    shown = [_targets(translator, inputs, y, only) for y in inputs.labels]
-    names = [name for name, _ in shown[0]]
+    targets_by_source = [_select_targets(translator, sources, y, targets) for y in sources.labels]
+    names = [name for name, _ in targets_by_source[0]]
     count, latent_dim = len(names) * latents, translator.config.model.latent_dim
     drawn = seeded_rng(seed, "grid").standard_normal((count, latent_dim))
     z = torch.from_numpy(drawn).to(translator.device, translator.dtype)
     rows = []
-    for x, targets in zip(inputs.images, shown, strict=True):
-        y_trg = torch.stack([y for _, y in targets]).repeat_interleave(latents, 0)
-        source = to_unit(x[None].to(translator.device), translator.dtype)
-        fakes = translator.from_latents(source, y_trg.to(translator.device), z)
-        rows.append(torch.cat([source, fakes]))
-    return picture(torch.stack(rows), ["source", *(n for n in names for _ in range(latents))])
+    for image, named_labels in zip(sources.images, targets_by_source, strict=True):
+        y_trg = torch.stack([y for _, y in named_labels]).repeat_interleave(latents, 0)
+        x = to_unit(image[None].to(translator.device), translator.dtype)
+        outputs = translator.from_latents(x, y_trg.to(translator.device), z)
+        rows.append(torch.cat([x, outputs]))
+    columns = [name for name in names for _ in range(latents)]
+    return image_grid(torch.stack(rows), ["source", *columns])
 
 
-def _targets(
-    translator: Translator, inputs: LoadedSplit, y: Tensor, only: Container[str] | None
+def _select_targets(
+    translator: Translator, sources: LoadedSplit, y: Tensor, names: Container[str] | None
 ) -> list[tuple[str, Tensor]]:
-    """The targets of a source that are shown, the same ones for each, with their names."""
-    targets = translator.labels.targets(y)[: len(inputs.domains)]
-    return [row for row in targets if only is None or row[0] in only]
+    """Return the name and label of each target to show for a source with label y.
+
+    The names are the same for all sources.
+    """
+    targets = translator.labels.targets(y)[: len(sources.domains)]
+    return [(name, label) for name, label in targets if names is None or name in names]
 
 
 def reference_grid(
-    translator: Translator, inputs: LoadedSplit, references: LoadedSplit
+    translator: Translator, sources: LoadedSplit, references: LoadedSplit
 ) -> Image.Image:
-    """References in the first row; below, a row per source and its translation by each."""
+    """Draw the references in the first row, then a row per source: it, and its translations."""
     x_ref = to_unit(references.images.to(translator.device), translator.dtype)
     y_trg = references.labels.to(translator.device)
-    sources = to_unit(inputs.images.to(translator.device), translator.dtype)
-    blank = torch.ones_like(sources[:1])
+    x = to_unit(sources.images.to(translator.device), translator.dtype)
+    blank = torch.ones_like(x[:1])
     rows = [torch.cat([blank, x_ref])]
-    for x in sources:
-        fakes = translator.from_references(x[None], y_trg, x_ref)
-        rows.append(torch.cat([x[None], fakes]))
-    return picture(torch.stack(rows), ["source", *(references.domains[y] for y in y_trg)])
+    for source in x:
+        outputs = translator.from_references(source[None], y_trg, x_ref)
+        rows.append(torch.cat([source[None], outputs]))
+    return image_grid(torch.stack(rows), ["source", *(references.domains[y] for y in y_trg)])
 
 
-def picture(cells: Tensor, header: list[str]) -> Image.Image:
-    """Images (rows, columns, 3, H, H) in [-1, 1], with a name above each column."""
+def image_grid(cells: Tensor, header: list[str]) -> Image.Image:
+    """Draw images (rows, columns, 3, H, H) in [-1, 1] with a name above each column."""
     grid = tile(cells)
     sheet = Image.new("RGB", (grid.width, grid.height + HEADER_PIXELS), "white")
     sheet.paste(grid, (0, HEADER_PIXELS))
@@ -102,15 +108,16 @@ def draw_header(
 
 
 def to_png(image: Image.Image) -> bytes:
-    return _encoded(image, "PNG")
+    """Encode an image as PNG."""
+    return _encode(image, "PNG")
 
 
 def to_jpeg(image: Image.Image) -> bytes:
-    """For large pictures: a tenth of the bytes."""
-    return _encoded(image, "JPEG", quality=92)
+    """Encode a large image as JPEG, in a tenth of the bytes of PNG."""
+    return _encode(image, "JPEG", quality=92)
 
 
-def _encoded(image: Image.Image, form: str, **options: int) -> bytes:
+def _encode(image: Image.Image, file_format: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
+    image.save(buffer, file_format, **options)
     return buffer.getvalue()

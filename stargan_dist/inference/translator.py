@@ -1,4 +1,4 @@
-"""Translation by averaged networks, for grids, samples and metrics alike."""
+"""Translation by averaged networks, shared by grids, samples and metrics."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -16,16 +16,26 @@ from stargan_dist.runs.checkpoint import EMA, load_networks
 
 
 class Translator:
-    """Images into domains, guided by latents or by references.
+    """Translates images into domains, guided by latents or by references.
 
-    x: (B, 3, H, H) in [-1, 1]. Guides for n outputs of each source, those of the first source
-    first: y_trg (B·n,) int64 (or labels, float (B·n, labels.size)) with z (B·n, latent_dim) or
-    x_ref (B·n, 3, H, H). The encoder half of G runs once a source. Returns (B·n, 3, H, H), about
-    [-1, 1].
+    Shapes and ranges:
+        x: (B, 3, H, H) in [-1, 1], the sources. Each has n outputs; the encoder half of G runs
+            once per source.
+        y_trg: (B·n,) int64, or label vectors, float (B·n, labels.vector_dim). The n targets of
+            the first source come first. The order is the same for z and x_ref.
+        z: (B·n, latent_dim).
+        x_ref: (B·n, 3, H, H) in [-1, 1].
+        Outputs: (B·n, 3, H, H), approximately in [-1, 1].
 
-    Where G is given a label alone, latents change nothing, and of a reference its domain counts.
+    If a recipe conditions G on the label alone, latents have no effect and a reference contributes
+    only its domain.
 
-    With `bfloat16` G computes in that precision; what goes in and comes out stays as it is.
+    Args:
+        networks: G and, where the recipe has them, F and E, by letter, in evaluation mode.
+        spec: the run's resolved configuration.
+        labels: the labels that G was trained on.
+        step: the training step of the networks.
+        bfloat16: run G under bfloat16 autocast. Inputs and outputs keep their dtype.
     """
 
     def __init__(
@@ -55,10 +65,14 @@ class Translator:
     def load(
         cls, run: str, checkpoint: str = "latest", device: str | torch.device = "cpu"
     ) -> "Translator":
-        """The averaged networks of a run's checkpoint: `latest`, `best` or a step.
+        """Load the averaged networks of a run.
+
+        Args:
+            run: folder or URL of the run.
+            checkpoint: `latest`, `best` or a step.
 
         Raises:
-            UserError: the run has none, or not this one.
+            UserError: the run has no checkpoint, or not this one, or it cannot be read.
         """
         found = checkpoints.find_existing(run, checkpoint)
         spec, labels = resolve(configs.from_dict(found.config)), found.labels
@@ -72,30 +86,47 @@ class Translator:
 
     @property
     def device(self) -> torch.device:
+        """The device of the networks."""
         return next(self.G.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the weights, in which inputs are expected and outputs are returned."""
         return next(self.G.parameters()).dtype
 
     @torch.no_grad()
-    def translate(self, x: Tensor, codes: Tensor) -> Tensor:
-        """Guided by what `codes_of_…` made, (B·n, code_dim)."""
-        lowered = torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else None
-        with lowered or nullcontext():
-            encoded = self.G.encode(x).repeat_interleave(len(codes) // len(x))
-            return self.G.decode(encoded, codes).to(self.dtype)
+    def translate(self, x: Tensor, conditioning: Tensor) -> Tensor:
+        """Translate sources, given the conditioning of each output.
+
+        Args:
+            x: (B, 3, H, H).
+            conditioning: (B·n, conditioning_dim), from `condition_on_latents` or
+                `condition_on_references`.
+
+        Returns:
+            (B·n, 3, H, H)
+        """
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else None
+        with autocast or nullcontext():
+            encoded = self.G.encode(x).repeat_interleave(len(conditioning) // len(x))
+            return self.G.decode(encoded, conditioning).to(self.dtype)
 
     @torch.no_grad()
     def condition_on_latents(self, z: Tensor, y_trg: Tensor) -> Tensor:
-        return self.conditioning.vector(self.conditioning.style_from_latents(z, y_trg), y_trg)
+        """Return the conditioning (B·n, conditioning_dim) for latents and target labels."""
+        style = self.conditioning.style_from_latents(z, y_trg)
+        return self.conditioning.vector(style, y_trg)
 
     @torch.no_grad()
     def condition_on_references(self, x_ref: Tensor, y_trg: Tensor) -> Tensor:
-        return self.conditioning.vector(self.conditioning.style_from_images(x_ref, y_trg), y_trg)
+        """Return the conditioning (B·n, conditioning_dim) for references and target labels."""
+        style = self.conditioning.style_from_images(x_ref, y_trg)
+        return self.conditioning.vector(style, y_trg)
 
     def from_latents(self, x: Tensor, y_trg: Tensor, z: Tensor) -> Tensor:
+        """Translate x (B, 3, H, H) to the labels y_trg with the latents z (B·n, latent_dim)."""
         return self.translate(x, self.condition_on_latents(z, y_trg))
 
     def from_references(self, x: Tensor, y_trg: Tensor, x_ref: Tensor) -> Tensor:
+        """Translate x (B, 3, H, H) to the labels y_trg with the references x_ref (B·n, 3, H, H)."""
         return self.translate(x, self.condition_on_references(x_ref, y_trg))

@@ -1,8 +1,8 @@
 """Find the network interface of this machine that leads to another machine.
 
 `python -m stargan_dist.launch.network_interfaces HOST` prints its name, for GLOO_SOCKET_IFNAME.
-Without that variable, gloo listens on the address of the machine's own name. On Debian that is
-127.0.1.1, and it may be on a network that the other machines do not reach.
+Without that variable, gloo listens on the address that the machine's own host name resolves to. On
+Debian this is 127.0.1.1. Elsewhere it may be on a network that the other machines do not reach.
 """
 
 import argparse
@@ -16,54 +16,62 @@ from stargan_dist.errors import UserError, run_command
 
 
 def interface_towards(host: str) -> str:
-    """The interface of this machine through which a host is reached.
+    """Return the name of the interface of this machine that the route to a host goes through.
+
+    Args:
+        host: host name or address.
 
     Raises:
-        UserError: the host has no address, or that of this machine, or there is no way to it.
+        UserError: the host name does not resolve, or resolves to this machine, or there is no
+            route to the host.
     """
-    own = _own_address(host, _addresses(host))
+    source = _source_address(host, _remote_addresses(host))
     for name, addresses in psutil.net_if_addrs().items():
-        if own in {_without_zone(each.address) for each in addresses}:
+        if source in {_without_zone(each.address) for each in addresses}:
             return name
     raise UserError(
-        f"{host}: reached from the address {own}, which no interface of {socket.gethostname()} "
-        "has; name the interface yourself: GLOO_SOCKET_IFNAME=…"
+        f"{host}: reached from the address {source}, which no interface of {socket.gethostname()} "
+        "has; set the interface explicitly: GLOO_SOCKET_IFNAME=…"
     )
 
 
-def _addresses(host: str) -> Sequence[tuple[socket.AddressFamily, tuple]]:
-    """Family and address of a host, loopback left out: that would be this machine."""
+def _remote_addresses(host: str) -> Sequence[tuple[socket.AddressFamily, tuple]]:
+    """Return family and address of a host, for all addresses but loopback ones.
+
+    A loopback address would mean this machine.
+    """
     here = socket.gethostname()
     try:
         found = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError) as error:
         raise UserError(
-            f"{host}: no address for this name on {here} ({error}); look for it in /etc/hosts "
-            "there, or in the DNS"
+            f"{host}: {here} finds no address for this name ({error}); check /etc/hosts on {here} "
+            "and the DNS"
         ) from error
-    others = [(each[0], each[4]) for each in found if not ip_address(_ip(each[4])).is_loopback]
-    if not others:
+    remote = [(each[0], each[4]) for each in found if not ip_address(_ip(each[4])).is_loopback]
+    if not remote:
         raise UserError(
-            f"{host}: on {here} this name means {_ip(found[0][4])}, which is {here} itself and not "
-            "another machine; give it its address on the network, in /etc/hosts there or in the DNS"
+            f"{host}: on {here} this name resolves to {_ip(found[0][4])}, which is {here} itself "
+            f"and not another machine; set its network address in /etc/hosts on {here} or in the "
+            "DNS"
         )
-    return others
+    return remote
 
 
-def _own_address(host: str, addresses: Sequence[tuple[socket.AddressFamily, tuple]]) -> str:
-    """The address that this machine has on the way to the first of them that has a way."""
+def _source_address(host: str, addresses: Sequence[tuple[socket.AddressFamily, tuple]]) -> str:
+    """Return this machine's address on the route to the first address that has a route."""
     reasons = []
     for family, address in addresses:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             try:
-                probe.connect(address)  # sends nothing: the route is chosen
+                probe.connect(address)  # sends no packet, only selects the route
             except OSError as error:
                 reasons.append(f"{_ip(address)}: {error.strerror}")
                 continue
             return _ip(probe.getsockname())
+    here = socket.gethostname()
     raise UserError(
-        f"{host}: no way from {socket.gethostname()} to it ({'; '.join(reasons)}); look at "
-        "`ip route` there"
+        f"{host}: no route from {here} to it ({'; '.join(reasons)}); check `ip route` on {here}"
     )
 
 
@@ -72,7 +80,7 @@ def _ip(address: tuple) -> str:
 
 
 def _without_zone(ip: str) -> str:
-    """fe80::1%eth0 as fe80::1."""
+    """Remove the zone of an IPv6 address: fe80::1%eth0 becomes fe80::1."""
     return ip.partition("%")[0]
 
 
@@ -80,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="stargan_dist.launch.network_interfaces", description=__doc__
     )
-    parser.add_argument("host", help="the machine that is to be reached, as name or address")
+    parser.add_argument("host", help="name or address of the machine to reach")
     print(interface_towards(parser.parse_args().host))
 
 

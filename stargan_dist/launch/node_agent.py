@@ -1,14 +1,16 @@
-"""One machine's part of a training on several: what launchers/multinode.sh starts on each of them.
+"""Run the ranks of one machine: launchers/multinode.sh starts this module on every machine.
 
-torchrun, and what it lacks for that: gloo's interface, signals that reach the ranks alone, ranks
-that outlive the connection until they have saved, and the exit code of the training. On standard
-input come the environment, as NAME=value with a NUL behind each and one more behind all, and then
-orders, a line each:
+The agent runs torchrun and adds what a training on several machines needs: the network interface
+for gloo, signals that reach only the ranks, ranks that survive a broken connection until they have
+saved, and the exit code of the training.
 
-    TERM, USR1  the signal, for the ranks. Where none has started yet, all ends.
-    END         another machine has failed: the ranks have a few seconds to say what they know.
+Standard input begins with the environment: entries NAME=value, each terminated by a NUL, and one
+more NUL. Control messages follow, one per line:
 
-Its end means that nobody is there any more to give orders, and is taken for TERM.
+    TERM, USR1  send this signal to the ranks. Before any rank has started, exit.
+    END         another machine has failed: give the ranks a few seconds to report, then kill them.
+
+The end of standard input means that the launcher has gone, and is treated as TERM.
 """
 
 import argparse
@@ -35,46 +37,47 @@ GRACE_SECONDS = 5.0
 
 
 def read_environment(pipe: BinaryIO) -> dict[str, str]:
-    """The variables that come ahead of the orders.
+    """Read the environment variables that precede the control messages.
 
     Raises:
-        UserError: the pipe ends before they do.
+        UserError: the input ends too early.
     """
-    entries = dict[str, str]()
-    while entry := _until_nul(pipe):
+    environment = dict[str, str]()
+    while entry := _read_until_nul(pipe):
         name, _, value = entry.decode(errors="surrogateescape").partition("=")
-        entries[name] = value
-    return entries
+        environment[name] = value
+    return environment
 
 
-def _until_nul(pipe: BinaryIO) -> bytes:
+def _read_until_nul(pipe: BinaryIO) -> bytes:
     entry = bytearray()
     while (byte := pipe.read(1)) != b"\0":
         if not byte:
             raise UserError(
-                "standard input ended ahead of the first order: the command in STARGAN_RSH must "
-                "pass its own on, as ssh does (docker exec and kubectl exec with -i)"
+                "standard input ended before the first control message: the command in "
+                "STARGAN_RSH must forward its standard input, as ssh does (docker exec and kubectl "
+                "exec with -i)"
             )
         entry += byte
     return bytes(entry)
 
 
-def obey(orders: Iterable[bytes]) -> None:
-    """Do what the lines order, until they end."""
-    for line in orders:
-        order = line.decode().strip()
-        if order == "END":
+def handle_messages(messages: Iterable[bytes]) -> None:
+    """Handle control messages until they end, and then terminate the ranks."""
+    for line in messages:
+        name = line.decode().strip()
+        if name == "END":
             time.sleep(GRACE_SECONDS)
-            order = "KILL"
-        signal_ranks(signal.Signals[f"SIG{order}"])
+            name = "KILL"
+        signal_ranks(signal.Signals[f"SIG{name}"])
     signal_ranks(signal.SIGTERM)
 
 
 def signal_ranks(number: signal.Signals) -> None:
-    """Signal the processes that torchrun started; without any, end this process.
+    """Send a signal to the ranks, which torchrun started. Without ranks, exit this process.
 
-    torchrun itself would pass a signal on and kill the ranks 30 seconds later, saving or not; and
-    as long as it waits for other machines, it answers none.
+    torchrun must not receive the signal. It would forward it and kill the ranks 30 seconds later,
+    even while they save. While it waits for other machines, it handles no signal.
     """
     ranks = psutil.Process().children()
     if not ranks:
@@ -84,29 +87,29 @@ def signal_ranks(number: signal.Signals) -> None:
             rank.send_signal(number)
 
 
-def refuse_taken(port: int) -> None:
-    """See that the ranks can meet at a port of this machine.
+def check_port_free(port: int) -> None:
+    """Check that the rendezvous can listen on a port of this machine.
 
     Raises:
-        UserError: another program listens there.
+        UserError: another program listens on it.
     """
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
         raise UserError(
-            f"port {port} of {socket.gethostname()}: {os.strerror(error.errno or 0)}; start again, "
-            "and another one is taken"
+            f"port {port} of {socket.gethostname()}: {os.strerror(error.errno or 0)}; start the "
+            "launcher again, which then selects another port"
         ) from error
 
 
-def torchrun(words: list[str]) -> int:
-    """Run torchrun, and return the exit code of the ranks as a shell would tell it."""
+def run_torchrun(arguments: list[str]) -> int:
+    """Run torchrun and return the exit code of the ranks, in the convention of a shell."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
-        run.main(words)
+        run.main(arguments)
     except SignalException as error:
         return 128 + error.sigval
     except ChildFailedError as error:
@@ -115,9 +118,10 @@ def torchrun(words: list[str]) -> int:
 
 
 def exit_code(error: "ChildFailedError") -> int:
-    """Of the first rank that failed; STOPPED if one says so, since all ranks agree on that.
+    """Return the exit code of the first rank that failed, or STOPPED if any rank exited with it.
 
-    Where one has left, torchrun ends those that are still leaving by a signal.
+    All ranks stop at the same step. But once one has exited, torchrun terminates those that are
+    still exiting by a signal, which would hide that they were stopped.
     """
     if any(failure.exitcode == STOPPED for failure in error.failures.values()):
         return STOPPED
@@ -127,84 +131,94 @@ def exit_code(error: "ChildFailedError") -> int:
 
 @contextmanager
 def relayed_output() -> Iterator[None]:
-    """What ranks print goes on as long as somebody reads it.
+    """Relay the output of the ranks as long as somebody reads it.
 
-    A connection that breaks must not end a rank by its next line, ahead of the state it is to save.
+    If the connection breaks, the next printed line must not end a rank before it has saved its
+    state.
     """
-    shown = [os.dup(1), os.dup(2)]
+    originals = [os.dup(1), os.dup(2)]
     source, sink = os.pipe()
-    for number in (1, 2):
-        os.dup2(sink, number)
+    for descriptor in (1, 2):
+        os.dup2(sink, descriptor)
     os.close(sink)
-    relay = threading.Thread(target=_relay, args=(source, shown[0]), daemon=True)
+    relay = threading.Thread(target=_relay, args=(source, originals[0]), daemon=True)
     relay.start()
     try:
         yield
     finally:
-        for number, original in zip((1, 2), shown, strict=True):
-            os.dup2(original, number)
-        relay.join(GRACE_SECONDS)  # a rank's own child may hold the pipe for longer
+        for descriptor, original in zip((1, 2), originals, strict=True):
+            os.dup2(original, descriptor)
+        relay.join(GRACE_SECONDS)  # a child process of a rank may keep the pipe open for longer
 
 
-def _relay(source: int, shown: int) -> None:
+def _relay(source: int, destination: int) -> None:
     while data := os.read(source, 1 << 16):
         with suppress(OSError):
-            os.write(shown, data)
+            os.write(destination, data)
 
 
-def _own_stdin() -> BinaryIO:
-    """Standard input, out of the ranks' sight."""
+def _take_stdin() -> BinaryIO:
+    """Return standard input as a pipe, and give the ranks /dev/null instead."""
     pipe = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     return pipe
 
 
-def _options(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="stargan_dist.launch.node_agent", allow_abbrev=False)
-    parser.add_argument("--number", type=int, required=True, help="of this machine, from 0")
-    parser.add_argument("--machines", type=int, required=True, help="how many there are")
+def _parse_options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="stargan_dist.launch.node_agent",
+        usage="%(prog)s [options] -- -m MODULE … | SCRIPT …",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--number", type=int, required=True, help="number of this machine, from 0")
+    parser.add_argument("--machines", type=int, required=True, help="number of machines")
     parser.add_argument("--first", required=True, help="name of machine 0, where ranks meet")
-    parser.add_argument("--port", type=int, required=True, help="the port there")
-    parser.add_argument("--peer", help="another machine, for gloo's interface")
-    parser.add_argument("--slots", type=int, help="processes; without: one for each GPU, or one")
-    return parser.parse_args(words)
+    parser.add_argument("--port", type=int, required=True, help="port of machine 0 for that")
+    parser.add_argument("--peer", help="name of another machine, to find gloo's interface")
+    parser.add_argument(
+        "--slots", type=int, help="processes on this machine; default: one per GPU, or one"
+    )
+    return parser.parse_args(arguments)
 
 
 def main() -> int:
-    cut = sys.argv.index("--")
-    options, training = _options(sys.argv[1:cut]), sys.argv[cut + 1 :]
-    orders = _own_stdin()
-    os.environ |= read_environment(orders)  # ahead of torch
-    # As in a virtual environment that is activated: DeepSpeed looks for ninja.
+    separator = sys.argv.index("--")
+    options, training = _parse_options(sys.argv[1:separator]), sys.argv[separator + 1 :]
+    messages = _take_stdin()
+    os.environ |= read_environment(messages)  # before torch is imported
+    # As in an activated virtual environment: DeepSpeed searches PATH for ninja.
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     if options.peer and "GLOO_SOCKET_IFNAME" not in os.environ:
         os.environ["GLOO_SOCKET_IFNAME"] = interface_towards(options.peer)
     if options.number == 0:
-        refuse_taken(options.port)
-    threading.Thread(target=obey, args=(orders,), daemon=True).start()
+        check_port_free(options.port)
+    threading.Thread(target=handle_messages, args=(messages,), daemon=True).start()
     with relayed_output():
-        return torchrun([*_rendezvous(options), *_program(training)])
+        return run_torchrun([*_torchrun_options(options), *_program(training)])
 
 
-def _rendezvous(options: argparse.Namespace) -> list[str]:
-    words = {
+def _torchrun_options(options: argparse.Namespace) -> list[str]:
+    values = {
         "--nnodes": options.machines,
         "--node_rank": options.number,
-        "--nproc_per_node": options.slots or _gpus() or 1,
+        "--nproc_per_node": options.slots or _gpu_count() or 1,
         "--rdzv_backend": "static",
         "--master_addr": options.first,
         "--master_port": options.port,
         "--max_restarts": 0,
     }
-    return [str(word) for pair in words.items() for word in pair]
+    return [str(word) for pair in values.items() for word in pair]
 
 
-def _program(words: list[str]) -> list[str]:
-    """-m MODULE … or SCRIPT …; behind "--" torchrun takes no option for one of its own."""
-    return ["-m", "--", *words[1:]] if words[0] == "-m" else ["--", *words]
+def _program(arguments: list[str]) -> list[str]:
+    """Return the arguments of torchrun for "-m MODULE …" or "SCRIPT …".
+
+    After "--" torchrun does not parse the training's options as its own.
+    """
+    return ["-m", "--", *arguments[1:]] if arguments[0] == "-m" else ["--", *arguments]
 
 
-def _gpus() -> int:
+def _gpu_count() -> int:
     import torch
 
     return torch.cuda.device_count()

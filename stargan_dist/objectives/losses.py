@@ -58,7 +58,8 @@ def gradient_penalty(
 
     Args:
         score: D, (B, 3, H, H) -> (B,) or (B, patches).
-        real, fake: (B, 3, H, H).
+        real: (B, 3, H, H).
+        fake: (B, 3, H, H).
         mix: (B,) in [0, 1], the weight of the real image.
     """
     share = mix[:, None, None, None]
@@ -75,8 +76,10 @@ def mode_seeking(fake: Tensor, fake2: Tensor, style: Tensor, style2: Tensor) -> 
     batch would depend on the number of ranks.
 
     Args:
-        fake, fake2: (B, 3, H, H).
-        style, style2: (B, style dim).
+        fake: (B, 3, H, H).
+        fake2: the same sources with the second style.
+        style: (B, style dim).
+        style2: (B, style dim).
     """
     images = (fake - fake2).abs().flatten(1).mean(1)
     styles = (style - style2).abs().mean(1)

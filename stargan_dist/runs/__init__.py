@@ -1,1 +1,1 @@
-"""The files of a run folder."""
+"""Contents of a run folder: checkpoints and evaluation results."""

@@ -1,6 +1,6 @@
-"""Writing checkpoints beside the training."""
+"""Background writes of checkpoints."""
 
-import sys
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -8,64 +8,68 @@ import tenacity
 
 from stargan_dist.errors import UserError
 
-TRIES = 3
-WAIT_SECONDS = 10.0
+MAX_ATTEMPTS = 3
+WAIT_SECONDS = 10.0  # between attempts
+
+logger = logging.getLogger(__name__)
 
 
 class AsyncWriter:
-    """Runs one write at a time, in a thread of its own or at once.
+    """Runs one write at a time, in its own thread or in the caller's.
 
-    A write that fails in the background is told and tried again; one that fails for good raises
-    at the next `check`, `save` or `close`, so it is never lost.
+    In the background a failed write is logged and retried. If the last attempt fails, the error is
+    raised by the next `check`, `wait` or `save`, or logged by `close`; it is never lost.
+
+    Args:
+        background: write in a thread.
     """
 
     def __init__(self, *, background: bool) -> None:
-        self._thread = ThreadPoolExecutor(1, "saver") if background else None
+        self._executor = ThreadPoolExecutor(1, "async_writer") if background else None
         self._pending: Future[None] | None = None
 
     def save(self, write: Callable[[], None]) -> None:
-        """Begin a write, once the one before is done.
+        """Start a write after the previous one has finished.
 
         Raises:
-            UserError: that one failed, or this one, which is not in the background.
+            UserError: the previous write failed, or this one failed in the foreground.
         """
         self.wait()
-        if self._thread is None:
+        if self._executor is None:
             write()
         else:
-            self._pending = self._thread.submit(_persist, write)
+            self._pending = self._executor.submit(_write_with_retries, write)
 
     def check(self) -> None:
-        """Raises UserError if a write has failed for good. Waits for nothing."""
+        """Raise UserError if the pending write has failed. Does not block."""
         if self._pending and self._pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return when all is written; raises UserError if it cannot be."""
+        """Block until the pending write has finished. Raise UserError if it failed."""
         if self._pending:
             pending, self._pending = self._pending, None
             pending.result()
 
     def close(self) -> None:
-        """Have the thread end. What it still writes is finished first, or told to have failed."""
-        if self._thread:
-            self._thread.shutdown()
+        """Flush the pending write and stop the thread. Log the error if the write failed."""
+        if self._executor:
+            self._executor.shutdown()
         error = self._pending.exception() if self._pending else None
         if error:
-            print(error, file=sys.stderr, flush=True)
+            logger.error("%s", error)
 
 
-def _persist(write: Callable[[], None]) -> None:
+def _write_with_retries(write: Callable[[], None]) -> None:
     tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(TRIES),
+        stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
         wait=tenacity.wait_fixed(WAIT_SECONDS),
         retry=tenacity.retry_if_exception_type(UserError),
-        before_sleep=_tell,
+        before_sleep=_log_retry,
         reraise=True,
     )(write)
 
 
-def _tell(state: tenacity.RetryCallState) -> None:
+def _log_retry(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    told = f"{error}; training goes on, trying again in {WAIT_SECONDS:.0f} s"
-    print(told, file=sys.stderr, flush=True)
+    logger.warning("%s; training continues, retrying in %.0f s", error, WAIT_SECONDS)

@@ -1,15 +1,15 @@
 """Checkpoints: `RUN/checkpoints/step_NNNNNNNN/`, complete or absent, on any URL.
 
-A folder holds the networks, their averages and the states of their optimizers, whole and by the
-names of their parameters (safetensors), and `manifest.json` with the step, the configuration and
-a hash of every file. Nothing in it depends on the engine or the number of processes. There is no
-random state to save: whatever is drawn is a function of (seed, step).
+A folder holds the networks, their averages (EMA) and the states of their optimizers as whole
+tensors under the names of their parameters (safetensors), and `manifest.json` with the step, the
+configuration and a hash of every file. The content does not depend on the engine or the number of
+processes. There is no random state to save: every random draw is a function of (seed, step).
 """
 
 import hashlib
 import json
+import logging
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +30,42 @@ LATEST = "latest"
 NETWORKS, EMA, OPTIMIZERS = "networks.safetensors", "ema.safetensors", "optimizers.safetensors"
 VERSION = 2
 
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """The tensors of a checkpoint, under names that begin with a network's letter and a dot.
+
+    Attributes:
+        networks: `G.PARAMETER`.
+        ema: `G.PARAMETER`, averaged.
+        optimizers: `G.PARAMETER:KIND` (such as exp_avg), and `G.step`.
+        scales: for float16, by loss (D or G): the loss scale and its count of good iterations.
+    """
+
+    networks: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizers: dict[str, Tensor]
+    scales: dict[str, list[float]]
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint. `step` iterations are done; `config` is that of the run."""
+    """A complete checkpoint, as its manifest describes it.
+
+    Attributes:
+        url: the folder.
+        step: the number of completed iterations.
+        config: the run's configuration as plain values.
+        domains: the names of the labels.
+        data: the fingerprint of the data sources.
+        files: size and SHA-256 of each file, by name.
+        labels: the label spaces of the data sources.
+        skipped: samples that were replaced.
+        scales: the loss scales of float16 (`CheckpointState.scales`).
+        nonfinite: the number of iterations with a gradient that was not finite.
+    """
 
     url: str
     step: int
@@ -47,49 +79,36 @@ class Checkpoint:
     nonfinite: int = 0
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file, which must be those that were saved.
+        """Read a file and verify its hash.
 
         Raises:
-            UserError: they are missing or damaged.
+            UserError: the file is missing or damaged.
         """
-        where = storage.join(self.url, name)
+        url = storage.join(self.url, name)
         try:
-            data = storage.read_bytes(where)
+            data = storage.read_bytes(url)
         except OSError as error:
-            raise UserError(f"cannot read {where}: {error}{self._remedy()}") from error
+            raise UserError(f"cannot read {url}: {error}{self._remedy()}") from error
         if hashlib.sha256(data).hexdigest() != self.files[name]["sha256"]:
-            raise UserError(f"{where} is damaged, its hash is not the manifest's{self._remedy()}")
+            reason = f"its hash differs from that in {MANIFEST}"
+            raise UserError(f"{url} is damaged: {reason}{self._remedy()}")
         return data
 
     def _remedy(self) -> str:
-        return f"; remove {self.url} to go on from the checkpoint before it"
+        return f"; remove {self.url} to resume from the previous checkpoint"
 
     def tensors(self, name: str) -> dict[str, Tensor]:
+        """Read the tensors of a safetensors file. Raises UserError as `read` does."""
         return load(self.read(name))
 
-    def state(self) -> "State":
-        """Everything that a run goes on from, on the CPU."""
+    def state(self) -> CheckpointState:
+        """Read everything that a run resumes from, on the CPU. Raises UserError as `read` does."""
         networks, ema, optimizers = map(self.tensors, (NETWORKS, EMA, OPTIMIZERS))
-        return State(networks, ema, optimizers, self.scales)
-
-
-@dataclass(frozen=True)
-class State:
-    """What is saved, by names that begin with a network's letter and a dot.
-
-    Attributes:
-        networks, ema: `G.PARAMETER`.
-        optimizers: `G.PARAMETER:KIND` (such as exp_avg), and `G.step`.
-        scales: of float16, by side: the loss scale and its count of good iterations.
-    """
-
-    networks: dict[str, Tensor]
-    ema: dict[str, Tensor]
-    optimizers: dict[str, Tensor]
-    scales: dict[str, list[float]]
+        return CheckpointState(networks, ema, optimizers, self.scales)
 
 
 def step_name(step: int) -> str:
+    """Return the name of a step in file names: `step_00005000`."""
     return f"step_{step:08d}"
 
 
@@ -98,21 +117,25 @@ def _folder(run: str) -> str:
 
 
 def _read_manifest(url: str) -> Checkpoint:
-    where = storage.join(url, MANIFEST)
+    manifest_url = storage.join(url, MANIFEST)
     try:
-        row = json.loads(storage.read_bytes(where))
+        manifest = json.loads(storage.read_bytes(manifest_url))
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read the checkpoint {where}: {error}") from error
-    if row.pop("version", None) != VERSION:
-        raise UserError(f"{where} is of another version of this program")
-    # Runs of before there were other labels had domains alone.
-    labels = row.pop("labels", None)
-    row["labels"] = Labels.from_dict(labels) if labels else domain_labels(row["domains"])
-    return Checkpoint(url, **row)
+        raise UserError(f"cannot read the checkpoint {manifest_url}: {error}") from error
+    version = manifest.pop("version", None)
+    if version != VERSION:
+        raise UserError(
+            f"{manifest_url} has format version {version}, this program reads version {VERSION}: "
+            "use the stargan_dist version that wrote it"
+        )
+    # Older manifests have no labels: the labels are the domains.
+    labels = manifest.pop("labels", None)
+    manifest["labels"] = Labels.from_dict(labels) if labels else domain_labels(manifest["domains"])
+    return Checkpoint(url, **manifest)
 
 
 def list_steps(run: str) -> list[int]:
-    """Steps of the complete checkpoints of a run, ascending."""
+    """Return the steps of the complete checkpoints of a run, in ascending order."""
     names = storage.list_names(_folder(run))
     steps = [int(name[5:]) for name in names if re.fullmatch(r"step_\d{8,}", name)]
     return sorted(
@@ -120,74 +143,87 @@ def list_steps(run: str) -> list[int]:
     )
 
 
-def find(run: str, which: str = LATEST, protocol: str | None = None) -> Checkpoint | None:
-    """A checkpoint of a run: `latest`, `best`, or a step such as 5000 or step_00005000.
+def find(run: str, selector: str = LATEST, protocol: str | None = None) -> Checkpoint | None:
+    """Find a checkpoint of a run.
 
-    `latest` is what the file of that name says, so a run can be set back by writing an older
-    name into it; without the file, the newest one. `best` is by evaluations with a protocol; None:
-    that of the run's configuration. None if the run has no checkpoint yet.
+    Args:
+        selector: `latest`, `best`, or a step such as 5000 or step_00005000. `latest` is the step
+            named in the file `latest`, or the newest step if there is no such file. A run can be
+            set back by writing an older step's name into that file.
+        protocol: the evaluation protocol that determines `best`. None: the one in the
+            configuration of the newest checkpoint.
+
+    Returns:
+        The checkpoint, or None if the run has no checkpoint yet.
 
     Raises:
-        UserError: the one asked for does not exist.
+        UserError: the run has checkpoints, but not the selected one.
     """
     steps = list_steps(run)
     if not steps:
         return None
-    if which == LATEST:
-        return _read_manifest(storage.join(_folder(run), step_name(_latest(run, steps))))
-    if which == "best":
-        return _read_manifest(storage.join(_folder(run), step_name(_best(run, steps, protocol))))
-    step = int(which.removeprefix("step_")) if re.fullmatch(r"(step_)?\d+", which) else None
-    if step not in steps:
-        raise UserError(f"{run} has no checkpoint {which}; it has the steps {steps}")
+    if selector == LATEST:
+        step = _latest_step(run, steps)
+    elif selector == "best":
+        step = _best_step(run, steps, protocol)
+    else:
+        step = _parse_step(run, selector, steps)
     return _read_manifest(storage.join(_folder(run), step_name(step)))
 
 
-def find_existing(run: str, which: str = LATEST, protocol: str | None = None) -> Checkpoint:
-    """As `find`; raises UserError where the run has no checkpoint yet."""
-    found = find(run, which, protocol)
-    if found is None:
+def find_existing(run: str, selector: str = LATEST, protocol: str | None = None) -> Checkpoint:
+    """Find a checkpoint as `find` does; raise UserError if the run has none yet."""
+    checkpoint = find(run, selector, protocol)
+    if checkpoint is None:
         raise UserError(f"{run} has no checkpoint: train it first")
-    return found
+    return checkpoint
 
 
-def _best(run: str, steps: list[int], protocol: str | None) -> int:
+def _parse_step(run: str, selector: str, steps: list[int]) -> int:
+    if re.fullmatch(r"(step_)?\d+", selector):
+        step = int(selector.removeprefix("step_"))
+        if step in steps:
+            return step
+    raise UserError(f"{run} has no checkpoint {selector}; it has the steps {steps}")
+
+
+def _best_step(run: str, steps: list[int], protocol: str | None) -> int:
     newest = _read_manifest(storage.join(_folder(run), step_name(steps[-1])))
-    # Runs of before there was this choice have none.
+    # Older configurations have no section `evaluation`.
     protocol = protocol or newest.config.get("evaluation", {}).get("protocol", "paper")
     best = best_steps(run, steps, protocol)
     if not best:
         raise UserError(
-            f"none of the checkpoints of {run} has a complete evaluation by protocol {protocol}: "
-            f"python -m stargan_dist.evaluate --run {run} --protocol {protocol}"
+            f"no checkpoint of {run} has a complete evaluation under protocol {protocol}: "
+            f"run python -m stargan_dist.evaluate --run {run} --protocol {protocol}"
         )
     return best[0]
 
 
-def _latest(run: str, steps: list[int]) -> int:
+def _latest_step(run: str, steps: list[int]) -> int:
     pointer = storage.join(_folder(run), LATEST)
     if storage.exists(pointer):
         name = storage.read_bytes(pointer).decode().strip()
-        named = [step for step in steps if step_name(step) == name]
-        if named:
-            return named[0]
+        matching = [step for step in steps if step_name(step) == name]
+        if matching:
+            return matching[0]
     return steps[-1]
 
 
 def tensors_of_network(letter: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of one network, by names without its letter."""
+    """Return the tensors of one network, under names without its letter."""
     prefix = f"{letter}."
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def load_networks(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
-    """Fill networks from tensors named `LETTER.parameter`."""
+    """Load the state of each network from tensors named `LETTER.PARAMETER`."""
     for letter, network in networks.items():
         network.load_state_dict(tensors_of_network(letter, tensors))
 
 
-def _describe(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of each file."""
+def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the size and the hash of each file."""
     contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
     return {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -195,17 +231,17 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def save(run: str, step: int, state: State, facts: Mapping[str, Any]) -> None:
-    """Publish a checkpoint and point `latest` at it. For one rank to call.
+def save(run: str, step: int, state: CheckpointState, metadata: Mapping[str, Any]) -> None:
+    """Publish a checkpoint and point `latest` at it. Called by one rank.
 
     Args:
-        facts: `config` (plain values), `domains`, `labels` (`Labels.to_dict`), `data`, the
-            fingerprint of the sets, and
-            `skipped`, the samples that were replaced, `nonfinite`, the iterations in which a
-            gradient was not finite.
+        metadata: fields of the manifest: `config` (plain values), `domains`, `labels`
+            (`Labels.to_dict`), `data` (the fingerprint of the data sources), `skipped` (samples
+            that were replaced) and `nonfinite` (the number of iterations with a gradient that was
+            not finite).
 
     Raises:
-        UserError: it cannot be written. What was there before stays.
+        UserError: the checkpoint cannot be written. Existing checkpoints stay.
     """
     url = storage.join(_folder(run), step_name(step))
     try:
@@ -213,8 +249,8 @@ def save(run: str, step: int, state: State, facts: Mapping[str, Any]) -> None:
             save_file(state.networks, folder / NETWORKS)
             save_file(state.ema, folder / EMA)
             save_file(state.optimizers, folder / OPTIMIZERS)
-            files = _describe(folder)
-            manifest = {"version": VERSION, "step": step, **facts, "scales": state.scales}
+            files = _hash_files(folder)
+            manifest = {"version": VERSION, "step": step, **metadata, "scales": state.scales}
             text = json.dumps(manifest | {"files": files}, indent=1) + "\n"
             (folder / MANIFEST).write_text(text)
         _point_latest(run, step)
@@ -229,7 +265,13 @@ def _point_latest(run: str, step: int) -> None:
 def superseded_steps(
     steps: Iterable[int], *, keep_last: int, keep_every: int, best: Iterable[int]
 ) -> list[int]:
-    """The steps that may go: not among the newest, no multiple of `keep_every`, not the best."""
+    """Return the steps that retention removes.
+
+    Args:
+        keep_last: keep this many newest steps.
+        keep_every: keep the multiples of this number; 0: none.
+        best: keep these steps.
+    """
     steps = sorted(steps)
     kept = {*steps[-keep_last:], *best}
     kept |= {step for step in steps if keep_every and step % keep_every == 0}
@@ -237,16 +279,16 @@ def superseded_steps(
 
 
 def apply_retention(run: str, step: int, protocol: str, *, keep_last: int, keep_every: int) -> None:
-    """Apply the retention after a save at `step`.
+    """Remove superseded checkpoints after a save at `step`.
 
-    Later steps, which a run that was set back has not reached again, do not count. The manifest
-    goes first: a folder that is half removed is no checkpoint.
+    Later steps are ignored: a run that was set back has not reached them again. The manifest is
+    removed first, because a folder without a manifest is not a checkpoint.
     """
     reached = [s for s in list_steps(run) if s <= step]
     try:
         best = best_steps(run, reached, protocol)
     except (OSError, UserError) as error:
-        print(f"no checkpoint is removed: the best is not known ({error})", file=sys.stderr)
+        logger.warning("no checkpoint is removed: the best one cannot be determined (%s)", error)
         return
     for old in superseded_steps(reached, keep_last=keep_last, keep_every=keep_every, best=best):
         storage.remove_folder(storage.join(_folder(run), step_name(old)), first=MANIFEST)

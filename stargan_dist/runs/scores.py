@@ -1,7 +1,7 @@
-"""The complete evaluations of a run, and which of its checkpoints is the best by them.
+"""Evaluation results of a run: the complete ones, and the best checkpoint according to them.
 
-A result lies at RUN/evaluation/LABEL/step_NNNNNNNN_seed_N.json. Its label is the protocol, and
-what departs from its usual form (`paper-bfloat16`).
+A result lies at RUN/evaluation/VARIANT/step_NNNNNNNN_seed_N.json. The variant is the name of the
+protocol, followed by its deviations from the standard form (`paper-bfloat16`).
 """
 
 import json
@@ -14,8 +14,8 @@ from stargan_dist import storage
 from stargan_dist.errors import UserError
 
 EVALUATIONS = "evaluation"  # folder of a run
-# Numbers of evaluations that agree in these may be compared.
-COMPARABLE = (
+# Metrics of two results are comparable if the results agree in these fields.
+COMPARISON_FIELDS = (
     "protocol", "precision", "metrics", "extractors", "outputs_per_source", "image_size",
     "domains", "data",
 )  # fmt: skip
@@ -23,55 +23,56 @@ COMPARABLE = (
 Result = dict[str, Any]
 
 
-def read(where: str) -> Result | None:
-    """A result, complete or not; None where there is none that can be read as one.
+def read_result(url: str) -> Result | None:
+    """Read a result, complete or not. Return None if there is no file or it holds no result.
 
     Raises:
         UserError: the storage fails.
     """
     try:
-        result = json.loads(storage.read_bytes(where))
+        result = json.loads(storage.read_bytes(url))
     except (FileNotFoundError, ValueError):
         return None
     except OSError as error:
-        raise UserError(f"cannot read {where}: {error}") from error
-    if not (isinstance(result, dict) and {"score", "step", "seed", *COMPARABLE} <= result.keys()):
+        raise UserError(f"cannot read {url}: {error}") from error
+    required = {"score", "step", "seed", *COMPARISON_FIELDS}
+    if not (isinstance(result, dict) and required <= result.keys()):
         return None
-    # Before rows were measured by latents alone, all were by all guides.
+    # Older results lack the field: every recipe was evaluated with all guides.
     return {"guides": ["latent", "reference", "real"], **result}
 
 
-def shared(result: Result) -> dict[str, Any]:
-    """What results must agree in to be compared."""
-    return {name: result[name] for name in COMPARABLE}
+def comparison_fields(result: Result) -> dict[str, Any]:
+    """Return the fields in which comparable results agree."""
+    return {name: result[name] for name in COMPARISON_FIELDS}
 
 
-def way(result: Result) -> str:
-    """A name for how a result was measured: equal for those that may be compared."""
-    return json.dumps(shared(result), sort_keys=True)
+def comparison_key(result: Result) -> str:
+    """Return a string that is equal for two results if and only if they are comparable."""
+    return json.dumps(comparison_fields(result), sort_keys=True)
 
 
-def complete(run: str) -> list[Result]:
-    """All complete results of a run."""
-    folder, found = storage.join(run, EVALUATIONS), []
-    for label in storage.list_names(folder):
-        for name in storage.list_names(storage.join(folder, label)):
+def complete_results(run: str) -> list[Result]:
+    """Read all results of a run in which every task was measured."""
+    folder, results = storage.join(run, EVALUATIONS), []
+    for variant in storage.list_names(folder):
+        for name in storage.list_names(storage.join(folder, variant)):
             if re.fullmatch(r"step_\d+_seed_\d+\.json", name):
-                result = read(storage.join(folder, label, name))
+                result = read_result(storage.join(folder, variant, name))
                 if result is not None and result["score"] is not None:
-                    found.append(result)
-    return found
+                    results.append(result)
+    return results
 
 
 def best_steps(run: str, steps: Collection[int], protocol: str) -> list[int]:
-    """Of some steps of a run, those with the lowest Fréchet distance by a protocol.
+    """Return the steps, among `steps`, with the lowest Fréchet distance under a protocol.
 
-    One for each way of measuring that was used: the one used most comes first. Only evaluations
-    with seed 0 count.
+    Only evaluations with seed 0 count. Results that are not comparable, such as those of different
+    precisions, form separate groups. Each group has one best step; the largest group comes first.
     """
-    ways: dict[str, dict[int, float]] = defaultdict(dict)
-    for result in complete(run):
+    scores_by_group: dict[str, dict[int, float]] = defaultdict(dict)
+    for result in complete_results(run):
         if (result["protocol"], result["seed"]) == (protocol, 0) and result["step"] in steps:
-            ways[way(result)][result["step"]] = result["score"]
-    by_use = sorted(ways.values(), key=len, reverse=True)
-    return [min(scores, key=lambda step: scores[step]) for scores in by_use]
+            scores_by_group[comparison_key(result)][result["step"]] = result["score"]
+    groups = sorted(scores_by_group.values(), key=len, reverse=True)
+    return [min(scores, key=lambda step: scores[step]) for scores in groups]

@@ -1,6 +1,6 @@
 """Command line of shards: `python -m stargan_dist.shards build|merge|inspect|verify|preview`.
 
-Shards are WebDataset tars of images with an index. Each command tells more by its own --help.
+Shards are WebDataset tars of images, with an index. Each command explains its options by --help.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from stargan_dist.errors import UserError, run_command
 from stargan_dist.shards.build import build
 from stargan_dist.shards.pack import Encoding
 from stargan_dist.shards.preview import preview, write_png
-from stargan_dist.shards.publish import BuildPart, merge, merge_if_last
-from stargan_dist.shards.summary import facts, table
+from stargan_dist.shards.publish import WHOLE_BUILD, BuildPart, merge, merge_if_last
+from stargan_dist.shards.summary import summarise, summary_table
 from stargan_dist.shards.verify import verify
 
 PROGRAM = "python -m stargan_dist.shards"
@@ -28,16 +28,18 @@ FAULTS_FOUND = 1  # exit code of verify
 
 
 class Parser(argparse.ArgumentParser):
-    """Mistakes are one line, as all others of the user's."""
+    """A parser that reports errors on one line, as UserError."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-# Values.
+# Types of option values.
 
 
-def _at_least(minimum: int, maximum: float = float("inf")) -> Callable[[str], int]:
+def _integer(minimum: int, maximum: float = float("inf")) -> Callable[[str], int]:
+    """Return a parser of integers in [minimum, maximum]."""
+
     def parse(text: str) -> int:
         value = int(text)
         if not minimum <= value <= maximum:
@@ -45,28 +47,31 @@ def _at_least(minimum: int, maximum: float = float("inf")) -> Callable[[str], in
             raise argparse.ArgumentTypeError(f"{value} must be {limits}")
         return value
 
-    parse.__name__ = "whole number"  # for argparse's own message
+    parse.__name__ = "whole number"  # argparse's message is "invalid whole number value"
     return parse
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 0 and less than 1")
     return value
 
 
+_fraction.__name__ = "number"  # argparse's message is "invalid number value"
+
+
 def _part(text: str) -> BuildPart:
     try:
-        number, of = map(int, text.split("/"))
+        number, count = map(int, text.split("/"))
     except ValueError:
-        number, of = 0, 0
-    if not 1 <= number <= of:
+        number, count = 0, 0
+    if not 1 <= number <= count:
         raise argparse.ArgumentTypeError(f"{text} must be like 2/4, the second of four parts")
-    return BuildPart(number, of)
+    return BuildPart(number, count)
 
 
-def _options(text: str) -> dict[str, dict[str, Any]]:
+def _storage_options(text: str) -> dict[str, dict[str, Any]]:
     try:
         options = json.loads(text)
     except ValueError:
@@ -76,13 +81,13 @@ def _options(text: str) -> dict[str, dict[str, Any]]:
     return options
 
 
-def _cores() -> int:
-    """The cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+def _available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-# Parsers.
+# Options of each command.
 
 
 def parse_args() -> argparse.Namespace:
@@ -93,10 +98,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _add(
+def _add_command(
     commands: Any, name: str, run: Callable[..., int | None], short: str, long: str, example: str
 ) -> argparse.ArgumentParser:
-    """A command with the options that all have; `run` takes the parsed arguments."""
+    """Add a command with the options shared by all; `run` takes the parsed arguments."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=short,
@@ -105,20 +110,21 @@ def _add(
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "--storage",
-        type=_options,
-        default={},
-        metavar="JSON",
-        help="options of fsspec's file systems by protocol, such as "
+        "--storage", type=_storage_options, default={}, metavar="JSON",
+        help="fsspec options of file systems, by protocol, such as "
         '\'{"s3": {"endpoint_url": "http://127.0.0.1:9000"}}\'',
-    )
+    )  # fmt: skip
     return parser
+
+
+def _add_url(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument(name.lower(), metavar=name, help="folder or URL of the shards")
 
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--processes", type=_at_least(1), default=_cores(), metavar="N",
-        help="how many work (default: the cores that may be used, here %(default)s)",
+        "--processes", type=_integer(1), default=_available_cores(), metavar="N",
+        help="number of worker processes (default: the available cores, here %(default)s)",
     )  # fmt: skip
 
 
@@ -127,125 +133,138 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_build(commands: Any) -> None:
-    parser = _add(
+    parser = _add_command(
         commands, "build", _build, "pack images into shards",
         "Pack images into WebDataset tars with an index.\n\n"
-        "SRC holds one folder per domain, or folders train and val (and test) that do; or it is a\n"
-        "manifest, a .csv or .jsonl with the fields path and domain, perhaps split, and others,\n"
-        "which are kept. The original bytes are packed unless --size, --crop or --format is\n"
-        "given. A build that was interrupted goes on where it was. Several machines build parts,\n"
-        "which `merge` joins.",
+        "SRC is a folder with one folder per domain; or a folder with folders train and val\n"
+        "(optionally test), each with one folder per domain; or a manifest: a .csv or .jsonl file\n"
+        "with the fields path and domain, optionally split. Its other fields are kept as\n"
+        "attributes. The original bytes are packed, unless --size, --crop or --format is given.\n"
+        "To continue an interrupted build, run the same command again. Several machines can\n"
+        "build one part each; `merge` joins the parts.",
         "images s3://bucket/set --size 256 --crop 2048",
     )  # fmt: skip
     parser.add_argument("source", metavar="SRC", help="folder, manifest or URL of the images")
-    parser.add_argument("dest", metavar="DEST", help="folder or URL of the shards")
+    _add_url(parser, "DEST")
     _add_split_options(parser)
     _add_encoding_options(parser)
     parser.add_argument(
-        "--shard-images", type=_at_least(1), default=1024, metavar="N",
-        help="images in a shard (default: %(default)s)",
+        "--shard-images", type=_integer(1), default=1024, metavar="N",
+        help="images per shard (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out what cannot be used, and say so in the index, instead of stopping",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the set at DEST")
-    parser.add_argument(
-        "--part", type=_part, default=BuildPart(), metavar="I/N",
-        help="build only the I-th of N parts, for `merge` (default: all)",
+        "--skip-bad", action="store_true",
+        help="leave out images that cannot be used, and list them in the index, instead of "
+        "stopping",
     )  # fmt: skip
-    parser.add_argument(
-        "--merge", action="store_true", help="with --part: merge, if all the other parts are there"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the dataset at DEST")
+    _add_part_options(parser)
     _add_processes(parser)
 
 
 def _add_split_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--val-fraction", type=_share, default=0.1, metavar="SHARE",
-        help="share of each domain set apart for validation, if SRC has no split of its own "
+        "--val-fraction", type=_fraction, default=0.1, metavar="FRACTION",
+        help="fraction of each domain used for validation, if SRC has no splits "
         "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--val-list", default="", metavar="FILE",
-        help="a file that lists the paths for validation, one a line, instead",
+        help="file with the paths of the validation images, one per line, instead of "
+        "--val-fraction",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of that draw (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0,
+        help="seed of the validation split (default: %(default)s)",
+    )  # fmt: skip
 
 
 def _add_encoding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--size", type=_at_least(0), default=0, metavar="PIXELS",
-        help="reduce the shorter side to this; 0: do not (default: %(default)s)",
+        "--size", type=_integer(0), default=0, metavar="PIXELS",
+        help="reduce the shorter side to this size; 0: do not resize (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--crop", type=_at_least(0), default=0, metavar="PIXELS",
-        help="first cut out a central square of at most this; 0: do not (default: %(default)s)",
+        "--crop", type=_integer(0), default=0, metavar="PIXELS",
+        help="first crop to a central square of at most this size; 0: do not crop "
+        "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--format", choices=("jpeg", "png", "webp"),
-        help="encode in this format (default: jpeg with --size or --crop, else as it is)",
+        help="format of re-encoded images (default: jpeg with --size or --crop; otherwise the "
+        "original bytes)",
     )  # fmt: skip
     parser.add_argument(
-        "--quality", type=_at_least(1, 100), default=92,
-        help="of jpeg and webp that are encoded again (default: %(default)s)",
+        "--quality", type=_integer(1, 100), default=92,
+        help="quality of re-encoded jpeg and webp images, 1 to 100 (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _add_part_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--part", type=_part, default=WHOLE_BUILD, metavar="I/N",
+        help="build only the I-th of N parts, for `merge` (default: build everything)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--merge", action="store_true",
+        help="with --part: merge the parts after building this one, if it is the last",
     )  # fmt: skip
 
 
 def _add_merge(commands: Any) -> None:
-    parser = _add(
+    parser = _add_command(
         commands, "merge", _merge, "join the parts of a build",
-        "Join the parts that several `build --part I/N` wrote to DEST into one set: the same, to\n"
-        "the byte, as one build would have written.",
+        "Join the parts that `build --part I/N` wrote to DEST into one dataset. The result is\n"
+        "byte-identical to that of a single build.",
         "s3://bucket/set",
     )  # fmt: skip
-    parser.add_argument("dest", metavar="DEST", help="folder or URL of the shards")
+    _add_url(parser, "DEST")
     parser.add_argument("--overwrite", action="store_true", help="replace the index at DEST")
 
 
 def _add_inspect(commands: Any) -> None:
-    parser = _add(
-        commands, "inspect", _inspect, "tell what a set holds",
-        "Tell what a set of shards holds, as its index says. No shard is read.",
+    parser = _add_command(
+        commands, "inspect", _inspect, "print a summary of a dataset",
+        "Print a summary of a dataset from its index. No shard is read.",
         "s3://bucket/set",
     )  # fmt: skip
-    parser.add_argument("url", metavar="URL", help="folder or URL of the shards")
+    _add_url(parser, "URL")
     _add_json(parser)
 
 
 def _add_verify(commands: Any) -> None:
-    parser = _add(
+    parser = _add_command(
         commands, "verify", _verify, "check every shard, sample and image",
-        "Read every shard once and check it against the index: checksums, tars, samples, images,\n"
-        "and that no key occurs twice. Each fault is a line. The exit code is 0 without faults\n"
-        "and 1 with faults.",
+        "Read every shard once and check it against the index: checksums, tar structure, samples,\n"
+        "images, and that keys are unique. Each fault is printed on a line. The exit code is 0 if\n"
+        "there are no faults, and 1 otherwise.",
         "s3://bucket/set --processes 16",
     )  # fmt: skip
-    parser.add_argument("url", metavar="URL", help="folder or URL of the shards")
+    _add_url(parser, "URL")
     _add_processes(parser)
     _add_json(parser)
 
 
 def _add_preview(commands: Any) -> None:
-    parser = _add(
+    parser = _add_command(
         commands, "preview", _preview, "draw a contact sheet",
         "Draw some images of every domain, evenly spread over its shards, as a PNG. Only the\n"
-        "bytes of those images are read. What cannot be read is crossed out, and told.",
+        "bytes of those images are read. Images that cannot be read are crossed out and reported.",
         "s3://bucket/set --out set.png",
     )  # fmt: skip
-    parser.add_argument("url", metavar="URL", help="folder or URL of the shards")
+    _add_url(parser, "URL")
     parser.add_argument(
-        "--out", default="preview.png", metavar="FILE", help="or URL (default: %(default)s)"
-    )
-    parser.add_argument("--split", default="train", help="(default: %(default)s)")
+        "--out", default="preview.png", metavar="FILE",
+        help="file or URL of the PNG (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--split", default="train", help="split to draw (default: %(default)s)")
     parser.add_argument(
-        "--per-domain", type=_at_least(1), default=8, metavar="N",
-        help="images of each domain (default: %(default)s)",
+        "--per-domain", type=_integer(1), default=8, metavar="N",
+        help="maximum number of images of each domain (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--size", type=_at_least(16), default=128, metavar="PIXELS",
-        help="of a cell (default: %(default)s)",
+        "--size", type=_integer(16), default=128, metavar="PIXELS",
+        help="width and height of a cell (default: %(default)s)",
     )  # fmt: skip
 
 
@@ -253,10 +272,10 @@ def _add_preview(commands: Any) -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
-    if args.part != BuildPart() and args.overwrite:
+    if args.part != WHOLE_BUILD and args.overwrite:
         raise UserError(
-            f"--part and --overwrite do not go together, parts would remove each other's shards: "
-            f"remove {args.dest} first"
+            "--part and --overwrite exclude each other, because parts would remove each other's "
+            f"shards: remove {args.dest} first"
         )
     index = build(
         args.source,
@@ -268,16 +287,16 @@ def _build(args: argparse.Namespace) -> None:
         encoding=_encoding(args),
         skip_bad=args.skip_bad,
         overwrite=args.overwrite,
-        processes=args.processes,
+        num_processes=args.processes,
         part=args.part,
     )
-    if args.part != BuildPart():
-        print(_part_line(args.part, args.dest, index))
-        merged = merge_if_last(args.dest, args.part) if args.merge else None
-        if merged is None:
-            return
-        index = merged
-    print(table(facts(index)))
+    if args.part == WHOLE_BUILD:
+        print(summary_table(summarise(index)))
+        return
+    print(_part_line(args.part, args.dest, index))
+    merged = merge_if_last(args.dest, args.part) if args.merge else None
+    if merged is not None:
+        print(summary_table(summarise(merged)))
 
 
 def _encoding(args: argparse.Namespace) -> Encoding | None:
@@ -289,35 +308,35 @@ def _encoding(args: argparse.Namespace) -> Encoding | None:
 def _part_line(part: BuildPart, dest: str, index: Index) -> str:
     shards = index.shards()
     return (
-        f"part {part.number} of {part.of}: {sum(s.samples for s in shards)} images in "
+        f"part {part.number} of {part.count}: {sum(s.samples for s in shards)} images in "
         f"{len(shards)} shards; when all parts are there, join them: {PROGRAM} merge {dest}"
     )
 
 
 def _merge(args: argparse.Namespace) -> None:
-    print(table(facts(merge(args.dest, args.overwrite))))
+    print(summary_table(summarise(merge(args.dest, args.overwrite))))
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    told = facts(read_index(args.url))
-    print(json.dumps(told, ensure_ascii=False) if args.json else table(told))
+    summary = summarise(read_index(args.url))
+    print(json.dumps(summary, ensure_ascii=False) if args.json else summary_table(summary))
 
 
 def _verify(args: argparse.Namespace) -> int:
     faults = verify(args.url, args.processes)
-    told = facts(read_index(args.url))
-    images, shards = told["images"], told["shards"]
+    summary = summarise(read_index(args.url))
+    images, shards = summary["images"], summary["shards"]
     if args.json:
         print(json.dumps({"images": images, "shards": shards, "faults": faults}))
     else:
-        count = f"{len(faults)} faults" if faults else "no faults"
+        count = {0: "no faults", 1: "1 fault"}.get(len(faults), f"{len(faults)} faults")
         print("\n".join([*faults, f"{images} images in {shards} shards: {count}"]))
     return FAULTS_FOUND if faults else 0
 
 
 def _preview(args: argparse.Namespace) -> None:
     if PurePosixPath(args.out).suffix.lower() != ".png":
-        raise UserError(f"{args.out}: the sheet is a PNG, give --out a name that ends with .png")
+        raise UserError(f"--out {args.out}: the sheet is a PNG: name a file that ends with .png")
     sheet, faults = preview(args.url, split=args.split, per_domain=args.per_domain, size=args.size)
     for fault in faults:
         print(f"crossed out: {fault}", file=sys.stderr)
@@ -328,13 +347,13 @@ def _preview(args: argparse.Namespace) -> None:
 def main() -> int | None:
     args = parse_args()
     storage.configure(StorageConfig(options=args.storage))
-    # A scheduler's SIGTERM ends the processes that pack, too, as Ctrl-C does.
+    # SIGTERM, as sent by a scheduler, ends the worker processes too, like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        result: int | None = args.run(args)
-    except OSError as error:  # what is not told apart where it happens: a store that fails
+        exit_code: int | None = args.run(args)
+    except OSError as error:  # a storage failure without a more specific message
         raise UserError(f"{type(error).__name__}: {error}") from error
-    return result
+    return exit_code
 
 
 if __name__ == "__main__":

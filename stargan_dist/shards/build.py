@@ -1,7 +1,7 @@
-"""Build shards: the same source gives the same bytes, by any number of processes or machines.
+"""Build shards: the same source gives the same bytes for any number of processes or machines.
 
-What each shard holds is planned from the listing alone, before any image is read. So shards can
-be packed in any order by anybody, and one that is there already need not be packed again.
+The contents of every shard are planned from the listing alone, before any image is read. So shards
+can be packed in any order by any process, and a finished shard need not be packed again.
 """
 
 import hashlib
@@ -9,47 +9,22 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from stargan_dist import storage
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import progress_bar
 from stargan_dist.data.index import INDEX, Index, Shard, from_json, sample_table_name, slug
 from stargan_dist.errors import UserError
-from stargan_dist.shards.listing import Listing, list_source, split_off
-from stargan_dist.shards.pack import Encoding, Packed, Task, pack
+from stargan_dist.shards.listing import Listing, list_source, split_listing
+from stargan_dist.shards.pack import Encoding, PackResult, PackTask, pack
 from stargan_dist.shards.process_pool import map_in_processes
 from stargan_dist.shards.publish import (
-    WHOLE,
+    WHOLE_BUILD,
     BuildPart,
-    check_parts,
     check_trainable,
     publish,
+    reject_other_builds,
     write_part,
 )
 
-MAX_FAULTS_TOLD = 20
-
-
-def plan_shards(
-    listing: Listing, dest: str, shard_images: int, encoding: Encoding | None, skip_bad: bool
-) -> Iterator[Task]:
-    """All shards of a listing, by split, domain and number."""
-    labels = {domain: label for label, domain in enumerate(listing.domains)}
-    for split, domains in listing.splits.items():
-        for domain, items in domains.items():
-            for first in range(0, len(items), shard_images):
-                name = f"{split}/{slug(labels[domain], domain)}-{first // shard_images:06d}.tar"
-                yield Task(
-                    dest, name, listing.root, split, domain, labels[domain], first,
-                    items[first : first + shard_images], encoding, skip_bad,
-                )  # fmt: skip
-
-
-def _stop_at(faults: list[str], source: str) -> None:
-    told = "\n".join(f"  {fault}" for fault in faults[:MAX_FAULTS_TOLD])
-    more = len(faults) - MAX_FAULTS_TOLD
-    told += f"\n  … and {more} more" if more > 0 else ""
-    raise UserError(
-        f"{len(faults)} faults in {source}; nothing was published. "
-        f"Mend or remove them, or leave them out with --skip-bad:\n{told}"
-    )
+MAX_FAULTS_SHOWN = 20
 
 
 def build(
@@ -63,108 +38,142 @@ def build(
     encoding: Encoding | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
-    processes: int = 1,
-    part: BuildPart = WHOLE,
+    num_processes: int = 1,
+    part: BuildPart = WHOLE_BUILD,
 ) -> Index:
-    """Pack images into shards. The index, written last, publishes them; a part writes its own.
+    """Pack images into shards and return their index.
+
+    The index is written last: it publishes the dataset. A part of a build writes an index of its
+    own instead, for `merge`.
 
     Args:
-        source: folders of images, one per domain; `train` and `val` folders of such; or a
+        source: a folder of images per domain; `train` and `val` folders of such folders; or a
             manifest (.csv, .jsonl).
-        dest: where the shards go. Shards that an interrupted build left there are kept.
-        val_fraction: share of each domain's images set apart for validation, if the source has
-            no split of its own.
-        val_list: a file that lists the paths for validation instead.
-        seed: of that draw.
-        shard_images: images in each shard.
-        encoding: how to encode images again; None: their original bytes.
-        skip_bad: leave out what cannot be used, and list it in the index, instead of stopping.
-        overwrite: replace the set at `dest`; otherwise it is refused.
-        processes: how many pack. They do not change a byte.
-        part: pack only the shards of this part, for `merge` to join.
+        dest: folder or URL of the shards. Shards of an interrupted build are kept.
+        val_fraction: fraction of each domain's images used for validation, in [0, 1). It applies
+            if the source has no splits.
+        val_list: file that lists the paths of the validation images, instead of `val_fraction`.
+        seed: seed of the validation split.
+        shard_images: images per shard.
+        encoding: encoding of the packed images; None packs the original bytes.
+        skip_bad: leave out images that cannot be used, and list them in the index, instead of
+            stopping.
+        overwrite: replace the dataset at `dest`, which is rejected otherwise.
+        num_processes: number of packing processes. It does not change the result.
+        part: the part of the build to pack.
 
     Raises:
-        UserError: for anything a person has to mend.
+        UserError: an option, the source or the destination cannot be used.
     """
     if not 0 <= val_fraction < 1 or shard_images < 1:
         raise UserError("val_fraction must be in [0, 1), and shard_images at least 1")
-    old = _set_to_replace(dest, overwrite)
-    listing = split_off(list_source(source, val_list), val_fraction, seed)
-    if listing.faults and not skip_bad:
-        _stop_at(listing.faults, source)
+    old_index = _index_to_replace(dest, overwrite)
+    listing = split_listing(list_source(source, val_list), val_fraction, seed)
+    if not skip_bad:
+        _reject_faults(listing.faults, source)
     check_trainable(source, listing.domains, listing.splits.get("train", {}))
     storage.check_writable(dest)
     tasks = list(plan_shards(listing, dest, shard_images, encoding, skip_bad))
     plan = hashlib.sha256("".join(task.plan for task in tasks).encode()).hexdigest()
-    check_parts(dest, plan)
-    if old:
-        _remove_set(dest, old)
-    if part.of == 1:  # others may be at work on other parts
+    reject_other_builds(dest, plan)
+    if old_index:
+        _remove_dataset(dest, old_index)
+    if part.count == 1:  # otherwise other machines may be writing other parts
         for split in listing.splits:
             storage.remove_leftovers(storage.join(dest, split))
-    mine = tasks[part.number - 1 :: part.of]
-    packed = _pack_with_progress(mine, processes)
-    faults = (listing.faults if part.number == 1 else []) + [f for p in packed for f in p.faults]
-    if faults and not skip_bad:
-        _stop_at(faults, source)
+    part_tasks = tasks[part.number - 1 :: part.count]
+    results = _pack_with_progress(part_tasks, num_processes)
+    faults = listing.faults if part.number == 1 else []
+    faults = faults + [fault for result in results for fault in result.faults]
+    if not skip_bad:
+        _reject_faults(faults, source)
     index = Index(
         listing.domains,
-        _by_domain(listing, mine, packed),
+        _group_shards(listing, part_tasks, results),
         source,
         asdict(encoding) if encoding else None,
         sorted(faults),
     )
-    if part.of > 1:
+    if part.count > 1:
         write_part(dest, part, index, plan)
     else:
         publish(dest, index)
     return index
 
 
-def _by_domain(
-    listing: Listing, tasks: list[Task], packed: list[Packed]
-) -> dict[str, dict[str, list[Shard]]]:
-    """Split -> domain -> the shards that came out."""
-    splits: dict[str, dict[str, list[Shard]]] = {
-        split: {domain: [] for domain in domains} for split, domains in listing.splits.items()
-    }
-    for task, result in zip(tasks, packed, strict=True):
-        if result.shard:
-            splits[task.split][task.domain].append(result.shard)
-    return splits
+def plan_shards(
+    listing: Listing, dest: str, shard_images: int, encoding: Encoding | None, skip_bad: bool
+) -> Iterator[PackTask]:
+    """Yield a task for each shard of a listing, by split, domain and number."""
+    labels = {domain: label for label, domain in enumerate(listing.domains)}
+    for split, domains in listing.splits.items():
+        for domain, items in domains.items():
+            for first in range(0, len(items), shard_images):
+                name = f"{split}/{slug(labels[domain], domain)}-{first // shard_images:06d}.tar"
+                yield PackTask(
+                    dest, name, listing.root, split, domain, labels[domain], first,
+                    items[first : first + shard_images], encoding, skip_bad,
+                )  # fmt: skip
 
 
-def _set_to_replace(dest: str, overwrite: bool) -> Index | None:
-    """The set that stands at a destination, if any.
+def _index_to_replace(dest: str, overwrite: bool) -> Index | None:
+    """Return the index of the dataset at a destination, or None if there is none.
 
     Raises:
-        UserError: it must not, or cannot, be replaced.
+        UserError: the dataset must not, or cannot, be replaced.
     """
-    where = storage.join(dest, INDEX)
-    if not storage.exists(where):
+    url = storage.join(dest, INDEX)
+    if not storage.exists(url):
         return None
     if not overwrite:
         raise UserError(
-            f"{dest} holds shards already: name another destination, or replace it by --overwrite"
+            f"{dest} holds shards already: name another destination, or replace them by --overwrite"
         )
     try:
-        return from_json(where, storage.read_bytes(where))
+        return from_json(url, storage.read_bytes(url))
     except UserError as error:
-        raise UserError(f"{error}; it cannot be overwritten, remove {dest} yourself") from error
+        raise UserError(f"{error}; --overwrite cannot replace it: remove {dest} first") from error
 
 
-def _remove_set(dest: str, index: Index) -> None:
-    """Remove a set: its index first, so that none sees half."""
+def _reject_faults(faults: list[str], source: str) -> None:
+    """Raise UserError with the first faults, if there are any."""
+    if not faults:
+        return
+    lines = [f"  {fault}" for fault in faults[:MAX_FAULTS_SHOWN]]
+    if len(faults) > MAX_FAULTS_SHOWN:
+        lines.append(f"  … and {len(faults) - MAX_FAULTS_SHOWN} more")
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    raise UserError(
+        f"{count} in {source}; nothing was published. "
+        "Repair or remove them, or leave them out with --skip-bad:\n" + "\n".join(lines)
+    )
+
+
+def _remove_dataset(dest: str, index: Index) -> None:
+    """Remove the index first, so that no reader sees an incomplete dataset, then the shards."""
     storage.remove_file(storage.join(dest, INDEX))
     names = [name for s in index.shards() for name in (sample_table_name(s.name), s.name)]
     storage.remove_files([storage.join(dest, name) for name in names])
 
 
-def _pack_with_progress(tasks: list[Task], processes: int) -> list[Packed]:
-    progress = Progress(sum(len(t.items) for t in tasks), "images", what="building shards")
-    packed: list[Packed] = []
-    for task, result in zip(tasks, map_in_processes(pack, tasks, processes), strict=True):
-        packed.append(result)
-        progress.advance(len(task.items))
-    progress.close()
-    return packed
+def _pack_with_progress(tasks: list[PackTask], num_processes: int) -> list[PackResult]:
+    total = sum(len(task.items) for task in tasks)
+    results: list[PackResult] = []
+    with progress_bar(total, "images", description="building shards") as progress:
+        for task, result in zip(tasks, map_in_processes(pack, tasks, num_processes), strict=True):
+            results.append(result)
+            progress.update(len(task.items))
+    return results
+
+
+def _group_shards(
+    listing: Listing, tasks: list[PackTask], results: list[PackResult]
+) -> dict[str, dict[str, list[Shard]]]:
+    """Group the packed shards: split -> domain -> shards."""
+    splits: dict[str, dict[str, list[Shard]]] = {
+        split: {domain: [] for domain in domains} for split, domains in listing.splits.items()
+    }
+    for task, result in zip(tasks, results, strict=True):
+        if result.shard:
+            splits[task.split][task.domain].append(result.shard)
+    return splits

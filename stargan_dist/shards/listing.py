@@ -1,4 +1,4 @@
-"""What is to be packed: a folder of images per domain, or a manifest of paths and domains."""
+"""List the images to pack: from a folder per domain, or from a manifest of paths and domains."""
 
 import csv
 import io
@@ -15,13 +15,15 @@ from stargan_dist.errors import UserError
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 SPLITS = ("train", "val", "test")
 MANIFEST_SUFFIXES = (".csv", ".jsonl")
-UNSPLIT = ""
+MANIFEST_FIELDS = ("path", "domain", "split")  # further fields are attributes
+UNSPLIT = ""  # name of the split of a source without splits
 
 
 class Item(NamedTuple):
-    """An image: its path as the source names it, and what else the source says of it.
+    """An image of a source: its path as the source names it, and its attributes.
 
-    `stamp` changes with the file, as far as a listing tells.
+    `stamp` holds size and modification time, or their equivalents in an object store. It changes
+    with the file.
     """
 
     path: str
@@ -31,9 +33,9 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds: split -> domain -> items, in order; and its faults.
+    """The images of a source: split -> domain -> items, in order; and the faults found.
 
-    `root` is what relative paths are relative to. The split UNSPLIT is yet to be divided.
+    Relative paths are relative to `root`. Images of the split UNSPLIT are still to be divided.
     """
 
     root: str
@@ -50,10 +52,10 @@ def list_source(url: str, val_list: str = "") -> Listing:
 
     Args:
         url: a folder, or a manifest that ends with .csv or .jsonl.
-        val_list: a file of paths, one a line, that make up the validation split.
+        val_list: a file with the paths of the validation images, one per line.
 
     Raises:
-        UserError: there is nothing to list, or fewer than two domains and no attributes.
+        UserError: the source cannot be listed, or has fewer than two domains and no attributes.
     """
     listing = _list_manifest(url) if url.endswith(MANIFEST_SUFFIXES) else _list_folder(url)
     if len(listing.domains) < 2 and not _has_attributes(listing):
@@ -64,7 +66,7 @@ def list_source(url: str, val_list: str = "") -> Listing:
 
 
 def _has_attributes(listing: Listing) -> bool:
-    """Whether some image is listed with attributes, which can be labels instead of domains."""
+    """Return True if any image has attributes, which can be labels in place of domains."""
     domains = (items for split in listing.splits.values() for items in split.values())
     return any(item.attributes for items in domains for item in items)
 
@@ -72,95 +74,131 @@ def _has_attributes(listing: Listing) -> bool:
 # A folder for each domain.
 
 
-def _entries(url: str) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, sorted, without hidden ones."""
-    rows = storage.list_entries(url).items()
-    shown = sorted((name, row["type"]) for name, row in rows if not name.startswith("."))
-    return (
-        [name for name, kind in shown if kind == "directory"],
-        [name for name, kind in shown if kind != "directory"],
-    )
+def _list_folder(url: str) -> Listing:
+    if not storage.is_folder(url):
+        raise UserError(f"{url} is not a folder, nor a manifest (.csv or .jsonl)")
+    folders, strays = _list_visible(url)
+    faults = [f"{name}: a stray file or link beside the folders" for name in strays]
+    if "train" not in folders:
+        domains, domain_faults = _list_domains(url, folders)
+        return Listing(url, {UNSPLIT: domains}, faults + domain_faults)
+    _check_split_folders(url, folders)
+    splits: dict[str, dict[str, list[Item]]] = {}
+    for split in folders:
+        names, strays = _list_visible(storage.join(url, split))
+        faults += [f"{split}/{name}: a stray file or link" for name in strays]
+        splits[split], domain_faults = _list_domains(url, [f"{split}/{name}" for name in names])
+        faults += domain_faults
+    return Listing(url, splits, faults)
 
 
-def _fault_of(path: str, row: dict[str, Any]) -> str | None:
-    """Why a file in a domain's folder cannot be packed, as far as its name tells."""
+def _check_split_folders(url: str, folders: list[str]) -> None:
+    unexpected = sorted(set(folders) - set(SPLITS))
+    if unexpected:
+        raise UserError(
+            f"{url} has a folder train, but also {', '.join(unexpected)}: name the folder that "
+            f"holds the domains, or keep only {', '.join(SPLITS)}"
+        )
+
+
+def _list_visible(url: str) -> tuple[list[str], list[str]]:
+    """Return the names of the folders and of the files in a folder, sorted, without hidden ones."""
+    entries = storage.list_entries(url)
+    types = {name: entries[name]["type"] for name in sorted(entries) if not name.startswith(".")}
+    folders = [name for name, kind in types.items() if kind == "directory"]
+    return folders, [name for name, kind in types.items() if kind != "directory"]
+
+
+def _list_domains(url: str, folders: list[str]) -> tuple[dict[str, list[Item]], list[str]]:
+    """Return the images of each domain that has any, and the faults of all.
+
+    Args:
+        folders: the folder of each domain, relative to `url`.
+    """
+    domains, faults = {}, []
+    for folder in folders:
+        items, domain_faults = _list_domain(url, folder)
+        faults += domain_faults
+        if items:
+            domains[folder.rpartition("/")[2]] = items
+    return domains, faults
+
+
+def _list_domain(url: str, folder: str) -> tuple[list[Item], list[str]]:
+    """Return the image files below a domain's folder, sorted, and its faults."""
+    files = storage.find_files(storage.join(url, folder))
+    entries = {
+        f"{folder}/{path}": entry
+        for path, entry in sorted(files.items())
+        if not PurePosixPath(path).name.startswith(".")
+    }
+    checked = {path: _find_fault(path, entry) for path, entry in entries.items()}
+    items = [Item(p, None, _stamp(entries[p])) for p, fault in checked.items() if fault is None]
+    faults = [fault for fault in checked.values() if fault is not None]
+    if not items:
+        faults.append(f"{folder}: the domain has no images")
+    return items, faults
+
+
+def _find_fault(path: str, entry: dict[str, Any]) -> str | None:
+    """Return the reason why a file cannot be packed, as far as its directory entry shows it."""
     try:
         path.encode()
     except UnicodeEncodeError:
         return f"{path!a}: the name is not UTF-8"
-    if row.get("islink") and PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:
-        return f"{path}: links to folders are not followed, name the folder itself"
     if PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:
+        if entry.get("islink"):
+            return f"{path}: links to folders are not followed, name the folder itself"
         return f"{path}: not an image file"
-    if row.get("size") == 0:
+    if entry.get("size") == 0:
         return f"{path}: the file is empty"
     return None
 
 
-def _stamp(row: dict[str, Any]) -> str:
-    changed = row.get("ETag") or row.get("mtime") or row.get("LastModified") or ""
-    return f"{row.get('size')} {changed}"
-
-
-def _list_domain(url: str, relative: str) -> tuple[list[Item], list[str]]:
-    """The image files below a domain's folder, sorted, and its faults."""
-    found = storage.find_files(storage.join(url, relative))
-    rows = {f"{relative}/{below}": row for below, row in sorted(found.items())}
-    shown = {p: row for p, row in rows.items() if not PurePosixPath(p).name.startswith(".")}
-    told = {path: _fault_of(path, row) for path, row in shown.items()}
-    items = [Item(p, None, _stamp(shown[p])) for p, fault in told.items() if fault is None]
-    faults = [fault for fault in told.values() if fault is not None]
-    if not items:
-        faults.append(f"{relative}: the domain has no images")
-    return items, faults
-
-
-def _list_folder(url: str) -> Listing:
-    if not storage.is_folder(url):
-        raise UserError(f"{url} is not a folder, nor a manifest (.csv or .jsonl)")
-    folders, strays = _entries(url)
-    has_splits = "train" in folders
-    if has_splits and not set(folders) <= set(SPLITS):
-        others = ", ".join(sorted(set(folders) - set(SPLITS)))
-        raise UserError(
-            f"{url} has a folder train, so {others} beside it should not be there: name the "
-            f"folder of the domains, or keep only {', '.join(SPLITS)}"
-        )
-    faults = [f"{name}: a stray file or link beside the folders" for name in strays]
-    splits: dict[str, dict[str, list[Item]]] = {}
-    for split in folders if has_splits else [UNSPLIT]:
-        domains = folders
-        if split:
-            domains, strays = _entries(storage.join(url, split))
-            faults += [f"{split}/{name}: a stray file or link" for name in strays]
-        splits[split] = {}
-        for domain in domains:
-            items, more = _list_domain(url, f"{split}/{domain}" if split else domain)
-            faults += more
-            if items:
-                splits[split][domain] = items
-    return Listing(url, splits, faults)
+def _stamp(entry: dict[str, Any]) -> str:
+    changed = entry.get("ETag") or entry.get("mtime") or entry.get("LastModified") or ""
+    return f"{entry.get('size')} {changed}"
 
 
 # A manifest.
 
 
-def _value(text: str) -> Any:
-    """A number where a CSV cell is written as one; its text otherwise."""
+def _list_manifest(url: str) -> Listing:
+    """List a manifest: rows of `path`, `domain`, optionally `split`, and attributes.
+
+    Paths are relative to the manifest's folder, or absolute, or URLs.
+
+    Raises:
+        UserError: a row cannot be used. The message names its line.
+    """
     try:
-        value = json.loads(text, parse_constant=str)  # NaN is a name, here
-    except json.JSONDecodeError:
-        return text
-    return value if type(value) in (int, float) else text
+        text = storage.read_bytes(url).decode("utf-8-sig")
+        splits = _group_rows((_csv_rows if url.endswith(".csv") else _jsonl_rows)(text))
+    except UserError as error:
+        raise UserError(f"{url}: {error}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read the manifest {url}: {error}") from error
+    if UNSPLIT in splits and len(splits) > 1:
+        raise UserError(f"{url}: only some rows name a split: name it in all rows or in none")
+    return Listing(storage.parent(url), splits)
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text), restval="")
     for row in reader:
         if row.pop(None, None):
-            raise UserError(f"line {reader.line_num}: more cells than the header names")
-        names = ("path", "domain", "split")
-        yield reader.line_num, {k: v if k in names else _value(v) for k, v in row.items()}
+            raise UserError(f"line {reader.line_num}: more cells than the header has names")
+        values = {k: v if k in MANIFEST_FIELDS else _parse_cell(v) for k, v in row.items()}
+        yield reader.line_num, values
+
+
+def _parse_cell(text: str) -> Any:
+    """Convert a CSV cell to a number if it is written as one; return the text otherwise."""
+    try:
+        value = json.loads(text, parse_constant=str)  # NaN is text here
+    except json.JSONDecodeError:
+        return text
+    return value if type(value) in (int, float) else text
 
 
 def _jsonl_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -172,93 +210,80 @@ def _jsonl_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise UserError(f"line {number}: {error}") from error
 
 
-def _list_manifest(url: str) -> Listing:
-    """Rows of `path`, `domain`, perhaps `split`, and further attributes.
-
-    Paths are relative to the manifest's folder, or absolute, or URLs.
-
-    Raises:
-        UserError: a row cannot be used; the message names its line.
-    """
-    try:
-        text = storage.read_bytes(url).decode("utf-8-sig")
-        splits = _group((_csv_rows if url.endswith(".csv") else _jsonl_rows)(text))
-    except UserError as error:
-        raise UserError(f"{url}: {error}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the manifest {url}: {error}") from error
-    if UNSPLIT in splits and len(splits) > 1:
-        raise UserError(f"{url}: some rows name a split and some do not: name it in all or none")
-    return Listing(storage.parent(url), splits)
-
-
-def _group(rows: Iterator[tuple[int, dict[str, Any]]]) -> dict[str, dict[str, list[Item]]]:
+def _group_rows(rows: Iterator[tuple[int, dict[str, Any]]]) -> dict[str, dict[str, list[Item]]]:
+    """Group numbered rows: split -> domain -> items."""
     splits: dict[str, dict[str, list[Item]]] = {}
-    seen: set[str] = set()
+    paths: set[str] = set()
     for number, row in rows:
         try:
-            path, domain, split = _place(row, seen)
+            path, domain, split = _pop_fields(row)
+            if path in paths:
+                raise UserError(f"{path} is listed twice")
         except UserError as error:
             raise UserError(f"line {number}: {error}") from error
+        paths.add(path)
         splits.setdefault(split, {}).setdefault(domain, []).append(Item(path, row or None))
     return splits
 
 
-def _place(row: dict[str, Any], seen: set[str]) -> tuple[str, str, str]:
-    """Take path, domain and split out of a row."""
-    path, domain, split = (str(row.pop(k, "") or "") for k in ("path", "domain", "split"))
+def _pop_fields(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Remove path, domain and split from a row and return them; the attributes remain."""
+    path, domain, split = (str(row.pop(name, "") or "") for name in MANIFEST_FIELDS)
     if not path or not domain:
-        raise UserError("a row needs the fields path and domain (and perhaps split)")
+        raise UserError("a row needs the fields path and domain (and optionally split)")
     if split not in (UNSPLIT, *SPLITS):
-        raise UserError(f"split {split} is none of {', '.join(SPLITS)}")
-    if path in seen:
-        raise UserError(f"{path} is listed twice")
-    seen.add(path)
+        raise UserError(f"split {split} is not one of {', '.join(SPLITS)}")
     return path, domain, split
 
 
 # Splits.
 
 
-def _split_by_list(listing: Listing, val_list: str) -> Listing:
-    """Divide an unsplit listing: the paths in a file are for validation, the others train."""
-    if UNSPLIT not in listing.splits:
-        raise UserError(f"{listing.root} has splits of its own: leave out the list {val_list}")
-    try:
-        named = set(storage.read_bytes(val_list).decode().split("\n")) - {""}
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the list {val_list}: {error}") from error
-    named = {path.rstrip("\r") for path in named}
-    domains = listing.splits[UNSPLIT]
-    unknown = named - {item.path for items in domains.values() for item in items}
-    if unknown:
-        raise UserError(
-            f"{val_list} names {len(unknown)} images that {listing.root} does not have, "
-            f"such as {min(unknown)}"
-        )
-    return _divided(listing, lambda _domain, items: [item.path in named for item in items])
-
-
-def split_off(listing: Listing, val_fraction: float, seed: int) -> Listing:
-    """Divide an unsplit listing into train and val: a seeded draw in each domain."""
+def split_listing(listing: Listing, val_fraction: float, seed: int) -> Listing:
+    """Divide a listing without splits into train and val, by a seeded draw in each domain."""
     if UNSPLIT not in listing.splits:
         return listing
 
-    def drawn(domain: str, items: list[Item]) -> list[bool]:
+    def draw(domain: str, items: list[Item]) -> list[bool]:
         order = seeded_rng(seed, "split", domain).permutation(len(items))
         val = set(order[: round(val_fraction * len(items))].tolist())
         return [i in val for i in range(len(items))]
 
-    return _divided(listing, drawn)
+    return _divide(listing, draw)
 
 
-def _divided(listing: Listing, is_val: Callable[[str, list[Item]], list[bool]]) -> Listing:
-    """Divide an unsplit listing into train and val; either may lack a domain."""
+def _split_by_list(listing: Listing, val_list: str) -> Listing:
+    """Divide a listing without splits: the paths in a file become val, all others train."""
+    if UNSPLIT not in listing.splits:
+        raise UserError(
+            f"{listing.root} has its own splits: remove the option --val-list {val_list}"
+        )
+    val_paths = _read_paths(val_list)
+    domains = listing.splits[UNSPLIT]
+    unknown = val_paths - {item.path for items in domains.values() for item in items}
+    if unknown:
+        raise UserError(
+            f"{val_list} names {len(unknown)} images that {listing.root} does not have, "
+            f"such as {min(unknown)}: remove them from the list"
+        )
+    return _divide(listing, lambda _domain, items: [item.path in val_paths for item in items])
+
+
+def _read_paths(url: str) -> set[str]:
+    try:
+        lines = set(storage.read_bytes(url).decode().split("\n")) - {""}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the list {url}: {error}") from error
+    return {line.rstrip("\r") for line in lines}
+
+
+def _divide(listing: Listing, is_val: Callable[[str, list[Item]], list[bool]]) -> Listing:
+    """Divide a listing without splits into train and val; either may lack a domain."""
     splits: dict[str, dict[str, list[Item]]] = {"train": {}, "val": {}}
     for domain, items in listing.splits[UNSPLIT].items():
         marks = is_val(domain, items)
         for split, val in (("train", False), ("val", True)):
-            mine = [item for item, mark in zip(items, marks, strict=True) if mark == val]
-            if mine:
-                splits[split][domain] = mine
+            selected = [item for item, mark in zip(items, marks, strict=True) if mark == val]
+            if selected:
+                splits[split][domain] = selected
     return Listing(listing.root, {s: d for s, d in splits.items() if d}, listing.faults)

@@ -1,4 +1,4 @@
-"""A contact sheet of a set of shards: some images of every domain, for people to look at."""
+"""Contact sheet of a dataset: some images of every domain."""
 
 import io
 import math
@@ -12,97 +12,97 @@ from itertools import accumulate
 from PIL import Image, ImageDraw, ImageFont
 
 from stargan_dist import storage
-from stargan_dist.console.progress import Progress
+from stargan_dist.console.progress import progress_bar
 from stargan_dist.data.index import Index, read_index
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import UserError
 
-ROW = 8  # cells in a row of a domain
+MAX_CELLS_PER_ROW = 8
 GAP = 4  # pixels between cells
-MARGIN = 24  # around the sheet, and between domains
-MAX_PIXELS = 2**26  # of a sheet
-ASPECT = 1.4  # width by height that sheets of many domains come near to
+MARGIN = 24  # pixels around the sheet and between domains
+MAX_PIXELS = 2**26  # limit of a sheet
+ASPECT = 1.4  # desired ratio of width to height for sheets of many domains
 
 PAPER, MAT, INK, FAINT, CROSS = "#fcfcfa", "#eeeeea", "#1c1c1c", "#80807a", "#c83c32"
-# Of many scripts first.
+# Fonts that cover many scripts come first.
 FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf", "Arial.ttf")
 
-Cell = Image.Image | None  # None: it could not be read
+Cell = Image.Image | None  # None: the image could not be read
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things lie on a sheet, in pixels.
+    """Positions on a sheet, in pixels.
 
-    Domains are blocks of equal size, in one or more columns: a heading, then rows of cells.
+    Each domain is a block of the same size: a heading and rows of cells. Blocks are arranged in one
+    or more columns.
     """
 
     domains: int
     per_domain: int
-    size: int
+    size: int  # width and height of a cell
 
     @property
-    def row(self) -> int:
-        return min(ROW, self.per_domain)
+    def cells_per_row(self) -> int:
+        return min(MAX_CELLS_PER_ROW, self.per_domain)
 
     @property
-    def text(self) -> int:
-        """Height of the letters of a heading."""
+    def text_height(self) -> int:
         return max(12, min(20, self.size // 7))
 
     @property
-    def heading(self) -> int:
-        return self.text + self.text // 2
+    def heading_height(self) -> int:
+        return self.text_height + self.text_height // 2
 
     @property
-    def block(self) -> tuple[int, int]:
+    def title_height(self) -> int:
+        return 2 * self.heading_height
+
+    @property
+    def block_size(self) -> tuple[int, int]:
         """Width and height of a domain."""
-        rows, pitch = math.ceil(self.per_domain / self.row), self.size + GAP
-        return self.row * pitch - GAP, self.heading + rows * pitch - GAP
+        rows, pitch = math.ceil(self.per_domain / self.cells_per_row), self.size + GAP
+        return self.cells_per_row * pitch - GAP, self.heading_height + rows * pitch - GAP
 
     @cached_property
     def columns(self) -> int:
-        """As many as bring the sheet nearest to ASPECT."""
-        return min(range(1, self.domains + 1), key=self._distance)
+        """Number of columns that brings the sheet closest to ASPECT."""
+        return min(range(1, self.domains + 1), key=self._aspect_error)
 
-    def _distance(self, columns: int) -> float:
-        width, height = self._sheet(columns)
+    def _aspect_error(self, columns: int) -> float:
+        width, height = self._sheet_size(columns)
         return abs(math.log(width / height / ASPECT))
 
-    def _sheet(self, columns: int) -> tuple[int, int]:
-        width, height = self.block
+    @property
+    def sheet_size(self) -> tuple[int, int]:
+        """Width and height of the sheet."""
+        return self._sheet_size(self.columns)
+
+    def _sheet_size(self, columns: int) -> tuple[int, int]:
+        width, height = self.block_size
         rows = math.ceil(self.domains / columns)
         return (
             columns * (width + MARGIN) + MARGIN,
-            rows * (height + MARGIN) + MARGIN + self.title,
+            rows * (height + MARGIN) + MARGIN + self.title_height,
         )
 
-    @property
-    def title(self) -> int:
-        return 2 * self.heading
-
-    @property
-    def sheet(self) -> tuple[int, int]:
-        """Width and height of all."""
-        return self._sheet(self.columns)
-
-    def corner(self, domain: int) -> tuple[int, int]:
-        """The left upper corner of a domain; they are numbered down the columns."""
+    def block_corner(self, domain: int) -> tuple[int, int]:
+        """Left and top of a domain. Domains are numbered down the columns."""
         rows = math.ceil(self.domains / self.columns)
         column, row = divmod(domain, rows)
-        width, height = self.block
+        width, height = self.block_size
         return (
             MARGIN + column * (width + MARGIN),
-            MARGIN + self.title + row * (height + MARGIN),
+            MARGIN + self.title_height + row * (height + MARGIN),
         )
 
-    def cell(self, domain: int, number: int) -> tuple[int, int]:
-        """The left upper corner of a cell."""
-        left, top = self.corner(domain)
-        row, column = divmod(number, self.row)
+    def cell_corner(self, domain: int, number: int) -> tuple[int, int]:
+        """Left and top of a cell."""
+        left, top = self.block_corner(domain)
+        row, column = divmod(number, self.cells_per_row)
         pitch = self.size + GAP
-        return left + column * pitch, top + self.heading + row * pitch
+        return left + column * pitch, top + self.heading_height + row * pitch
 
 
 def preview(
@@ -111,38 +111,42 @@ def preview(
     """Draw images of every domain, evenly spread over its shards.
 
     Args:
-        url: of the set.
-        split: of the set.
-        per_domain: images of each domain, at most.
-        size: of a cell, in pixels; images are fitted into it, not distorted.
+        url: folder or URL of the shards.
+        split: the split to draw.
+        per_domain: maximum number of images of each domain.
+        size: width and height of a cell, in pixels. Images keep their aspect ratio.
 
     Returns:
-        The sheet, and why images that are crossed out could not be read.
+        The sheet, and the faults of the images that could not be read and are crossed out.
 
     Raises:
-        UserError: there is no such set or split, or the sheet would be too large.
+        UserError: the dataset or the split does not exist, or the sheet would be too large.
     """
     index = read_index(url)
     if split not in index.splits:
         raise UserError(f"{url} has no split {split}: name one of {', '.join(index.splits)}")
-    counts = [sum(shards) for shards in index.counts(split)]
+    counts = [sum(shard_counts) for shard_counts in index.counts(split)]
     layout = Layout(len(counts), max(1, min(per_domain, max(counts))), size)
     _check_size(layout)
-    cells, faults = _read(ShardReader(url, index, split), per_domain, size)
+    cells, faults = _read_cells(ShardReader(url, index, split), per_domain, size)
     return draw_sheet(layout, _title(url, index, split), index.domains, counts, cells), faults
 
 
 def _check_size(layout: Layout) -> None:
-    width, height = layout.sheet
+    width, height = layout.sheet_size
     if width * height > MAX_PIXELS:
         raise UserError(
             f"{layout.domains} domains make a sheet of {width} × {height} pixels: "
-            "ask for less by --size or --per-domain"
+            "reduce it by --size or --per-domain"
         )
 
 
 def write_png(url: str, image: Image.Image) -> None:
-    """Raises UserError where it cannot be written."""
+    """Write an image as a PNG.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     try:
@@ -151,41 +155,42 @@ def write_png(url: str, image: Image.Image) -> None:
         raise UserError(f"cannot write {url}: {error}; name another file by --out") from error
 
 
-# What is shown.
+# Selection and reading of images.
 
 
 def spread(counts: Sequence[int], number: int) -> list[tuple[int, int]]:
-    """Shard and sample of `number` samples, or of all if there are fewer, evenly spread.
+    """Choose `number` evenly spread samples, or all if there are fewer, as (shard, sample).
 
     Args:
         counts: samples of each shard.
     """
-    ends = list(accumulate(counts, initial=0))
-    number = min(number, ends[-1])
-    picked = [(2 * i + 1) * ends[-1] // (2 * number) for i in range(number)]
-    return [((shard := bisect_right(ends, n) - 1), n - ends[shard]) for n in picked]
+    starts = list(accumulate(counts, initial=0))
+    number = min(number, starts[-1])
+    chosen = [(2 * i + 1) * starts[-1] // (2 * number) for i in range(number)]
+    return [((shard := bisect_right(starts, n) - 1), n - starts[shard]) for n in chosen]
 
 
-def _read(reader: ShardReader, per_domain: int, size: int) -> tuple[list[list[Cell]], list[str]]:
-    """The cells of each domain, and faults of those that are None."""
-    places = [
-        [Location(domain, *place) for place in spread(counts, per_domain)]
+def _read_cells(
+    reader: ShardReader, per_domain: int, size: int
+) -> tuple[list[list[Cell]], list[str]]:
+    """Return the cells of each domain, and the faults of those that are None."""
+    locations = [
+        [Location(domain, *location) for location in spread(counts, per_domain)]
         for domain, counts in enumerate(reader.index.counts(reader.split))
     ]
-    progress = Progress(sum(map(len, places)), "images", what="reading")
     cells: list[list[Cell]] = []
     faults: list[str] = []
-    for row in places:
-        cells.append([_fitted(reader, place, size, faults) for place in row])
-        progress.advance(len(row))
-    progress.close()
+    with progress_bar(sum(map(len, locations)), "images", description="reading") as progress:
+        for domain_locations in locations:
+            cells.append([_read_cell(reader, at, size, faults) for at in domain_locations])
+            progress.update(len(domain_locations))
     return cells, faults
 
 
-def _fitted(reader: ShardReader, place: Location, size: int, faults: list[str]) -> Cell:
-    """An image, as large as a cell has room for; None, and a fault more, if it cannot be read."""
+def _read_cell(reader: ShardReader, location: Location, size: int, faults: list[str]) -> Cell:
+    """Read an image and scale it to a cell. If it is unreadable, append a fault, return None."""
     try:
-        image, _ = reader.read_image(place)
+        image, _ = reader.read_image(location)
     except UserError as error:
         faults.append(str(error))
         return None
@@ -195,12 +200,12 @@ def _fitted(reader: ShardReader, place: Location, size: int, faults: list[str]) 
 
 
 def _title(url: str, index: Index, split: str) -> tuple[str, str]:
-    images = sum(sum(shards) for shards in index.counts(split))
+    images = sum(sum(shard_counts) for shard_counts in index.counts(split))
     name = url.rstrip("/").rpartition("/")[2]
-    return name, f"{split}: {_images(images)} of {len(index.domains)} domains"
+    return name, f"{split}: {_count_images(images)} of {len(index.domains)} domains"
 
 
-def _images(number: int) -> str:
+def _count_images(number: int) -> str:
     return f"{number:,} image{'' if number == 1 else 's'}"
 
 
@@ -214,37 +219,39 @@ def draw_sheet(
     counts: Sequence[int],
     cells: Sequence[Sequence[Cell]],
 ) -> Image.Image:
-    """Draw what was read.
+    """Draw a contact sheet.
 
     Args:
-        title: two texts, the second one fainter.
-        counts: images of each domain, for its heading.
-        cells: of each domain, each no larger than a cell; None is drawn as a cross.
+        title: the name of the dataset, and a note in a fainter colour.
+        domains: the heading of each domain.
+        counts: number of images of each domain, printed in its heading.
+        cells: images of each domain, not larger than a cell. None is drawn as a cross.
     """
-    sheet = Image.new("RGB", layout.sheet, PAPER)
+    sheet = Image.new("RGB", layout.sheet_size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    _write(draw, (MARGIN, MARGIN), title, layout.text * 5 // 4, sheet.width - 2 * MARGIN)
-    for domain, (name, count, row) in enumerate(zip(domains, counts, cells, strict=True)):
-        texts = name, _images(count)
-        _write(draw, layout.corner(domain), texts, layout.text, layout.block[0])
-        for number, cell in enumerate(row):
-            _paste(sheet, draw, layout.cell(domain, number), layout.size, cell)
+    title_height = layout.text_height * 5 // 4
+    _write_text(draw, (MARGIN, MARGIN), title, title_height, sheet.width - 2 * MARGIN)
+    for domain, (name, count, images) in enumerate(zip(domains, counts, cells, strict=True)):
+        heading, width = (name, _count_images(count)), layout.block_size[0]
+        _write_text(draw, layout.block_corner(domain), heading, layout.text_height, width)
+        for number, image in enumerate(images):
+            _draw_cell(sheet, draw, layout.cell_corner(domain, number), layout.size, image)
     return sheet
 
 
-def _write(
+def _write_text(
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],
     texts: tuple[str, str],
     size: int,
     width: int,
 ) -> None:
-    """A name and, fainter, what is to be said of it; the name is cut where there is no room."""
+    """Write a name and, fainter, a note. Shorten the name if both exceed the width."""
     name, note = texts
     font = _font(name + note, size)
-    room = width - draw.textlength(note, font) - size
-    if draw.textlength(name, font) > room:
-        while name and draw.textlength(f"{name}…", font) > room:
+    max_length = width - draw.textlength(note, font) - size
+    if draw.textlength(name, font) > max_length:
+        while name and draw.textlength(f"{name}…", font) > max_length:
             name = name[:-1]
         name += "…"
     draw.text(corner, name, INK, font)
@@ -253,14 +260,14 @@ def _write(
 
 
 def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """PIL's own font; for other letters than those of ASCII one of the system's, if it has any."""
+    """Return PIL's own font for ASCII text, and a font of the system, if it has one, otherwise."""
     for name in () if text.isascii() else FONTS:
         with suppress(OSError):
             return ImageFont.truetype(name, size)
     return ImageFont.load_default(size)
 
 
-def _paste(
+def _draw_cell(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], size: int, cell: Cell
 ) -> None:
     left, top = corner
@@ -268,10 +275,14 @@ def _paste(
     draw.rectangle((left, top, right, bottom), MAT)
     if cell:
         sheet.paste(cell, (left + (size - cell.width) // 2, top + (size - cell.height) // 2))
-        return
-    pen = max(1, size // 40)
-    inset = size // 4
+    else:
+        _draw_cross(draw, (left, top, right, bottom), size)
+
+
+def _draw_cross(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], size: int) -> None:
+    left, top, right, bottom = box
+    line_width, inset = max(1, size // 40), size // 4
     for begin, end in ((top, bottom), (bottom, top)):
         inward = inset if begin < end else -inset
-        draw.line((left + inset, begin + inward, right - inset, end - inward), CROSS, pen)
-    draw.rectangle((left, top, right, bottom), outline=CROSS)
+        draw.line((left + inset, begin + inward, right - inset, end - inward), CROSS, line_width)
+    draw.rectangle(box, outline=CROSS)

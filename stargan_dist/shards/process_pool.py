@@ -1,4 +1,4 @@
-"""Work shared out among processes."""
+"""Distribution of tasks over processes."""
 
 import multiprocessing
 import signal
@@ -15,33 +15,33 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def _start(how: StorageConfig) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one answers it
-    storage.configure(how)
-
-
 def map_in_processes(
-    function: Callable[[Task], Result], tasks: Sequence[Task], processes: int
+    function: Callable[[Task], Result], tasks: Sequence[Task], num_processes: int
 ) -> Iterator[Result]:
-    """Do all tasks; results come in the order of the tasks.
+    """Run a function on all tasks and yield the results in the order of the tasks.
 
     Raises:
         UserError: a process died.
     """
-    if processes == 1 or len(tasks) < 2:
+    if num_processes == 1 or len(tasks) < 2:
         yield from map(function, tasks)
         return
     pool = ProcessPoolExecutor(
-        min(processes, len(tasks)),
+        min(num_processes, len(tasks)),
         multiprocessing.get_context("spawn"),
-        initializer=_start,
+        initializer=_initialise,
         initargs=(storage.current_config(),),
     )
     try:
         yield from pool.map(function, tasks)
     except BrokenProcessPool as error:
         raise UserError(
-            "a process died at its work (out of memory?): try again with fewer --processes"
+            "a worker process died (out of memory?): try again with fewer --processes"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _initialise(config: StorageConfig) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
+    storage.configure(config)

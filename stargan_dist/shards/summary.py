@@ -1,91 +1,81 @@
-"""What a set of shards holds, as its index says: for programs, and as a table for people."""
+"""Summary of a dataset from its index: as JSON for programs, and as a table."""
 
 from typing import Any
 
+from stargan_dist.console.tables import format_table
 from stargan_dist.data.index import Index, Shard
 
-MAX_LEFT_OUT_TOLD = 20
+MAX_LEFT_OUT_SHOWN = 20
+HEADER = ("split", "domain", "images", "shards", "MiB", "pixels")
+LEFT_ALIGNED = (0, 1, 5)  # split, domain, pixels
 
 
-def facts(index: Index) -> dict[str, Any]:
-    """What an index says, without the single shards."""
+def summarise(index: Index) -> dict[str, Any]:
+    """Return the contents of an index, with totals in place of the single shards."""
     return {
         "fingerprint": index.fingerprint,
         "source": index.source,
         "encoding": index.encoding,
         "domains": index.domains,
         "splits": {
-            split: {domain: _sums(shards) for domain, shards in domains.items()}
+            split: {domain: _totals(shards) for domain, shards in domains.items()}
             for split, domains in index.splits.items()
         },
-        **_sums(index.shards()),
+        **_totals(index.shards()),
         "left_out": index.skipped,
     }
 
 
-def _sums(shards: list[Shard]) -> dict[str, Any]:
-    """Images, shards, bytes; the smallest and largest width and height, in pixels."""
-    sides = {"widths": [s.widths for s in shards], "heights": [s.heights for s in shards]}
+def _totals(shards: list[Shard]) -> dict[str, Any]:
+    """Numbers of images, shards and bytes; smallest and largest width and height, in pixels."""
+    ranges = {"widths": [s.widths for s in shards], "heights": [s.heights for s in shards]}
     return {
         "images": sum(s.samples for s in shards),
         "shards": len(shards),
         "bytes": sum(s.bytes for s in shards),
-        **{k: [min(v)[0], max(s[1] for s in v)] if v else [] for k, v in sides.items()},
+        **{k: [min(v)[0], max(s[1] for s in v)] if v else [] for k, v in ranges.items()},
     }
 
 
-def table(told: dict[str, Any]) -> str:
-    """What `facts` returned, for people."""
+def summary_table(summary: dict[str, Any]) -> str:
+    """Format the result of `summarise` as a table with notes."""
     rows = [
-        (split, domain, *_cells(sums))
-        for split, domains in told["splits"].items()
-        for domain, sums in domains.items()
+        (split, domain, *_cells(totals))
+        for split, domains in summary["splits"].items()
+        for domain, totals in domains.items()
     ]
-    header = "split", "domain", "images", "shards", "MiB", "pixels"
     return "\n".join(
         [
-            *_aligned([header, *rows, ("total", "", *_cells(told))]),
-            f"encoding: {_encoding_line(told['encoding'])}",
-            f"fingerprint: {told['fingerprint'][:12]}",
-            *_left_out(told["left_out"]),
+            format_table([HEADER, *rows, ("total", "", *_cells(summary))], left=LEFT_ALIGNED),
+            f"encoding: {_format_encoding(summary['encoding'])}",
+            f"fingerprint: {summary['fingerprint'][:12]}",
+            *_left_out_lines(summary["left_out"]),
         ]
     )
 
 
-def _cells(sums: dict[str, Any]) -> tuple[str, str, str, str]:
-    mib = f"{sums['bytes'] / 2**20:.1f}"
-    return str(sums["images"]), str(sums["shards"]), mib, _pixels(sums["widths"], sums["heights"])
+def _cells(totals: dict[str, Any]) -> tuple[str, str, str, str]:
+    mib = f"{totals['bytes'] / 2**20:.1f}"
+    pixels = _format_sizes(totals["widths"], totals["heights"])
+    return str(totals["images"]), str(totals["shards"]), mib, pixels
 
 
-def _pixels(widths: list[int], heights: list[int]) -> str:
-    """`512×512`, or `480–512 × 500–512`; nothing for no image."""
+def _format_sizes(widths: list[int], heights: list[int]) -> str:
+    """Format as `512×512` or `480–512 × 500–512`; return "" if there are no images."""
     if not widths:
         return ""
     width, height = ("–".join(str(side) for side in sorted(set(s))) for s in (widths, heights))
     return f"{width} × {height}" if "–" in width + height else f"{width}×{height}"
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest cell; numbers (images, shards, MiB) to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if 2 <= i <= 4 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _encoding_line(encoding: dict[str, Any] | None) -> str:
+def _format_encoding(encoding: dict[str, Any] | None) -> str:
     if not encoding:
         return "original bytes"
     return ", ".join(f"{name} {value}" for name, value in encoding.items())
 
 
-def _left_out(faults: list[str]) -> list[str]:
-    more = len(faults) - MAX_LEFT_OUT_TOLD
-    return [
-        *(f"left out: {fault}" for fault in faults[:MAX_LEFT_OUT_TOLD]),
-        *([f"… and {more} more"] if more > 0 else []),
-    ]
+def _left_out_lines(faults: list[str]) -> list[str]:
+    lines = [f"left out: {fault}" for fault in faults[:MAX_LEFT_OUT_SHOWN]]
+    if len(faults) > MAX_LEFT_OUT_SHOWN:
+        lines.append(f"… and {len(faults) - MAX_LEFT_OUT_SHOWN} more")
+    return lines

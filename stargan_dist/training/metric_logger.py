@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -117,16 +116,3 @@ class MetricLogger:
     def close(self) -> None:
         self.board.close()
         self.file.flush()
-
-
-def show_result(run: str, result: dict[str, Any], label: str) -> None:
-    """Write an evaluation to TensorBoard: the means, and each task, under a label."""
-    with SummaryWriter(storage.join(run, "tensorboard", "evaluation")) as board:
-        scalars = {f"{label}/{name}": mean for name, mean in result["means"].items()}
-        for row in result["rows"]:
-            task = f"{row['guide']}_{row['source']}_to_{row['target']}"
-            for metric in result["metrics"]:
-                scalars[f"{label}_tasks/{metric}_{task}"] = row.get(metric)
-        for name, value in scalars.items():
-            if value is not None:
-                board.add_scalar(name, value, result["step"])

@@ -13,7 +13,7 @@ from stargan_dist.errors import UserError
 from stargan_dist.launch.launcher_settings import check_launcher
 from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs import checkpoint as checkpoints
-from stargan_dist.runs.checkpoint import Checkpoint, State
+from stargan_dist.runs.checkpoint import Checkpoint, CheckpointState
 
 
 @dataclass
@@ -29,7 +29,7 @@ class PreparedRun:
 
     sources: DataSources
     start: int = 0
-    state: State | None = None
+    state: CheckpointState | None = None
     skipped: SkippedCounts = field(default_factory=dict)
     nonfinite: int = 0
 

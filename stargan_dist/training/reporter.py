@@ -17,14 +17,14 @@ from stargan_dist.data.skipped import SkippedCounts, SkippedSamples
 from stargan_dist.data.sources import DataSources, load_labelled_images, open_sources
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError, WorldError
-from stargan_dist.evaluation import results
+from stargan_dist.evaluation import report, results
 from stargan_dist.evaluation.collector import Stopped
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.inference import grids
 from stargan_dist.inference.translator import Translator
 from stargan_dist.runs.scores import Result
 from stargan_dist.training.environment import describe_environment, peak_memory_bytes
-from stargan_dist.training.metric_logger import MetricLogger, progress_line, show_result
+from stargan_dist.training.metric_logger import MetricLogger, progress_line
 from stargan_dist.training.stopwatch import Stopwatch
 from stargan_dist.training.train_state import TrainState
 
@@ -160,7 +160,7 @@ class Reporter:
         with self.stopwatch.paused():
             try:
                 evaluation = self.evaluator.begin(self._translator(step))
-                if evaluation.left:
+                if evaluation.remaining:
                     self._show(evaluation.run())
             except Stopped:
                 return False
@@ -174,8 +174,8 @@ class Reporter:
 
     def _show(self, result: Result) -> None:
         if self.is_main:
-            logger.info("%s\n%s", results.headline(result), results.table(result))
-            show_result(self.config.run, result, results.label(result))
+            logger.info("%s\n%s", report.headline(result), report.table(result))
+            report.log_to_tensorboard(self.config.run, result, results.protocol_variant(result))
 
     def _translator(self, step: int) -> Translator:
         return Translator(self.state.ema, self.state.spec, self.state.labels, step)

@@ -18,7 +18,7 @@ from stargan_dist.objectives.losses import linear_decay
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import RunSpec
 from stargan_dist.runs import checkpoint as checkpoints
-from stargan_dist.runs.checkpoint import State
+from stargan_dist.runs.checkpoint import CheckpointState
 
 PAPER_BATCH = 8
 LR_SCALING: dict[str, Callable[[float], float]] = {
@@ -117,7 +117,7 @@ class TrainState:
                 current = list(self.networks[letter].parameters())
                 self._average(list(average.parameters()), current, None)
 
-    def snapshot(self, engine: Engine, *, keep: bool) -> State | None:
+    def snapshot(self, engine: Engine, *, keep: bool) -> CheckpointState | None:
         """Copy everything that changes to host memory. Collective.
 
         Args:
@@ -136,14 +136,14 @@ class TrainState:
         for letter, average in self.ema.items():
             ema |= _host_copies(letter, average.state_dict())
         scales = {name: scale.state() for name, scale in engine.loss_scales.items()}
-        return State(networks, ema, optimizers, scales)
+        return CheckpointState(networks, ema, optimizers, scales)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: CheckpointState) -> None:
         """Load networks and averages. Load optimizers after an engine has wrapped them."""
         checkpoints.load_networks(self.networks, state.networks)
         checkpoints.load_networks(self.ema, state.ema)
 
-    def restore_optimizers(self, engine: Engine, state: State) -> None:
+    def restore_optimizers(self, engine: Engine, state: CheckpointState) -> None:
         """Load optimizer states and loss scales. Collective."""
         for letter in self.networks:
             engine.load_moments(letter, checkpoints.tensors_of_network(letter, state.optimizers))

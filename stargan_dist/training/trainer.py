@@ -23,14 +23,14 @@ from stargan_dist.data.stream import (
     iterate_batches,
     training_loader,
 )
-from stargan_dist.distributed.world import REMEDY, World
+from stargan_dist.distributed.world import LAUNCH_REMEDY, World
 from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import Engine
 from stargan_dist.errors import STOPPED
 from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.async_writer import AsyncWriter
-from stargan_dist.runs.checkpoint import State
+from stargan_dist.runs.checkpoint import CheckpointState
 from stargan_dist.training.nonfinite import NonFiniteGuard
 from stargan_dist.training.preparation import PreparedRun, prepare
 from stargan_dist.training.reporter import Reporter
@@ -52,7 +52,7 @@ def train(config: Config) -> int:
     prepared = prepare(spec)
     with _exclusive(spec.config.run):
         world = World(spec.config.engine.timeout_seconds)
-        with closing(world), StopSignals() as signals, world.explaining():
+        with closing(world), StopSignals() as signals, world.reporting_errors():
             return Trainer(spec, prepared, world, signals).train()
 
 
@@ -62,12 +62,12 @@ def _exclusive(run: str) -> Iterator[None]:
     if int(os.environ.get("RANK", "0")):
         yield
         return
-    with storage.exclusive_lock(run, f"another process is training {run}; {REMEDY}"):
+    with storage.exclusive_lock(run, f"another process is training {run}; {LAUNCH_REMEDY}"):
         yield
 
 
 def initialise(
-    spec: RunSpec, labels: Labels, world: World, checkpoint_state: State | None = None
+    spec: RunSpec, labels: Labels, world: World, checkpoint_state: CheckpointState | None = None
 ) -> tuple[TrainState, Engine]:
     """Build the train state and its engine, and load the state of a checkpoint. Collective."""
     state = TrainState(spec, labels, world.device)
@@ -146,7 +146,7 @@ class Trainer:
             stack.enter_context(closing(self.engine))
             stack.enter_context(closing(self.writer))
             stream = stack.enter_context(closing(iterate_batches(self.loader, self.skipped)))
-            stack.enter_context(self.world.explaining())
+            stack.enter_context(self.world.reporting_errors())
             yield self.reporter.stopwatch.timed(stream)
 
     # Which steps log, save and evaluate.
@@ -242,7 +242,7 @@ def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoade
     )
 
 
-def _write(config: Config, step: int, state: State, metadata: dict[str, Any]) -> None:
+def _write(config: Config, step: int, state: CheckpointState, metadata: dict[str, Any]) -> None:
     """Write a checkpoint and apply the retention."""
     checkpoints.save(config.run, step, state, metadata)
     keep = config.checkpoint

@@ -22,10 +22,12 @@ from stargan_dist.data.stream import Slots, describe_step
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.inference.grids import HEADER_PIXELS
+from stargan_dist.objectives.recipes import resolve
 from stargan_dist.runs import checkpoint as checkpoints
-from stargan_dist.runs.checkpoint import State
+from stargan_dist.runs.checkpoint import CheckpointState
 from stargan_dist.shards.build import build
 from stargan_dist.training import trainer
+from stargan_dist.training.preparation import prepare
 from tests.conftest import SMOKE
 from tests.data.test_stream import BATCH_SIZE, STEPS, assert_same, load, load_world
 from tests.helpers.runs import assert_same_bits
@@ -343,44 +345,47 @@ def config_of(run, sources, *arguments):
     return configs.parse(["--config", str(SMOKE), *options, *arguments])
 
 
-def plan_of(*arguments):
-    return trainer.plan(config_of(*arguments))
+def prepared_run(*arguments):
+    return prepare(resolve(config_of(*arguments)))
 
 
 def test_a_plan_has_all_sources(tmp_path, faces, kinds, joint):
-    plan = plan_of(tmp_path / "run", sources_of(faces=faces, kinds=kinds))
-    assert (plan.sets.labels, plan.sets.fingerprint) == (joint.labels, joint.fingerprint)
-    assert (plan.start, plan.resume) == (0, None)
+    prepared = prepared_run(tmp_path / "run", sources_of(faces=faces, kinds=kinds))
+    assert (prepared.sources.labels, prepared.sources.fingerprint) == (
+        joint.labels,
+        joint.fingerprint,
+    )
+    assert (prepared.start, prepared.state) == (0, None)
 
 
 def test_a_plan_rejects_unreadable_labels_unless_samples_are_skipped(tmp_path, faces):
     sources = sources_of(faces=replace(faces, binary=["old"], exclusive=[]))
     with pytest.raises(UserError, match="no attribute old"):
-        plan_of(tmp_path / "run", sources)
-    assert plan_of(tmp_path / "run", sources, "--data.on_bad_shard", "skip").start == 0
+        prepared_run(tmp_path / "run", sources)
+    assert prepared_run(tmp_path / "run", sources, "--data.on_bad_shard", "skip").start == 0
 
 
 @pytest.mark.parametrize("recipe", ["b", "c", "d", "e", "f"])
 def test_a_plan_rejects_labels_that_the_recipe_cannot_use(tmp_path, faces, recipe):
     with pytest.raises(UserError, match=f"recipe: {recipe} .* or take one of stargan, a, c_acgan"):
-        plan_of(tmp_path / "run", sources_of(faces=faces), "--recipe", recipe)
+        prepared_run(tmp_path / "run", sources_of(faces=faces), "--recipe", recipe)
 
 
 def test_a_run_is_resumed_only_on_the_same_sources(tmp_path, faces, kinds, urls):
     run = str(tmp_path / "run")
-    sources = plan_of(run, sources_of(faces=faces, kinds=kinds)).sets
+    sources = prepared_run(run, sources_of(faces=faces, kinds=kinds)).sources
     config = config_of(run, sources_of(faces=faces, kinds=kinds))
     manifest = {"config": configs.to_dict(config), "domains": sources.domains}
     manifest |= {"data": sources.fingerprint, "labels": sources.labels.to_dict()}
-    checkpoints.save(run, 3, State({"G.w": torch.zeros(1)}, {}, {}, {}), manifest)
+    checkpoints.save(run, 3, CheckpointState({"G.w": torch.zeros(1)}, {}, {}, {}), manifest)
     assert checkpoints.find(run).labels == sources.labels
     shutil.copytree(urls["faces"], tmp_path / "copy")
     moved = replace(faces, shards=str(tmp_path / "copy"))
-    assert plan_of(run, sources_of(faces=moved, kinds=kinds)).start == 3
+    assert prepared_run(run, sources_of(faces=moved, kinds=kinds)).start == 3
     repacked = replace(kinds, shards=urls["kinds_repacked"])
     for order in ({"kinds": kinds, "faces": faces}, {"faces": faces, "kinds": repacked}):
         with pytest.raises(UserError, match="was trained on other shards than"):
-            plan_of(run, sources_of(**order))
+            prepared_run(run, sources_of(**order))
 
 
 def test_an_evaluation_of_labels_that_are_not_domains_is_rejected(faces):

@@ -1,7 +1,7 @@
-"""Runs a few iterations with each of several engines, in one world of real processes.
+"""Driver: run a few iterations with each of several engines, in one world of real processes.
 
 Usage: torchrun-like launcher … engines.py OUT CASE [CASE …]
-Rank 0 writes the parameters that each case ends with to OUT/CASE.safetensors.
+Rank 0 writes the final parameters of each case to OUT/CASE.safetensors.
 """
 
 import sys
@@ -21,6 +21,7 @@ from stargan_dist.distributed.world import World
 from stargan_dist.nets.v2 import Discriminator
 from stargan_dist.objectives import loss_modules, recipes
 from stargan_dist.training import train_state, trainer
+from tests.helpers import iterations
 from tests.objectives.test_objective import make_batch
 
 ITERATIONS, BATCH = 3, 8
@@ -30,7 +31,7 @@ BASE = [
     *(word for name, value in TINY.items() for word in (f"--model.{name}", str(value))),
     *("--optim.lr", "0.01", "--optim.lr_mapping", "0.01"),
 ]
-ROWS = [name for name in recipes.TABLE if name != "f"]
+RECIPES = [name for name in recipes.TABLE if name != "f"]
 
 
 def zero(stage, *more):
@@ -39,7 +40,7 @@ def zero(stage, *more):
 
 SUMMED = ["--schedule", "summed"]
 FLOAT64 = ["--precision", "float64"]
-# DeepSpeed keeps small parameters whole on every rank; these are all small.
+# By default DeepSpeed does not partition small parameters, and all of these are small.
 RELEASED = ["--engine.deepspeed_config", str(Path(__file__).parent / "release_all.json")]
 OFFLOADED = ["--engine.offload_optimizer", "true"]
 TWO = ["--engine.accumulate", "2"]
@@ -72,78 +73,80 @@ CASES = {
     "d_not_frozen": [],
     "e_stepped_by_references": [],
     "zero1_d_not_frozen": zero(1),
-    "no_exchange": [],
-    **{f"row_{name}": ["--recipe", name, *FLOAT64] for name in ROWS},
-    **{f"row_{name}_float32": ["--recipe", name] for name in ("stargan", "b", "d")},
-    **{f"row_{name}_zero2": zero(2, "--recipe", name) for name in ("stargan", "b", "d")},
-    "row_stargan_zero3": zero(3, *SUMMED, *RELEASED, "--recipe", "stargan"),
+    "no_all_reduce": [],
+    **{f"recipe_{name}": ["--recipe", name, *FLOAT64] for name in RECIPES},
+    **{f"recipe_{name}_float32": ["--recipe", name] for name in ("stargan", "b", "d")},
+    **{f"recipe_{name}_zero2": zero(2, "--recipe", name) for name in ("stargan", "b", "d")},
+    "recipe_stargan_zero3": zero(3, *SUMMED, *RELEASED, "--recipe", "stargan"),
 }
 
 
 def plain_optimizers(networks, config, batch_size):
-    """SGD: where Adam would divide rounding noise by itself, its step is in proportion."""
+    """Build SGD optimizers, which do not amplify rounding noise as Adam does."""
     return {n: torch.optim.SGD(net.parameters(), lr=config.lr) for n, net in networks.items()}
 
 
 @contextmanager
 def mutated(case):
-    """The named mistake, while it is open."""
-    frozen, row = loss_modules.frozen, recipes.TABLE["f"]
+    """Context manager: introduce the mistake that the case names."""
+    frozen, recipe = loss_modules.frozen, recipes.TABLE["f"]
     if case.endswith("d_not_frozen"):
         loss_modules.frozen = lambda *nets: frozen(
             *[net for net in nets if not isinstance(net, Discriminator)]
         )
     if case == "e_stepped_by_references":
         wrong = recipes.REFERENCE._replace(trains=("G", "E"))
-        recipes.TABLE["f"] = replace(row, guides=(recipes.LATENT, wrong))
+        recipes.TABLE["f"] = replace(recipe, guides=(recipes.LATENT, wrong))
     try:
         yield
     finally:
-        loss_modules.frozen, recipes.TABLE["f"] = frozen, row
+        loss_modules.frozen, recipes.TABLE["f"] = frozen, recipe
 
 
 def begin(options, world, saved=None):
-    """A training and its engine, from the start or from a saved state, as the trainer does it."""
+    """Return the training state and its engine, initialised or restored, as the trainer does."""
     config = configs.parse([*BASE, *options])
     return trainer.initialise(recipes.resolve(config), domain_labels(["a", "b", "c"]), world, saved)
 
 
 def iterate(training, engine, world, steps, infinite=None):
-    """Train on this rank's share of some made-up batches. In one step rank 0 may have an image
-    with a pixel that is not finite."""
-    share = BATCH // world.size
-    mine = slice(world.rank * share, (world.rank + 1) * share)
+    """Train on this rank's part of synthetic batches.
+
+    At the step `infinite`, an image of rank 0 has an infinite pixel.
+    """
+    size = BATCH // world.size
+    local = slice(world.rank * size, (world.rank + 1) * size)
     for step in steps:
-        batch = type(whole := make_batch(step, BATCH))(*(t[mine] for t in whole))
+        global_batch = make_batch(step, BATCH)
+        batch = type(global_batch)(*(tensor[local] for tensor in global_batch))
         batch = batch.to(world.device, training.dtype)
         if step == infinite and world.is_main:
             batch.x[0, 0, 0, 0] = float("inf")
-        training.set_learning_rates(step)
         micro_batches = batch.split(training.config.engine.accumulate)
-        training.objective.iterate(engine, micro_batches, step)
-        training.update_averages(engine)
+        iterations.iterate(training, engine, micro_batches, step)
 
 
 def run(case, world):
-    """What some iterations end with, on rank 0, and the all-reduces that DDP made."""
+    """Run one case. Returns the final snapshot, on rank 0, and the number of all-reduces by DDP."""
     training, engine = begin(CASES[case], world)
     engine.keeps_graphs &= "apart" not in case
-    if case == "no_exchange" and world.size > 1:
+    if case == "no_all_reduce" and world.size > 1:
         engine._modules = dict(training.parts.loss_modules)
-    exchanges = []
+    all_reduces = []
     if world.size > 1 and case in ("ddp", "ddp_accumulated"):
-        for side in engine._modules.values():
-            side.register_comm_hook(exchanges, counting)
-    begun = 3 if case.startswith("row_") else 0  # some rows step G in every fifth iteration only
-    steps = range(begun, begun + ITERATIONS)
+        for module in engine._modules.values():
+            module.register_comm_hook(all_reduces, count_and_all_reduce)
+    # Some recipes step G only in every fifth iteration.
+    start = 3 if case.startswith("recipe_") else 0
+    steps = range(start, start + ITERATIONS)
     iterate(training, engine, world, steps, 1 if "infinite" in case else None)
     snapshot = training.snapshot(engine, keep=world.is_main)
     engine.close()
-    return snapshot, len(exchanges)
+    return snapshot, len(all_reduces)
 
 
-def counting(exchanges, bucket):
-    exchanges.append(None)
+def count_and_all_reduce(all_reduces, bucket):
+    all_reduces.append(None)
     return allreduce_hook(None, bucket)
 
 
@@ -153,10 +156,10 @@ def main():
     world = World()
     for case in cases:
         with mutated(case):
-            snapshot, exchanges = run(case, world)
+            snapshot, all_reduces = run(case, world)
         if snapshot:
             averages = {f"ema.{name}": value for name, value in snapshot.ema.items()}
-            averages["exchanges"] = torch.tensor(exchanges)
+            averages["all_reduces"] = torch.tensor(all_reduces)
             save_file(snapshot.networks | averages, Path(out) / f"{case}.safetensors")
     world.close()
 

@@ -1,11 +1,11 @@
-"""Every engine steps as DDP does, and two processes as one: real processes, plain SGD.
+"""Every engine steps as DDP does, and two processes as one: real processes with plain SGD.
 
-SGD, because Adam divides the rounding noise of a zero gradient (a bias ahead of an instance norm
-has one) by its own size: after a step the noise is as large as the signal. With SGD what is
-compared is the gradients and nothing else. Even so instance norm over the few pixels of a tiny
-network amplifies rounding, and |x| has a kink: 3 iterations in float32 and float64 end 1e-4 apart.
-So float32 (DeepSpeed knows no float64) is compared where both sides do the same arithmetic, and
-what rearranges it (processes, micro-batches, shared graphs) in float64.
+SGD, because Adam divides the rounding noise of a zero gradient (such as that of a bias before an
+instance norm) by its own magnitude: after a step the noise is as large as the signal. With SGD the
+comparison is one of gradients alone. Even so, instance norm over the few pixels of a tiny network
+amplifies rounding, and |x| has a kink: 3 iterations in float32 and in float64 differ by 1e-4.
+Therefore float32 is compared where both runs do the same arithmetic (DeepSpeed does not support
+float64), and cases that reorder it (processes, micro-batches, shared graphs) in float64.
 """
 
 import os
@@ -15,12 +15,12 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import PATIENCE_SECONDS, ROOT, launch
-from tests.distributed.engines import CASES, ITERATIONS, ROWS
+from tests.distributed.engines import CASES, ITERATIONS, RECIPES
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
 ONE = (
     "ddp", "ddp_float64", "ddp_float64_accumulated", "ddp_summed_float64", "zero2",
-    *(f"row_{name}" for name in ROWS),
+    *(f"recipe_{name}" for name in RECIPES),
 )  # fmt: skip
 
 
@@ -44,77 +44,79 @@ def one(tmp_path_factory):
     return results(1, ONE, tmp_path_factory.mktemp("engines") / "one")
 
 
-def apart(ours, theirs, prefix=""):
-    assert ours.keys() == theirs.keys()
-    names = [name for name in ours if name.startswith(prefix) and name != "exchanges"]
-    return max((ours[name] - theirs[name]).abs().max().item() for name in names)
+def max_difference(result, other, prefix=""):
+    """Return the largest absolute difference of parameters whose names begin with the prefix."""
+    assert result.keys() == other.keys()
+    names = [name for name in result if name.startswith(prefix) and name != "all_reduces"]
+    return max((result[name] - other[name]).abs().max().item() for name in names)
 
 
 @pytest.mark.parametrize("case", ["zero0", "zero1", "zero2", "zero1_offloaded"])
 def test_zero_equals_ddp(two, case):
-    """The exact schedule: parameters and their averages."""
-    assert apart(two[case], two["ddp"]) <= 1e-6
+    """In the published schedule: parameters and their averages."""
+    assert max_difference(two[case], two["ddp"]) <= 1e-6
 
 
-def test_zero_accumulates_and_clips_as_ddp(two):
+def test_zero_accumulates_and_clips_gradients_as_ddp(two):
     for case in ("zero1_accumulated", "zero2_accumulated"):
-        assert apart(two[case], two["ddp_accumulated"]) <= 1e-6
-    assert apart(two["zero3_accumulated"], two["ddp_summed_accumulated"]) <= 1e-6
-    assert apart(two["zero2_clipped"], two["ddp_clipped"]) <= 1e-6
-    assert apart(two["ddp_clipped"], two["ddp"]) > 1e-4
+        assert max_difference(two[case], two["ddp_accumulated"]) <= 1e-6
+    assert max_difference(two["zero3_accumulated"], two["ddp_summed_accumulated"]) <= 1e-6
+    assert max_difference(two["zero2_clipped"], two["ddp_clipped"]) <= 1e-6
+    assert max_difference(two["ddp_clipped"], two["ddp"]) > 1e-4
 
 
 def test_the_summed_schedule_at_stage_3_equals_ddp(two):
-    """With no graph shared between calls, as there, where float32 would round otherwise; that
-    sharing changes nothing else, float64 shows."""
+    """Float32 is compared without graphs shared between calls, as in stage 3: sharing them changes
+    rounding. The comparison in float64 shows that sharing changes nothing else."""
     for case in ("zero3_summed", "zero3_offloaded"):
-        assert apart(two[case], two["ddp_summed_apart"]) <= 1e-6
-    assert apart(two["ddp_summed_apart_float64"], two["ddp_summed_float64"]) <= 1e-9
-    assert apart(two["ddp_summed_float64"], two["ddp_float64"]) > 1e-4  # another schedule
+        assert max_difference(two[case], two["ddp_summed_apart"]) <= 1e-6
+    assert max_difference(two["ddp_summed_apart_float64"], two["ddp_summed_float64"]) <= 1e-9
+    assert max_difference(two["ddp_summed_float64"], two["ddp_float64"]) > 1e-4  # another schedule
 
 
-def test_a_gradient_that_is_not_finite_steps_no_rank(two):
-    """Of all engines alike, and the steps after it are taken."""
+def test_a_nonfinite_gradient_skips_the_step_on_all_ranks(two):
+    """All engines skip the same step and take the steps after it."""
     assert all(value.isfinite().all() for value in two["ddp_infinite"].values())
     for case in ("zero1_infinite", "zero2_infinite"):
-        assert apart(two[case], two["ddp_infinite"]) <= 1e-6
-    assert apart(two["ddp_infinite"], two["ddp"]) > 1e-4
+        assert max_difference(two[case], two["ddp_infinite"]) <= 1e-6
+    assert max_difference(two["ddp_infinite"], two["ddp"]) > 1e-4
 
 
 def test_two_processes_equal_one(two, one):
     for case in ("ddp_float64", "ddp_summed_float64"):
-        assert apart(two[case], one[case]) <= 1e-9
-    assert apart(two["zero2"], one["zero2"]) <= 1e-6
-    assert apart(two["no_exchange"], one["ddp"]) > 1e-4
+        assert max_difference(two[case], one[case]) <= 1e-9
+    assert max_difference(two["zero2"], one["zero2"]) <= 1e-6
+    assert max_difference(two["no_all_reduce"], one["ddp"]) > 1e-4
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_two_processes_equal_one_for_each_row(two, one, name):
-    """In three iterations of which one at least is the generator side's (test_recipes.py)."""
-    assert apart(two[f"row_{name}"], one[f"row_{name}"]) <= 1e-9
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_processes_equal_one_for_each_recipe(two, one, name):
+    """In three iterations, of which at least one updates the generator side (test_recipes.py)."""
+    assert max_difference(two[f"recipe_{name}"], one[f"recipe_{name}"]) <= 1e-9
 
 
 @pytest.mark.parametrize("name", ["stargan", "b", "d"])
-def test_zero_equals_ddp_for_rows_with_other_penalties_and_networks(two, name):
-    assert apart(two[f"row_{name}_zero2"], two[f"row_{name}_float32"]) <= 1e-6
+def test_zero_equals_ddp_for_recipes_with_other_penalties_and_networks(two, name):
+    assert max_difference(two[f"recipe_{name}_zero2"], two[f"recipe_{name}_float32"]) <= 1e-6
     if name == "stargan":
-        assert apart(two["row_stargan_zero3"], two["row_stargan_float32"]) <= 1e-6
+        assert max_difference(two["recipe_stargan_zero3"], two["recipe_stargan_float32"]) <= 1e-6
 
 
 def test_micro_batches_equal_one_batch(two, one):
     for world in (two, one):
-        assert apart(world["ddp_float64_accumulated"], world["ddp_float64"]) <= 1e-9
+        assert max_difference(world["ddp_float64_accumulated"], world["ddp_float64"]) <= 1e-9
 
 
-def test_micro_batches_exchange_gradients_once(two):
-    """As many all-reduces as without them: four phases and their buckets."""
-    assert two["ddp_accumulated"]["exchanges"] == two["ddp"]["exchanges"] >= 4 * ITERATIONS
+def test_micro_batches_all_reduce_gradients_once(two):
+    """As many all-reduces as without micro-batches: four phases and their buckets."""
+    accumulated, single = two["ddp_accumulated"]["all_reduces"], two["ddp"]["all_reduces"]
+    assert accumulated == single >= 4 * ITERATIONS
 
 
 @pytest.mark.parametrize(
-    ("case", "right"),
+    ("case", "correct"),
     [("d_not_frozen", "ddp"), ("e_stepped_by_references", "ddp"), ("zero1_d_not_frozen", "zero1")],
 )
-def test_mistakes_would_be_noticed(two, case, right):
+def test_mistakes_exceed_the_tolerances(two, case, correct):
     letter = "D" if case.endswith("d_not_frozen") else "E"
-    assert apart(two[case], two[right], f"{letter}.") > 1e-4
+    assert max_difference(two[case], two[correct], f"{letter}.") > 1e-4

@@ -1,4 +1,4 @@
-"""A rank that dies or hangs ends all, in time, with one line that names it."""
+"""A rank that dies or hangs ends all ranks, in time, with one line that names it."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.distributed.test_resume import KILLED, LONG
 IN_STEP_4 = {"KILL_AT": "stargan_dist.training.trainer/TrainState:update_averages:4"}
 
 
-def told(stderr):
+def error_lines(stderr):
     return [line for line in stderr.splitlines() if line.startswith("error")]
 
 
@@ -23,45 +23,48 @@ def test_a_killed_rank_is_named(train, tmp_path, rank):
     done = train(
         tmp_path / "run", *LONG, processes=2, driver=KILLED, KILL_RANK=rank, code=1, **IN_STEP_4
     )
-    assert time.monotonic() - began < 300  # a rank that is alive would be waited for 600 s
-    (line,) = told(done.stderr)
+    assert time.monotonic() - began < 300  # the timeout for a rank that is alive is 600 s
+    (line,) = error_lines(done.stderr)
     other = 1 - int(rank)
-    # As of a second ago.
-    when = r"last heard of at \d\d:\d\d:\d\d \(\d+ s ago\), in (the start|step \d)"
-    assert re.fullmatch(rf"error \(rank {other}\): lost rank {rank}: {when}", line)
-    assert "stargan_dist/trainer.py" not in done.stderr  # the launcher's traceback alone
+    # The activity is up to a second old.
+    last = r"last heartbeat at \d\d:\d\d:\d\d \(\d+ s ago\), in (startup|step \d)"
+    assert re.fullmatch(rf"error \(rank {other}\): lost rank {rank}: {last}", line)
+    assert "stargan_dist/training/trainer.py" not in done.stderr  # only the launcher's traceback
 
 
 def test_a_stuck_rank_is_named_and_ended(train, tmp_path):
-    """It has its batch and goes no further; the other waits for it in the exchange of gradients,
-    for longer than it takes rank 0 to begin on a busy machine."""
+    """It has its batch and makes no progress. The other rank waits in the all-reduce of gradients,
+    with a timeout longer than the start of rank 0 takes on a busy machine."""
     began = time.monotonic()
     done = train(
         *(tmp_path / "run", *LONG, "--engine.timeout_seconds", "30"),
         processes=2, driver=KILLED, KILL_RANK="1", KILL_BY="sleep", code=1,
         KILL_AT="stargan_dist.data.batch/Batch:to:4",
     )  # fmt: skip
-    assert time.monotonic() - began < 300  # it stays where it is for an hour
-    assert len(told(done.stderr)) == 1, done.stderr
-    (line,) = told(done.stderr)
-    assert line.startswith("error (rank 0): rank 1 is stuck: it lives, but has not come to where")
-    assert line.endswith("step 4")
+    assert time.monotonic() - began < 300  # it would hang for an hour
+    assert len(error_lines(done.stderr)) == 1, done.stderr
+    (line,) = error_lines(done.stderr)
+    assert line == (
+        "error (rank 0): rank 1 is stuck in step 4: it is alive, but has not reached the point "
+        "where the other ranks wait"
+    )
 
 
-def test_a_rank_that_never_comes_is_waited_for_and_told(train, tmp_path):
+def test_a_rank_that_never_joins_is_an_error_after_the_timeout(train, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     options = (*LONG, "--engine.timeout_seconds", "2")
     done = train(tmp_path / "run", *options, code=1, **alone, MASTER_PORT=str(port))
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error (rank 0): not all of the 2 processes came together within 2 s: ")
+    message = "not all of the 2 processes joined the process group within 2 s: "
+    assert line.startswith(f"error (rank 0): {message}")
 
 
 NAN = """
 import sys
 sys.argv[0] = "train"
-from stargan_dist import losses
+from stargan_dist.objectives import losses
 from stargan_dist.errors import run_command
 from stargan_dist.train import main
 original, calls = losses.r1, []
@@ -76,30 +79,30 @@ run_command(main)
 
 @pytest.fixture
 def nan_driver(tmp_path):
-    """A training whose R1 is not a number in step 4 (its first D step) on rank 1 alone."""
+    """Return a driver in which R1 is NaN in step 4 (in its first D step), on rank 1 only."""
     path = tmp_path / "nan.py"
     path.write_text(NAN.format(rank=1))
     return str(path)
 
 
-def test_a_gradient_that_is_not_finite_stops_all_ranks(train, tmp_path, nan_driver):
+def test_a_nonfinite_gradient_stops_all_ranks(train, tmp_path, nan_driver):
     run = tmp_path / "run"
     done = train(run, processes=2, driver=nan_driver, code=1)
-    (line,) = told(done.stderr)
+    (line,) = error_lines(done.stderr)
     assert "step 4: the gradient of D/latent/D was not finite" in line
     assert "--optim.on_nonfinite skip" in line
-    row = json.loads((run / "nonfinite" / "step_00000004.json").read_text())
-    assert row["left_as_they_were"] == ["D/latent/D"]
-    assert "D/latent/reg" in row["terms_by_rank"][1]
-    assert "D/latent/reg" not in row["terms_by_rank"][0]
-    assert [sample["slot"] for sample in row["samples"]] == [12, 13, 14, 15]
-    species = {sample["x"].split("/")[1].split("-")[1] for sample in row["samples"]}
+    report = json.loads((run / "nonfinite" / "step_00000004.json").read_text())
+    assert report["left_as_they_were"] == ["D/latent/D"]
+    assert "D/latent/reg" in report["terms_by_rank"][1]
+    assert "D/latent/reg" not in report["terms_by_rank"][0]
+    assert [sample["slot"] for sample in report["samples"]] == [12, 13, 14, 15]
+    species = {sample["x"].split("/")[1].split("-")[1] for sample in report["samples"]}
     assert species <= {"cat", "dog", "rabbit"}
-    assert checkpoints.find(str(run)).step == 2  # the last good one stays
+    assert checkpoints.find(str(run)).step == 2  # the last checkpoint with finite weights
 
 
 @pytest.mark.slow
-def test_such_a_step_may_be_skipped(train, tmp_path, nan_driver):
+def test_a_step_with_a_nonfinite_gradient_may_be_skipped(train, tmp_path, nan_driver):
     run = tmp_path / "run"
     done = train(run, "--optim.on_nonfinite", "skip", processes=2, driver=nan_driver)
     assert "step 4: the gradient of D/latent/D was not finite" in done.stderr

@@ -1,4 +1,4 @@
-"""What cannot work is refused in one line, before any process group starts."""
+"""Invalid starts are rejected with one line, before any process group is created."""
 
 import shutil
 from dataclasses import replace
@@ -10,8 +10,8 @@ from stargan_dist.data.index import read_index, write_index
 from tests.conftest import here
 
 
-def refuse(train, run, *args, **env):
-    """The one line of a refused start; nothing is left behind in the run."""
+def rejection(train, run, *args, **env):
+    """Return the one-line error of a start that must fail without changing the run folder."""
     before = sorted(run.rglob("*")) if run.exists() else []
     error = here("train", *train.options(run), *args, code=2, **env).stderr
     assert error.startswith("error: ")
@@ -20,13 +20,13 @@ def refuse(train, run, *args, **env):
     return error
 
 
-def test_independent_processes_are_refused_with_the_remedy(train, tmp_path):
-    error = refuse(train, tmp_path / "run", SLURM_STEP_NUM_TASKS="2")
+def test_independent_processes_are_rejected_with_the_remedy(train, tmp_path):
+    error = rejection(train, tmp_path / "run", SLURM_STEP_NUM_TASKS="2")
     assert "would train independently" in error
     assert "accelerate launch --multi_gpu --num_processes N" in error
 
 
-def test_a_second_training_of_one_run_is_refused(train, tmp_path):
+def test_a_second_training_of_the_same_run_is_rejected(train, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     with storage.exclusive_lock(str(run), "the test itself"):
@@ -36,55 +36,55 @@ def test_a_second_training_of_one_run_is_refused(train, tmp_path):
     assert "accelerate launch" in error
 
 
-def test_several_ranks_tell_it_once(train, tmp_path):
+def test_several_ranks_print_an_error_once(train, tmp_path):
     result = train(tmp_path / "run", "--batch_size", "5", processes=2, code=1)
-    told = [line for line in result.stderr.splitlines() if line.startswith("error")]
-    assert told == [
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert errors == [
         "error: batch_size: 5 is the global batch and must be a multiple of the number of "
         "processes, 2; 6 would do"
     ]
 
 
 @pytest.mark.parametrize(
-    ("args", "named"),
+    ("args", "expected"),
     [
         (("--model.image_size", "48"), "model.image_size"),
         (("--optim.lrr", "1"), "optim.lrr"),
         (("--data.shards", "/nowhere"), "python -m stargan_dist.shards build"),
     ],
 )
-def test_bad_values(train, tmp_path, args, named):
-    assert named in refuse(train, tmp_path / "run", *args)
+def test_invalid_values_are_rejected(train, tmp_path, args, expected):
+    assert expected in rejection(train, tmp_path / "run", *args)
 
 
-def test_a_single_domain(train, shards, tmp_path):
+def test_a_single_domain_is_rejected(train, shards, tmp_path):
     index = read_index(shards)
-    only = {split: {"cat": rows["cat"]} for split, rows in index.splits.items()}
-    write_index(str(tmp_path / "set"), replace(index, domains=["cat"], splits=only))
-    error = refuse(train, tmp_path / "run", "--data.shards", str(tmp_path / "set"))
+    cats = {split: {"cat": shards["cat"]} for split, shards in index.splits.items()}
+    write_index(str(tmp_path / "set"), replace(index, domains=["cat"], splits=cats))
+    error = rejection(train, tmp_path / "run", "--data.shards", str(tmp_path / "set"))
     assert "nothing to translate to" in error
 
 
-def test_an_unwritable_run_folder(train, tmp_path):
+def test_an_unwritable_run_folder_is_rejected(train, tmp_path):
     (tmp_path / "file").touch()
-    assert "cannot write to" in refuse(train, tmp_path / "file" / "run")
+    assert "cannot write to" in rejection(train, tmp_path / "file" / "run")
 
 
-def test_a_checkpoint_of_another_configuration(train, finished_run):
-    assert "model.style_dim was 8, is 9" in refuse(train, finished_run, "--model.style_dim", "9")
+def test_a_checkpoint_of_another_configuration_is_rejected(train, finished_run):
+    assert "model.style_dim was 8, is 9" in rejection(train, finished_run, "--model.style_dim", "9")
 
 
-def test_a_checkpoint_of_other_data(train, finished_run, shards, tmp_path):
+def test_a_checkpoint_of_other_shards_is_rejected(train, finished_run, shards, tmp_path):
     copy = tmp_path / "set"
     shutil.copytree(shards, copy)
     index = (copy / "index.json").read_text().replace('"sha256": "', '"sha256": "0')
     (copy / "index.json").write_text(index)
-    assert "other shards" in refuse(train, finished_run, "--data.shards", str(copy))
+    assert "other shards" in rejection(train, finished_run, "--data.shards", str(copy))
 
 
-def test_a_damaged_checkpoint(train, finished_run, tmp_path):
+def test_a_damaged_checkpoint_is_rejected(train, finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     damaged = run / "checkpoints" / "step_00000006" / "networks.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert "networks.safetensors is damaged" in refuse(train, run, "--steps", "8")
+    assert "networks.safetensors is damaged" in rejection(train, run, "--steps", "8")

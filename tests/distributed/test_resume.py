@@ -1,4 +1,4 @@
-"""Killed at any moment, or stopped by a signal: the same command ends with the same bits."""
+"""A run that was killed at any moment or stopped by a signal resumes to the same bits."""
 
 import json
 import shutil
@@ -13,8 +13,8 @@ from tests.conftest import PATIENCE_SECONDS, ROOT
 from tests.helpers.runs import assert_same_bits, pictures, scalars
 
 KILLED = str(ROOT / "tests" / "distributed" / "killed.py")
-# The smoke run has 6 steps and saves at 2, 4 and 6. A save writes three safetensors files.
-MOMENTS = {
+# The smoke run has 6 steps and saves at 2, 4 and 6. A checkpoint has three safetensors files.
+KILL_POINTS = {
     "before the first checkpoint": "stargan_dist.training.trainer/TrainState:update_averages:1",
     "in a step": "stargan_dist.training.trainer/TrainState:update_averages:4",
     "writing a checkpoint": "stargan_dist.runs.checkpoint:save_file:5",
@@ -24,18 +24,18 @@ MOMENTS = {
     "at the very end": "stargan_dist.training.trainer/Reporter:end:1",
 }
 KEEP_ONE = ("--checkpoint.keep_last", "1")
-
-
-OFTEN = {"in a step", "writing a checkpoint"}
+FAST = {"in a step", "writing a checkpoint"}
 
 
 @pytest.mark.parametrize(
     "moment",
-    [m if m in OFTEN else pytest.param(m, marks=pytest.mark.slow) for m in MOMENTS],
+    [m if m in FAST else pytest.param(m, marks=pytest.mark.slow) for m in KILL_POINTS],
 )
-def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, finished_run, moment):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
+    train, tmp_path, finished_run, moment
+):
     run = tmp_path / "run"
-    train(run, *KEEP_ONE, driver=KILLED, KILL_AT=MOMENTS[moment], code=-signal.SIGKILL)
+    train(run, *KEEP_ONE, driver=KILLED, KILL_AT=KILL_POINTS[moment], code=-signal.SIGKILL)
     assert json.loads((run / "status.json").read_text())["status"] == "running"
     result = train(run, *KEEP_ONE)
     assert "finished at step 6" in result.stdout
@@ -46,11 +46,11 @@ def test_killed_and_resumed_equals_uninterrupted(train, tmp_path, finished_run, 
     assert not list((run / "checkpoints").glob(f"{storage.PARTIAL_PREFIX}*"))
 
 
-def test_two_processes_killed_and_resumed(train, tmp_path, run_of_two):
+def test_two_processes_resume_after_one_was_killed(train, tmp_path, run_of_two):
     run = tmp_path / "run"
-    at_once = ("--checkpoint.background", "false")
-    moment = {"KILL_AT": MOMENTS["in a step"], "KILL_RANK": "1"}
-    train(run, *at_once, processes=2, driver=KILLED, code=1, **moment)
+    synchronous = ("--checkpoint.background", "false")
+    kill_point = {"KILL_AT": KILL_POINTS["in a step"], "KILL_RANK": "1"}
+    train(run, *synchronous, processes=2, driver=KILLED, code=1, **kill_point)
     assert checkpoints.find(str(run)).step == 2
     train(run, processes=2)
     assert_same_bits(run, run_of_two)
@@ -58,20 +58,20 @@ def test_two_processes_killed_and_resumed(train, tmp_path, run_of_two):
 
 
 def ranks(launcher):
-    """The training processes that a launcher started, by rank."""
+    """Return the training processes that a launcher started, by rank."""
     children = psutil.Process(launcher.pid).children(recursive=True)
-    found = {}
+    processes = {}
     for child in children:
         if "stargan_dist.train" in child.cmdline() and "--run" in child.cmdline():
-            found.setdefault(child.environ().get("RANK"), child)
-    return found
+            processes.setdefault(child.environ().get("RANK"), child)
+    return processes
 
 
 def wait_for_line(process, text):
     for line in process.stdout:
         if text in line:
             return
-    raise AssertionError(f"{text} never came: {process.stderr.read()}")
+    raise AssertionError(f"no line with {text}: {process.stderr.read()}")
 
 
 LONG = ("--steps", "100000", "--monitor.sample_every", "0", "--checkpoint.every", "100000")
@@ -85,14 +85,14 @@ LONG = ("--steps", "100000", "--monitor.sample_every", "0", "--checkpoint.every"
         signal.SIGUSR1,
     ],
 )
-def test_a_signal_saves_and_leaves(train, tmp_path, number):
-    run, whole = tmp_path / "run", tmp_path / "whole"
+def test_a_signal_saves_and_stops_the_run(train, tmp_path, number):
+    run, uninterrupted = tmp_path / "run", tmp_path / "uninterrupted"
     process = train.start(run, *LONG, "--data.workers", "1")
     wait_for_line(process, "step 3/")
-    worker = psutil.Process(process.pid).children()
+    workers = psutil.Process(process.pid).children()
     process.send_signal(number)
-    for child in worker:  # schedulers signal every process of a job
-        child.send_signal(number)
+    for worker in workers:  # schedulers signal every process of a job
+        worker.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 75, err
     assert not err
@@ -102,12 +102,12 @@ def test_a_signal_saves_and_leaves(train, tmp_path, number):
     assert f"stopped by {number.name} at step {step}" in out
     assert step >= 3
     train(run, *LONG, "--steps", str(step + 2))
-    train(whole, *LONG, "--steps", str(step + 2))
-    assert_same_bits(run, whole)
-    assert scalars(run) == scalars(whole)
+    train(uninterrupted, *LONG, "--steps", str(step + 2))
+    assert_same_bits(run, uninterrupted)
+    assert scalars(run) == scalars(uninterrupted)
 
 
-def test_a_signal_to_one_rank_stops_all_at_the_same_step(train, tmp_path):
+def test_a_signal_to_one_rank_stops_all_ranks_at_the_same_step(train, tmp_path):
     run = tmp_path / "run"
     process = train.start(run, *LONG, processes=2)
     wait_for_line(process, "step 2/")
@@ -118,7 +118,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(train, tmp_path):
     assert checkpoints.find(str(run)).step == step
 
 
-def test_a_finished_run_does_not_start_again(train, tmp_path, finished_run):
+def test_a_finished_run_is_not_trained_again(train, tmp_path, finished_run):
     run = shutil.copytree(finished_run, tmp_path / "run")
     before = {f: f.stat().st_mtime_ns for f in (run / "checkpoints").rglob("*")}
     for steps in ("6", "5"):

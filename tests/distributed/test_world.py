@@ -1,3 +1,5 @@
+"""World: which launches it rejects, and its collectives in one process."""
+
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -25,7 +27,7 @@ def no_launcher(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_mean_reads_all_terms(world):
+def test_all_reduce_mean_returns_every_term(world):
     assert world.all_reduce_mean({"a": torch.tensor(2.0), "b": torch.tensor(0.5)}) == {
         "a": 2.0,
         "b": 0.5,
@@ -33,7 +35,7 @@ def test_mean_reads_all_terms(world):
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_processes_without_a_world_are_refused(monkeypatch, name):
+def test_processes_without_a_world_are_rejected(monkeypatch, name):
     monkeypatch.setenv(name, "4")
     with pytest.raises(UserError, match=f"{name} is 4 but WORLD_SIZE is not set"):
         launched_world_size()
@@ -45,31 +47,32 @@ def test_processes_without_a_world_are_refused(monkeypatch, name):
     assert launched_world_size() == 8
 
 
-def test_a_world_other_than_the_launched_one_is_refused(monkeypatch):
-    """What Accelerate does without GPUs when it is not told to use the CPU: a world of one."""
+def test_a_world_of_another_size_than_launched_is_rejected(monkeypatch):
+    """Accelerate forms a world of one without GPUs, unless the CPU is requested explicitly."""
     monkeypatch.setattr(worlds, "launched_world_size", lambda: 2)
     with pytest.raises(UserError, match=r"2 processes were launched.*accelerate launch"):
         World()
 
 
-def test_a_process_without_a_gpu_of_its_own_is_told():
+def test_a_process_without_its_own_gpu_is_rejected():
     worlds._check_gpu(7, 8)
-    with pytest.raises(UserError, match=r"process 1 \(from 0\) of .* has no GPU: it sees 1"):
+    expected = r"process 1 of this machine \(counted from 0\) has no GPU: it sees 1"
+    with pytest.raises(UserError, match=expected):
         worlds._check_gpu(1, 1)
 
 
-def test_what_a_collective_says_that_waited_in_vain_is_understood():
-    """Of two at once, as DDP has them, the first to run out of time fails the other, which then
-    says neither who nor where."""
+def test_timed_out_gloo_collectives_are_peer_failures():
+    """DDP runs two collectives at once. The first to time out fails the other one, whose message
+    then names neither a peer nor a source file."""
     store, options = dist.HashStore(), dist.AllreduceOptions()
     options.timeout = timedelta(seconds=0.5)
     with ThreadPoolExecutor() as pool:
         groups = pool.map(
             lambda rank: dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=100)), range(2)
         )
-        alone, _absent = groups
-    works = [alone.allreduce([torch.ones(1)], options) for _ in range(2)]
+        present, _absent = groups
+    works = [present.allreduce([torch.ones(1)], options) for _ in range(2)]
     for work in works:
         with pytest.raises(RuntimeError) as caught:
             work.wait()
-        assert worlds._of_others(caught.value), caught.value
+        assert worlds._is_peer_failure(caught.value), caught.value

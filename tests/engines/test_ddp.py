@@ -1,3 +1,5 @@
+"""The DDP engine in one process: non-finite gradients, clipping, optimizer states, loss scales."""
+
 from contextlib import nullcontext
 
 import pytest
@@ -24,124 +26,127 @@ def world():
     world.close()
 
 
-def make(world, device, *options):
-    """A training and its engine, and a batch on the device."""
+def make_state_engine_batch(world, device, *options):
+    """Return a train state, its engine, and a batch on the device."""
     config = configs.parse(["--run", "r", "--data.shards", "s", *SMALL, *options])
-    training = TrainState(resolve(config), domain_labels(["a", "b"]), torch.device(device))
+    state = TrainState(resolve(config), domain_labels(["a", "b"]), torch.device(device))
     images = torch.randint(256, (3, 4, 3, 32, 32), dtype=torch.uint8)
     labels, latents = torch.randint(2, (2, 4)), torch.randn(2, 4, 16)
     batch = Batch(images[0], labels[0], images[1], images[2], labels[1], *latents, torch.rand(4))
-    engine = make_engine(config, training.parts, world)
-    return training, engine, batch.to(torch.device(device), training.dtype)
+    engine = make_engine(config, state.parts, world)
+    return state, engine, batch.to(torch.device(device), state.dtype)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_an_iteration_never_reads_from_the_device(world, monkeypatch, precision):
-    """On the meta device every read (`.item()`, a comparison, a copy to the host) raises."""
+    """On the meta device every read (`.item()`, a comparison, a copy to the host) raises.
+
+    Two places do read: the mean over the ranks of a step that is logged, and the guard, one
+    iteration later.
+    """
     monkeypatch.setattr(World, "device", torch.device("meta"))
-    for module in ("v2", "precision"):  # autocast is unknown there
+    for module in ("v2", "precision"):  # the meta device has no autocast
         monkeypatch.setattr(f"stargan_dist.nets.{module}.autocast_to", lambda *_: nullcontext())
-    training, engine, batch = make(world, "meta", "--precision", precision)
-    for optimizer in training.optimizers.values():
-        optimizer.defaults["fused"] = True  # as on a GPU: it looks at the flag itself, there
+    state, engine, batch = make_state_engine_batch(world, "meta", "--precision", precision)
+    for optimizer in state.optimizers.values():
+        optimizer.defaults["fused"] = True  # as on a GPU, where Adam itself reads the flag
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)
-    terms = iterate(training, engine, [batch], step=0)
+    terms = iterate(state, engine, [batch], step=0)
     with pytest.raises((RuntimeError, NotImplementedError)):
-        world.all_reduce_mean(
-            terms
-        )  # this is one place that reads; the next is the guard, an iteration late
-    guard = NonFiniteGuard(training.config, world, list, engine.loss_scales)
+        world.all_reduce_mean(terms)
+    guard = NonFiniteGuard(state.config, world, list, engine.loss_scales)
     with pytest.raises((RuntimeError, NotImplementedError)):
         guard.watch(1, terms)
 
 
-def weights(training):
+def copy_weights(state):
     return {
         f"{letter}.{name}": value.clone()
-        for letter, network in training.networks.items()
+        for letter, network in state.networks.items()
         for name, value in network.state_dict().items()
     }
 
 
-def test_a_network_whose_gradient_is_not_finite_stays_as_it_was(world):
-    training, engine, batch = make(world, "cpu")
-    before = weights(training)
-    bad = batch._replace(x=batch.x.index_fill(0, torch.tensor(2), float("inf")))
-    terms = training.objective.iterate(engine, [bad], step=0)
+def test_a_network_whose_gradient_is_not_finite_stays_unchanged(world):
+    state, engine, batch = make_state_engine_batch(world, "cpu")
+    before = copy_weights(state)
+    infinite_batch = batch._replace(x=batch.x.index_fill(0, torch.tensor(2), float("inf")))
+    terms = state.objective.iterate(engine, [infinite_batch], step=0)
     flags = {name: value.item() for name, value in terms.items() if "finite_" in name}
     assert set(flags.values()) == {0.0}
-    after = weights(training)
+    after = copy_weights(state)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    terms = training.objective.iterate(engine, [batch], step=1)
+    terms = state.objective.iterate(engine, [batch], step=1)
     assert all(value == 1 for name, value in terms.items() if "finite_" in name)
-    moved = {name[0] for name, value in weights(training).items() if (value != before[name]).any()}
-    assert moved == set("GFED")
+    after = copy_weights(state)
+    assert {name[0] for name in before if (after[name] != before[name]).any()} == set("GFED")
 
 
 def test_clipping_bounds_the_step_of_each_network(world):
-    """With plain SGD the step of a network is its clipped gradient."""
+    """The step of plain SGD with rate 1 is the clipped gradient."""
     bounds = {"G": 0.01, "F": 0.02, "E": 0.03, "D": 0.04}
     options = [word for n, b in bounds.items() for word in (f"--optim.clip.{n}", str(b))]
-    training, engine, batch = make(world, "cpu", "--precision", "float64", *options)
-    for name, network in training.networks.items():
-        training.optimizers[name] = torch.optim.SGD(network.parameters(), lr=1.0)
-    before = weights(training)
-    D = training.networks["D"]
-    terms = engine.update("G", [(batch, (LATENT,), D, 0)], LATENT.trains)[1]
-    terms |= engine.update("D", [(batch, batch.x_ref)], ("D",))[1]
-    after = weights(training)
+    state, engine, batch = make_state_engine_batch(world, "cpu", "--precision", "float64", *options)
+    for letter, network in state.networks.items():
+        state.optimizers[letter] = torch.optim.SGD(network.parameters(), lr=1.0)
+    before = copy_weights(state)
+    D = state.networks["D"]
+    statistics = engine.update("G", [(batch, (LATENT,), D, 0)], LATENT.trains)[1]
+    statistics |= engine.update("D", [(batch, batch.x_ref)], ("D",))[1]
+    after = copy_weights(state)
     for letter, bound in bounds.items():
-        assert terms[f"grad_norm_{letter}"] > bound
-        moved = sum(((after[n] - before[n]) ** 2).sum() for n in before if n[0] == letter)
-        assert moved.sqrt().item() == pytest.approx(bound, rel=1e-4)
+        assert statistics[f"grad_norm_{letter}"] > bound
+        squared_step = sum(((after[n] - before[n]) ** 2).sum() for n in before if n[0] == letter)
+        assert squared_step.sqrt().item() == pytest.approx(bound, rel=1e-4)
 
 
-def test_restored_moments_lie_in_memory_as_their_weights(world):
-    """The kernel of a GPU refuses others, where channels are innermost."""
+def test_restored_moments_have_the_memory_layout_of_their_weights(world):
+    """Fused Adam on a GPU rejects other layouts, such as contiguous moments of channels-last
+    weights."""
     channels_last = ("--engine.channels_last", "on")
-    training, engine, batch = make(world, "cpu", *channels_last)
-    training.objective.iterate(engine, [batch], step=0)
-    saved = training.snapshot(engine, keep=True)
-    other, other_engine, _ = make(world, "cpu", *channels_last)
-    other.restore_optimizers(other_engine, saved)
-    weight = other.networks["G"].encoder[0].conv1.weight
+    state, engine, batch = make_state_engine_batch(world, "cpu", *channels_last)
+    state.objective.iterate(engine, [batch], step=0)
+    saved = state.snapshot(engine, keep=True)
+    restored, restored_engine, _ = make_state_engine_batch(world, "cpu", *channels_last)
+    restored.restore_optimizers(restored_engine, saved)
+    weight = restored.networks["G"].encoder[0].conv1.weight
     assert not weight.is_contiguous()
-    moment = other.optimizers["G"].state[weight]["exp_avg"]
+    moment = restored.optimizers["G"].state[weight]["exp_avg"]
     assert moment.stride() == weight.stride()
-    original = training.optimizers["G"].state[training.networks["G"].encoder[0].conv1.weight]
+    original = state.optimizers["G"].state[state.networks["G"].encoder[0].conv1.weight]
     assert torch.equal(moment, original["exp_avg"])
 
 
 def test_float16_scales_the_loss_and_not_the_step(world):
-    """The gradient that is clipped and stepped is the unscaled one, R1's included."""
-    gradients = {}
+    """Clipping and optimizer steps use the unscaled gradient, that of R1 included."""
+    norms = {}
     for precision in ("float32", "float16"):
         torch.manual_seed(0)
-        _, engine, batch = make(world, "cpu", "--precision", precision)
-        gradients[precision] = engine.update("D", [(batch, batch.x_ref)], ("D",))[1]["grad_norm_D"]
-    assert gradients["float16"] == pytest.approx(gradients["float32"].item(), rel=2e-2)
+        _, engine, batch = make_state_engine_batch(world, "cpu", "--precision", precision)
+        norms[precision] = engine.update("D", [(batch, batch.x_ref)], ("D",))[1]["grad_norm_D"]
+    assert norms["float16"] == pytest.approx(norms["float32"].item(), rel=2e-2)
 
 
-def test_the_loss_scale_falls_where_gradients_overflow_and_grows_again(monkeypatch):
+def test_the_loss_scale_is_halved_after_an_overflow_and_doubled_after_patience(monkeypatch):
     monkeypatch.setattr(LossScale, "PATIENCE", 3)
-    scale, begin = LossScale(torch.device("cpu")), 2.0**16
-    seen = []
+    scale, initial = LossScale(torch.device("cpu")), 2.0**16
+    factors = []
     for finite in (True, False, True, True, True, True):
         scale.update(torch.tensor(finite))
-        seen.append(scale.value.item() / begin)
-    assert seen == [1, 0.5, 0.5, 0.5, 1, 1]
-    other = LossScale(torch.device("cpu"))
-    other.load(scale.state())
-    assert other.state() == scale.state() == [begin, 1]
+        factors.append(scale.value.item() / initial)
+    assert factors == [1, 0.5, 0.5, 0.5, 1, 1]
+    loaded = LossScale(torch.device("cpu"))
+    loaded.load(scale.state())
+    assert loaded.state() == scale.state() == [initial, 1]
 
 
-def test_an_overflow_is_skipped_and_lowers_the_scale(world):
-    training, engine, batch = make(world, "cpu", "--precision", "float16")
+def test_an_overflow_skips_the_step_and_lowers_the_loss_scale(world):
+    state, engine, batch = make_state_engine_batch(world, "cpu", "--precision", "float16")
     engine.loss_scales["G"].value.fill_(2.0**120)
-    before = weights(training)
-    terms = training.objective.iterate(engine, [batch], step=0)
-    assert [terms[f"G/latent/finite_{name}"].item() for name in "GFE"] == [0, 0, 0]
+    before = copy_weights(state)
+    terms = state.objective.iterate(engine, [batch], step=0)
+    assert [terms[f"G/latent/finite_{letter}"].item() for letter in "GFE"] == [0, 0, 0]
     assert engine.loss_scales["G"].value < 2.0**120
     assert engine.loss_scales["D"].value == 2.0**16
-    after = weights(training)
+    after = copy_weights(state)
     assert {name[0] for name in before if not torch.equal(before[name], after[name])} == {"D"}

@@ -2,7 +2,7 @@
 
 
 def iterate(state, engine, micro_batches, step):
-    """Learning rates, objective, averages. Returns the terms of the objective."""
+    """Set learning rates, iterate, update averages. Returns the terms of the objective."""
     state.set_learning_rates(step)
     terms = state.objective.iterate(engine, micro_batches, step)
     state.update_averages(engine)

@@ -42,19 +42,19 @@ def test_grids_show_every_source_and_guide(translator):
     assert corner == tuple(sources.images[0, :, 0, 0].tolist())
 
 
-def test_outputs_in_one_call_equal_outputs_one_by_one(translator):
+def test_outputs_of_one_call_equal_outputs_of_separate_calls(translator):
     sources = images(2)
     x = sources.images.float() / 127.5 - 1
     z = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
     y = torch.tensor([0, 1, 2, 0, 1, 2])
-    together = translator.from_latents(x, y, z)
+    outputs = translator.from_latents(x, y, z)
     for i in range(6):
-        alone = translator.from_latents(x[i // 3][None], y[i][None], z[i][None])
-        torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-5)
+        output = translator.from_latents(x[i // 3][None], y[i][None], z[i][None])
+        torch.testing.assert_close(outputs[i], output[0], rtol=1e-4, atol=1e-5)
 
 
-class Painter:
-    """In place of a translator: what it makes of an image tells of its target, by brightness."""
+class FakeTranslator:
+    """A translator whose outputs encode their target labels as brightness."""
 
     labels = Labels(
         (
@@ -66,36 +66,37 @@ class Painter:
     config = configs.parse(["--run", "r", "--data.shards", "s"])
 
     def __init__(self):
-        self.asked = []
+        self.target_labels = []
 
     def from_latents(self, x, y_trg, z):
-        self.asked.append(y_trg)
+        self.target_labels.append(y_trg)
         return y_trg.mean(1)[:, None, None, None].expand(-1, *x.shape[1:])
 
 
-def labelled(painter, *own):
-    y = [painter.labels.vector(n, np.array(c, np.float32)) for n, c in own]
-    pixels = torch.zeros(len(own), 3, 64, 64, dtype=torch.uint8)
-    return LoadedSplit(pixels, torch.tensor(np.stack(y)), ["x"] * len(own), painter.labels.names)
+def labelled_images(translator, *labels):
+    """Return black images with labels given as (number of the data source, its columns)."""
+    y = [translator.labels.vector(n, np.array(c, np.float32)) for n, c in labels]
+    pixels = torch.zeros(len(y), 3, 64, 64, dtype=torch.uint8)
+    return LoadedSplit(pixels, torch.tensor(np.stack(y)), ["x"] * len(y), translator.labels.names)
 
 
-def test_a_grid_of_labels_shows_each_source_with_targets_of_its_own():
-    painter = Painter()
-    sources = labelled(painter, (0, [1, 0, 1]), (1, [0, 1]))
-    picture = grids.latent_grid(painter, sources, latents=1, seed=0)
-    assert picture.size == (6 * 66 + 2, 2 * 66 + 2 + grids.HEADER_PIXELS)
+def test_a_grid_on_attributes_translates_each_source_to_targets_of_its_own_label():
+    translator = FakeTranslator()
+    sources = labelled_images(translator, (0, [1, 0, 1]), (1, [0, 1]))
+    grid = grids.latent_grid(translator, sources, latents=1, seed=0)
+    assert grid.size == (6 * 66 + 2, 2 * 66 + 2 + grids.HEADER_PIXELS)
     kinds = [[0, 0, 0, 1, 0, 0, 1], [0, 0, 0, 0, 1, 0, 1]]
-    assert painter.asked[0].tolist() == [
+    assert translator.target_labels[0].tolist() == [
         [1, 0, 1, 0, 0, 1, 0], [0, 1, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1, 0], *kinds,
     ]  # fmt: skip
-    assert painter.asked[1].tolist() == [
+    assert translator.target_labels[1].tolist() == [
         [1, 0, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1, 0], [0, 0, 1, 0, 0, 1, 0], *kinds,
     ]  # fmt: skip
 
 
-def test_some_targets_can_be_picked():
-    painter = Painter()
-    sources = labelled(painter, (0, [1, 0, 1]))
-    grids.latent_grid(painter, sources, latents=2, seed=0, only=["dog", "male"])
+def test_a_grid_shows_only_the_selected_targets():
+    translator = FakeTranslator()
+    sources = labelled_images(translator, (0, [1, 0, 1]))
+    grids.latent_grid(translator, sources, latents=2, seed=0, targets=["dog", "male"])
     male, dog = [1, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0, 1]
-    assert painter.asked[0].tolist() == [male, male, dog, dog]
+    assert translator.target_labels[0].tolist() == [male, male, dog, dog]

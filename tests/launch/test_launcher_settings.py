@@ -1,3 +1,5 @@
+"""Settings of `accelerate launch` that contradict the configuration are rejected."""
+
 import pytest
 
 from stargan_dist import config as configs
@@ -5,9 +7,9 @@ from stargan_dist.errors import UserError
 from stargan_dist.launch.launcher_settings import SETTINGS, check_launcher
 from stargan_dist.training import trainer
 
-NAMED = ["--run", "r", "--data.shards", "s"]
-# What `accelerate launch` sets of itself.
-ORDINARY = {
+REQUIRED = ["--run", "r", "--data.shards", "s"]
+# Variables that `accelerate launch` always sets.
+DEFAULTS = {
     "ACCELERATE_USE_CPU": "False",
     "ACCELERATE_MIXED_PRECISION": "no",
     "ACCELERATE_DYNAMO_BACKEND": "NO",
@@ -17,20 +19,20 @@ ORDINARY = {
 }
 ZERO2 = ("--engine.name", "deepspeed", "--engine.zero_stage", "2")
 ZERO3 = ("--engine.name", "deepspeed", "--engine.zero_stage", "3", "--schedule", "summed")
-CLIPPED = tuple(word for n in "GFED" for word in (f"--optim.clip.{n}", "1"))
+CLIP = tuple(word for n in "GFED" for word in (f"--optim.clip.{n}", "1"))
 
 
 def check(environment, *options):
-    check_launcher(ORDINARY | environment, configs.parse([*NAMED, *options]))
+    check_launcher(DEFAULTS | environment, configs.parse([*REQUIRED, *options]))
 
 
-def test_what_accelerate_sets_of_itself_asks_for_nothing():
+def test_the_defaults_of_accelerate_request_nothing():
     check({})
-    check({}, *ZERO2, "--precision", "bfloat16", "--engine.accumulate", "2", *CLIPPED)
-    check_launcher({}, configs.parse([*NAMED, *ZERO2]))
+    check({}, *ZERO2, "--precision", "bfloat16", "--engine.accumulate", "2", *CLIP)
+    check_launcher({}, configs.parse([*REQUIRED, *ZERO2]))
 
 
-# A launcher's setting, options that agree with it, and others that do not.
+# Launcher setting, its value, options that agree with it, options that contradict it.
 CASES = [
     ("USE_DEEPSPEED", "true", ZERO2, ()),
     ("DEEPSPEED_ZERO_STAGE", "2", ZERO2, (*ZERO2, "--engine.zero_stage", "1")),
@@ -42,23 +44,26 @@ CASES = [
      (*ZERO2, "--engine.deepspeed_config", "Some/ds.json"), ZERO2),
     ("GRADIENT_ACCUMULATION_STEPS", "2", ("--engine.accumulate", "2"), ()),
     ("GRADIENT_ACCUMULATION_STEPS", "1", (), ("--engine.accumulate", "2")),
-    ("GRADIENT_CLIPPING", "1.0", CLIPPED, CLIPPED[:6]),
+    ("GRADIENT_CLIPPING", "1.0", CLIP, CLIP[:6]),
     ("MIXED_PRECISION", "bf16", ("--precision", "bfloat16"), ()),
     ("MIXED_PRECISION", "fp16", ("--precision", "float16"), ("--precision", "bfloat16")),
     ("DYNAMO_BACKEND", "INDUCTOR", ("--engine.compile", "true"), ()),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value", "agreeing", "others"), CASES)
-def test_a_launcher_may_agree_and_is_refused_otherwise(name, value, agreeing, others):
-    asked = {f"ACCELERATE_{name}": value}
-    check(asked, *agreeing)
+@pytest.mark.parametrize(("name", "value", "agreeing", "contradicting"), CASES)
+def test_a_contradicting_setting_is_rejected_and_an_agreeing_one_accepted(
+    name, value, agreeing, contradicting
+):
+    setting = {f"ACCELERATE_{name}": value}
+    check(setting, *agreeing)
     with pytest.raises(UserError, match=f"ACCELERATE_{name} is {value} ") as caught:
-        check(asked, *others)
-    told = str(caught.value)
-    assert "\n" not in told
-    check(asked, *others, *told.partition("or train with ")[2].split())
-    check({}, *others)  # "launch without" helps as well
+        check(setting, *contradicting)
+    message = str(caught.value)
+    assert "\n" not in message
+    # Both remedies of the message work.
+    check(setting, *contradicting, *message.partition("or train with ")[2].split())
+    check({}, *contradicting)
 
 
 @pytest.mark.parametrize(
@@ -72,20 +77,23 @@ def test_a_launcher_may_agree_and_is_refused_otherwise(name, value, agreeing, ot
         ("DYNAMO_BACKEND", "TENSORRT", "engine.compile"),
     ],
 )
-def test_what_the_training_has_not_is_refused_whatever_its_options(name, value, field):
+def test_a_setting_that_the_training_lacks_is_rejected_with_any_options(name, value, field):
     for options in ((), ZERO2):
-        with pytest.raises(UserError, match=f"{field} .*nothing like it: launch without"):
+        with pytest.raises(
+            UserError, match=f"{field} .*does not support this setting: launch without it"
+        ):
             check({f"ACCELERATE_{name}": value}, *options)
 
 
 def test_every_setting_has_a_case():
     tested = {f"ACCELERATE_{name}" for name, *_ in CASES}
-    assert {setting.variable for setting in SETTINGS} - tested == {
+    unsupported = {setting.variable for setting in SETTINGS} - tested
+    assert unsupported == {
         "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG",
     }  # fmt: skip
 
 
-def test_a_run_asks_before_it_looks_at_anything_else(monkeypatch):
+def test_the_launcher_is_checked_before_any_file_is_read(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(UserError, match="ACCELERATE_MIXED_PRECISION is bf16"):
         trainer.plan(configs.parse(["--run", "/nowhere/r", "--data.shards", "/nowhere/s"]))

@@ -1,4 +1,4 @@
-"""The launcher files do what they say, with real launches where this machine can."""
+"""The files of launchers/ start what their comments say. Real processes where no GPU is needed."""
 
 import os
 import re
@@ -28,47 +28,47 @@ def launcher_file(name):
     return str(LAUNCHERS / f"{name}.yaml")
 
 
-def test_every_file_is_looked_at():
+def test_every_file_is_tested():
     assert {path.stem for path in LAUNCHERS.glob("*.yaml")} == PROCESSES.keys()
     assert {path.stem for path in (LAUNCHERS / "engines").glob("*.yaml")} == ENGINES.keys()
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_accelerate_starts_as_many_processes_and_asks_nothing_else(name, caplog):
+def test_accelerate_starts_this_number_of_processes_without_warnings(name, caplog):
     file = load_config_from_file(launcher_file(name))
     command = ["--config_file", launcher_file(name), "-m", "stargan_dist.train"]
     launch, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
     assert launch.num_processes == file.num_processes == PROCESSES[name]
     assert launch.num_machines == (2 if name == "nodes" else 1)
-    assert launch.multi_gpu == (name != "gpu1")  # else one process is started, whatever the number
+    assert launch.multi_gpu == (name != "gpu1")  # otherwise accelerate starts one process
     assert (launch.mixed_precision, launch.dynamo_backend) == ("no", "no")
     assert not (launch.use_deepspeed or launch.use_fsdp or launch.use_megatron_lm or launch.tpu)
     assert not caplog.records
 
 
-def test_the_command_line_says_which_machine_this_is():
-    said = ("--machine_rank", "3", "--num_machines", "4", "--num_processes", "32")
+def test_command_line_options_override_the_numbers_in_nodes_yaml():
+    numbers = ("--machine_rank", "3", "--num_machines", "4", "--num_processes", "32")
     address = ("--main_process_ip", "10.0.0.1")
-    command = ["--config_file", launcher_file("nodes"), *said, *address, "-m", "x"]
+    command = ["--config_file", launcher_file("nodes"), *numbers, *address, "-m", "x"]
     launch, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
     assert (launch.machine_rank, launch.num_machines, launch.num_processes) == (3, 4, 32)
     assert launch.main_process_ip == "10.0.0.1"
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_engines_go_with_a_preset(name):
+def test_engine_files_combine_with_a_preset(name):
     presets = [str(ROOT / "configs" / "afhq.yaml"), str(LAUNCHERS / "engines" / f"{name}.yaml")]
     config = configs.parse([word for preset in presets for word in ("--config", preset)])
     engine = config.engine
     assert (engine.name, engine.zero_stage, engine.offload_optimizer, config.schedule) == (
         ENGINES[name]
     )
-    plain = configs.to_dict(configs.parse(["--config", presets[0]]))
-    ours = configs.to_dict(config)
-    assert {key for key in ours if ours[key] != plain[key]} <= {"engine", "schedule"}
+    preset_alone = configs.to_dict(configs.parse(["--config", presets[0]]))
+    combined = configs.to_dict(config)
+    assert {key for key in combined if combined[key] != preset_alone[key]} <= {"engine", "schedule"}
 
 
-def test_the_deepspeed_settings_leave_the_training_its_own():
+def test_the_deepspeed_file_does_not_override_settings_of_the_training():
     zero = pytest.importorskip("stargan_dist.engines.zero")
     path = str(LAUNCHERS / "deepspeed_gpu.json")
     with_file = configs.EngineConfig(name="deepspeed", deepspeed_config=path)
@@ -82,7 +82,7 @@ def test_the_deepspeed_settings_leave_the_training_its_own():
     )
 
 
-def test_commands_name_files_that_exist():
+def test_commands_in_comments_and_docs_name_existing_files():
     documents = [*LAUNCHERS.rglob("*.yaml"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
     file = re.compile(r"\b(?:launchers|configs)/[\w/]+\.(?:yaml|json|sh)")
     named = {(doc.name, path) for doc in documents for path in file.findall(doc.read_text())}
@@ -91,7 +91,7 @@ def test_commands_name_files_that_exist():
 
 
 def launch(shards, run, home, *options, launcher=()):
-    """`accelerate launch` of the smoke configuration, by a user with a home of their own."""
+    """Run `accelerate launch` on the smoke configuration, with `home` as HF_HOME."""
     accelerate = (sys.executable, "-m", "accelerate.commands.launch", *launcher)
     training = ("-m", "stargan_dist.train", "--config", str(SMOKE), "--data.shards", shards)
     done = subprocess.run(
@@ -103,7 +103,7 @@ def launch(shards, run, home, *options, launcher=()):
     return done
 
 
-def test_cpu_trains_with_two_processes_whatever_a_users_default_is(shards, tmp_path):
+def test_cpu_yaml_trains_with_two_processes_despite_the_users_default_settings(shards, tmp_path):
     (tmp_path / "accelerate").mkdir()
     default = "distributed_type: 'NO'\nmixed_precision: bf16\ndynamo_backend: INDUCTOR\n"
     (tmp_path / "accelerate" / "default_config.yaml").write_text(default)
@@ -114,8 +114,8 @@ def test_cpu_trains_with_two_processes_whatever_a_users_default_is(shards, tmp_p
     assert checkpoints.find(str(tmp_path / "run")).step == 6
 
 
-def test_accelerate_without_any_configuration_trains(shards, tmp_path):
-    """On a machine without GPUs: by one process."""
+def test_accelerate_without_a_configuration_file_trains(shards, tmp_path):
+    """On a machine without GPUs, it starts one process."""
     done = launch(shards, tmp_path / "run", tmp_path, "--steps", "2")
     assert "1 process(es) on cpu" in done.stdout
     assert checkpoints.find(str(tmp_path / "run")).step == 2
@@ -134,7 +134,7 @@ def test_torchrun_trains_with_two_processes(shards, tmp_path):
     assert checkpoints.find(str(tmp_path / "run")).step == 2
 
 
-def test_an_engine_trains_and_accelerates_own_deepspeed_option_may_agree(shards, tmp_path):
+def test_an_engine_file_trains_with_an_agreeing_deepspeed_option_of_accelerate(shards, tmp_path):
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
     launcher = ("--config_file", launcher_file("cpu"), "--use_deepspeed", "--zero_stage", "2")
     engine = ("--config", str(LAUNCHERS / "engines" / "zero2.yaml"))

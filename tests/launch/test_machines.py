@@ -1,4 +1,4 @@
-"""The pretended machines: other tests believe what they do."""
+"""The simulated machines that other tests rely on."""
 
 import errno
 import subprocess
@@ -17,15 +17,15 @@ print("listening", flush=True)
 connection, peer = server.accept()
 print(peer[0], flush=True)
 connection.recv(1)
-print("the other one is gone")
+print("the peer is gone")
 """
 CALL = "import socket, time; s = socket.create_connection(('node1', 5000)); time.sleep(600)"
 
 
 @pytest.fixture(scope="module")
 def machines():
-    def debian(name, usual):
-        return f"127.0.1.1 {name}\n{usual}"
+    def debian(name, default):
+        return f"127.0.1.1 {name}\n{default}"
 
     with Machines(["node1", "node2"], hosts=debian) as machines:
         yield machines
@@ -36,7 +36,7 @@ def python(machines, name, program):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_each_has_its_name_files_and_processes(machines, tmp_path):
+def test_a_machine_has_its_own_name_hosts_file_and_processes(machines, tmp_path):
     assert machines.run("node2", "uname", "-n").stdout == "node2\n"
     first = machines.run("node1", "cat", "/etc/hosts").stdout.splitlines()[0]
     assert first == "127.0.1.1 node1"
@@ -44,16 +44,16 @@ def test_each_has_its_name_files_and_processes(machines, tmp_path):
     assert machines.run("node1", "cat", "/proc/1/comm").stdout == "cat\n"
 
 
-def test_dead_interfaces(machines):
+def test_an_interface_exists_on_one_machine_only(machines):
     dead = "ip link add name docker0 type bridge; ip address add 172.17.0.1/16 dev docker0"
     machines.run("node1", *script(dead))
-    shown = {name: machines.run(name, "ip", "address").stdout for name in machines.names}
-    assert "172.17.0.1" in shown["node1"]
-    assert "172.17.0.1" not in shown["node2"]
+    addresses = {name: machines.run(name, "ip", "address").stdout for name in machines.names}
+    assert "172.17.0.1" in addresses["node1"]
+    assert "172.17.0.1" not in addresses["node2"]
 
 
-def test_power_fails_without_a_word(machines):
-    """A peer hears nothing; the machine comes up again and is reached under its name."""
+def test_a_killed_machine_closes_no_connection_and_can_be_restarted(machines):
+    """A peer receives nothing. The restarted machine is reachable by its name."""
     server = python(machines, "node1", LISTEN)
     assert server.stdout.readline() == "listening\n"
     client = python(machines, "node2", CALL)

@@ -1,4 +1,7 @@
-"""launchers/multinode.sh trains on two machines as on one, and ends well: on pretended machines."""
+"""launchers/multinode.sh: same training on two machines as on one, signals, failures, exit codes.
+
+The machines are simulated (tests/helpers/machines.py).
+"""
 
 import json
 import os
@@ -13,47 +16,46 @@ import psutil
 import pytest
 
 from tests.conftest import PATIENCE_SECONDS, ROOT, SMOKE
-from tests.helpers import machines as pretended
-from tests.helpers.machines import Machines
+from tests.helpers.machines import Machines, script, unavailable
 from tests.helpers.runs import assert_same_bits
 
 SCRIPT = ROOT / "launchers" / "multinode.sh"
 NAMES = ("one", "two")
 LONG = ("--steps", "1000", "--checkpoint.every", "1000")
-DEAD_CARD = """
+DEAD_INTERFACE = """
 ip link add dead type veth peer name nowhere
 ip link set dead up
 ip address add "172.31.9.$1/24" dev dead
 """
 
 
-def as_on_debian(name, usual):
-    """A machine's own name means a loopback address there, ahead of the true one."""
+def debian_hosts(name, default):
+    """Return /etc/hosts as on Debian: a machine's own name resolves to a loopback address there."""
     return f"127.0.1.1 {name}\n" + "".join(
-        line for line in usual.splitlines(keepends=True) if not line.endswith(f" {name}\n")
+        line for line in default.splitlines(keepends=True) if not line.endswith(f" {name}\n")
     )
 
 
 @pytest.fixture(scope="module")
 def network():
-    """Two machines, each with a second card that leads nowhere."""
-    if pretended.unavailable():
-        pytest.skip(f"no pretended machines: {pretended.unavailable()}")
-    with Machines(NAMES, hosts=as_on_debian) as machines:
+    """Two machines, each with a second network interface that leads nowhere."""
+    if unavailable():
+        pytest.skip(f"no simulated machines: {unavailable()}")
+    with Machines(NAMES, hosts=debian_hosts) as machines:
         for number, name in enumerate(NAMES, start=1):
-            machines.run(name, *pretended.script(DEAD_CARD, number))
+            machines.run(name, *script(DEAD_INTERFACE, number))
         yield machines
 
 
 class Launcher:
-    """Starts launchers/multinode.sh as a user would, whose ssh leads to pretended machines."""
+    """Starts launchers/multinode.sh, with a replacement for ssh that enters simulated machines."""
 
     def __init__(self, machines, shards, folder) -> None:
         self.shards, self.folder, self.run = shards, folder, folder / "run"
-        # The logs are made where the command is given, and the package must be there.
+        # The logs are written to the current folder, which must also hold the package.
         (folder / "stargan_dist").symlink_to(ROOT / "stargan_dist")
-        ways = [f'{n}) exec {" ".join(machines.command(n))} sh -c "$2" ;;' for n in NAMES]
-        (folder / "rsh").write_text("\n".join(["#!/bin/sh", 'case "$1" in', *ways, "esac", ""]))
+        cases = [f'{n}) exec {" ".join(machines.command(n))} sh -c "$2" ;;' for n in NAMES]
+        (folder / "rsh").write_text("\n".join(["#!/bin/sh", 'case "$1" in', *cases, "esac", ""]))
         (folder / "rsh").chmod(0o755)
         self.hosts("one slots=1", "two slots=1")
 
@@ -63,7 +65,7 @@ class Launcher:
     def start(self, *args) -> subprocess.Popen:
         training = ["--config", SMOKE, "--run", self.run, "--data.shards", self.shards, *args]
         return subprocess.Popen(
-            # A shell does not answer signals that whoever started it had ignored.
+            # A shell cannot trap signals that were ignored when it started.
             ["env", "--default-signal=INT", SCRIPT, "hosts", "-m", "stargan_dist.train", *training],
             env=os.environ | {"STARGAN_RSH": "./rsh", "STARGAN_VENV": sys.prefix},
             cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -71,7 +73,7 @@ class Launcher:
         )  # fmt: skip
 
     def __call__(self, *args, code=0) -> str:
-        """Run to the end and check the exit code. Returns what was shown."""
+        """Run to the end and check the exit code. Returns the output."""
         return self.end(self.start(*args), code)
 
     def end(self, process, code) -> str:
@@ -83,14 +85,14 @@ class Launcher:
         return json.loads((self.run / "status.json").read_text())
 
     def rank(self, number) -> psutil.Process:
-        """A rank of this run, on whichever machine."""
-        (found,) = [
+        """Return the process of a rank of this run, on either machine."""
+        (process,) = [
             each for each in psutil.process_iter()
             if str(self.run) in (words := each.cmdline())
             and "stargan_dist.launch.node_agent" not in words
             and each.environ().get("RANK") == str(number)
         ]  # fmt: skip
-        return found
+        return process
 
 
 @pytest.fixture
@@ -99,15 +101,15 @@ def multinode(network, shards, tmp_path):
 
 
 def until(process, pattern):
-    """Read what a process shows until a line has the pattern."""
+    """Read the output of a process until a line matches the pattern."""
     for line in process.stdout:
         if re.search(pattern, line):
             return
-    raise AssertionError(f"ended with {process.wait()} and without {pattern}")
+    raise AssertionError(f"ended with exit code {process.wait()} and without a line {pattern}")
 
 
-def test_two_machines_train_what_one_does(multinode, run_of_two, tmp_path):
-    """Though a machine's own name means 127.0.1.1 there, and one of its cards leads nowhere."""
+def test_two_machines_train_the_same_bits_as_one(multinode, run_of_two, tmp_path):
+    """Although a machine's own name resolves to 127.0.1.1 and one interface leads nowhere."""
     out = multinode()
     assert "one: finished at step 6" in out
     assert out.splitlines()[-1] == "finished on 2 machines"
@@ -117,9 +119,9 @@ def test_two_machines_train_what_one_does(multinode, run_of_two, tmp_path):
 
 
 @pytest.mark.slow
-def test_machines_may_differ_in_size(multinode, train, tmp_path):
+def test_machines_may_have_different_numbers_of_slots(multinode, train, tmp_path):
     train(tmp_path / "one_machine", "--batch_size", "6", processes=3)
-    multinode.hosts("one slots=1", "root@two slots=2  # with a user's name")
+    multinode.hosts("one slots=1", "root@two slots=2  # with a user name")
     rsh = tmp_path / "rsh"
     rsh.write_text(rsh.read_text().replace("two)", "root@two)"))
     assert "3 process(es) on cpu" in multinode("--batch_size", "6")
@@ -134,31 +136,31 @@ def test_the_machine_of_a_killed_rank_is_named(multinode, number):
     multinode.rank(number).kill()
     began = time.monotonic()
     out = multinode.end(process, code=137)
-    assert time.monotonic() - began < 120  # by far less than any time-out
+    assert time.monotonic() - began < 120  # well below every timeout
     last = out.splitlines()[-1]
     assert last.startswith(f"error: {NAMES[number]} failed first, with exit code 137; its output: ")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_stopped_and_resumed_is_unbroken(multinode, train, tmp_path, sent):
-    """Ctrl-C is for all processes that have the terminal, as the signals here."""
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(multinode, train, tmp_path, sent):
+    """The signal is sent to the whole process group, as a terminal does on Ctrl-C."""
     steps = ("--steps", "30", "--checkpoint.every", "30")
-    train(tmp_path / "unbroken", *steps, processes=2)
+    train(tmp_path / "uninterrupted", *steps, processes=2)
     process = multinode.start(*steps)
     until(process, "step 3/")
     os.killpg(process.pid, sent)
     out = multinode.end(process, code=75)
-    assert out.splitlines()[-1] == "stopped, the state is saved: the same command goes on"
+    assert out.splitlines()[-1] == "stopped, the state is saved; run the same command to resume"
     assert multinode.status()["status"] == "stopped"
     assert 3 <= multinode.status()["step"] < 30
     multinode(*steps)
-    assert_same_bits(multinode.run, tmp_path / "unbroken")
+    assert_same_bits(multinode.run, tmp_path / "uninterrupted")
 
 
 @pytest.mark.slow
-def test_a_killed_script_leaves_a_saved_run(multinode):
-    """What it showed is read by nobody then, as when a connection breaks."""
+def test_the_run_is_saved_when_the_script_is_killed(multinode):
+    """Nobody reads the output of the ranks then, as when a connection breaks."""
     process = multinode.start(*LONG)
     until(process, "step 3/")
     for child in psutil.Process(process.pid).children(recursive=True):
@@ -173,14 +175,14 @@ def test_a_killed_script_leaves_a_saved_run(multinode):
 
 
 @pytest.mark.slow
-def test_a_mistake_in_the_configuration_is_one_line(multinode):
+def test_an_invalid_configuration_is_reported_in_one_line_per_machine(multinode):
     out = multinode("--batch_size", "5", code=2)
-    assert out.count("batch_size") == 2  # told by each machine
+    assert out.count("batch_size") == 2  # once per machine
     assert "Traceback" not in out
 
 
-def told(tmp_path, *words, **env):
-    """What the script says, that finds a mistake ahead of any connection."""
+def error_of(tmp_path, *words, **env):
+    """Return the error of the script. It must be found before any connection is made."""
     done = subprocess.run(
         [SCRIPT, *words], cwd=tmp_path, env=os.environ | env,
         text=True, capture_output=True, check=False, timeout=PATIENCE_SECONDS,
@@ -191,28 +193,29 @@ def told(tmp_path, *words, **env):
 
 
 @pytest.mark.parametrize(
-    ("hosts", "mistake"),
+    ("hosts", "error"),
     [
-        ("", "hosts: names no machine"),
-        ("# one\n\n", "hosts: names no machine"),
+        ("", "hosts: lists no machine"),
+        ("# one\n\n", "hosts: lists no machine"),
         ("one\ntwo 4", 'hosts, line 2: "4" is not slots=N'),
         ("one slots=0", 'hosts, line 1: "slots=0" is not slots=N'),
-        ("one\n\ntwo\none slots=2", "hosts, line 4: one is there twice"),
+        ("one\n\ntwo\none slots=2", "hosts, line 4: one is listed twice"),
     ],
 )
-def test_mistakes_in_the_hostfile_are_told(tmp_path, hosts, mistake):
+def test_an_invalid_hostfile_is_an_error(tmp_path, hosts, error):
     (tmp_path / "hosts").write_text(hosts)
-    assert told(tmp_path, "hosts", "-m", "x") == f"error: {mistake}\n"
+    assert error_of(tmp_path, "hosts", "-m", "x") == f"error: {error}\n"
 
 
-def test_other_mistakes_are_told(tmp_path):
+def test_missing_files_and_arguments_are_errors(tmp_path):
     (tmp_path / "hosts").write_text("one")
-    assert "hosts2: no such file" in told(tmp_path, "hosts2", "-m", "x")
-    assert "--help" in told(tmp_path, "hosts")
-    assert "no such folder" in told(tmp_path, "hosts", "-m", "x", STARGAN_VENV="venv2")
+    assert "hosts2: no such file" in error_of(tmp_path, "hosts2", "-m", "x")
+    assert "--help" in error_of(tmp_path, "hosts")
+    assert "no such folder" in error_of(tmp_path, "hosts", "-m", "x", STARGAN_VENV="venv2")
 
 
-# Stands for ssh: "two" ends with a code, "one" keeps what comes in until it is ordered to end.
+# Replacement for ssh. "two" exits with CODE. "one" writes its command line and its input, up to the
+# first control message, to files.
 FAKE = """
 import os, sys, time
 if sys.argv[1] == "two":
@@ -227,9 +230,9 @@ open("command", "w").write(sys.argv[2])
 """
 
 
-@pytest.mark.parametrize(("code", "order"), [("3", b"END\n"), ("255", b"TERM\n")])
-def test_when_a_machine_fails_the_others_get_an_order(tmp_path, code, order):
-    """To end; or to save, where it may be that only a connection failed."""
+@pytest.mark.parametrize(("code", "message"), [("3", b"END\n"), ("255", b"TERM\n")])
+def test_when_a_machine_fails_the_others_receive_a_control_message(tmp_path, code, message):
+    """END; or TERM, which makes them save, if only the connection may have failed."""
     (tmp_path / "fake.py").write_text(FAKE)
     (tmp_path / "hosts").write_text("one\ntwo")
     env = os.environ | {"STARGAN_RSH": f"{sys.executable} fake.py", "CODE": code}
@@ -239,18 +242,18 @@ def test_when_a_machine_fails_the_others_get_an_order(tmp_path, code, order):
     )  # fmt: skip
     assert done.returncode == int(code)
     (log,) = tmp_path.glob("multinode-logs/*/two.log")
-    told = f"error: two failed first, with exit code {code}; its output: "
-    assert done.stderr == f"{told}{log.relative_to(tmp_path)}\n"
+    error = f"error: two failed first, with exit code {code}; its output: "
+    assert done.stderr == f"{error}{log.relative_to(tmp_path)}\n"
     assert (done.stdout, log.read_text()) == ("two: hello\n", "hello\n")
-    *entries, nothing, received = (tmp_path / "input").read_bytes().split(b"\0")
-    assert (nothing, received) == (b"", order)
+    *entries, terminator, received = (tmp_path / "input").read_bytes().split(b"\0")
+    assert (terminator, received) == (b"", message)
     assert b"NCCL_DEBUG=two\nlines" in entries
     assert not [entry for entry in entries if entry.startswith((b"SECRET", b"PATH"))]
     command = (tmp_path / "command").read_text()
     assert command.endswith(r" '--' '-m' 'x' 'it'\''s'") and "SECRET" not in command
 
 
-def test_help_is_the_header():
+def test_help_prints_the_header_of_the_script():
     done = subprocess.run([SCRIPT, "--help"], text=True, capture_output=True, check=True)
-    assert done.stdout.startswith("Trains on several machines")
+    assert done.stdout.startswith("Train on several machines")
     assert "Exit code" in done.stdout and "set -e" not in done.stdout

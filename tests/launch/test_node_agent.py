@@ -1,4 +1,4 @@
-"""One machine's part of a training on several: its orders, its output, its exit code."""
+"""The agent on each machine: control messages, relayed output, exit code."""
 
 import io
 import os
@@ -13,47 +13,48 @@ from stargan_dist.errors import UserError
 from stargan_dist.launch import node_agent
 
 
-def test_the_environment_comes_ahead_of_orders():
+def test_the_environment_precedes_control_messages():
     pipe = io.BytesIO(b"OMP_NUM_THREADS=1\0NCCL_DEBUG=a=b\nc\0EMPTY=\0\0TERM\n")
     read = node_agent.read_environment(pipe)
     assert read == {"OMP_NUM_THREADS": "1", "NCCL_DEBUG": "a=b\nc", "EMPTY": ""}
     assert pipe.read() == b"TERM\n"
 
 
-@pytest.mark.parametrize("sent", [b"", b"A=1\0", b"A=1"])
-def test_a_connection_without_input_is_told(sent):
-    with pytest.raises(UserError, match="STARGAN_RSH must pass its own on"):
-        node_agent.read_environment(io.BytesIO(sent))
+@pytest.mark.parametrize("received", [b"", b"A=1\0", b"A=1"])
+def test_a_connection_without_standard_input_is_an_error(received):
+    with pytest.raises(UserError, match="STARGAN_RSH must forward its standard input"):
+        node_agent.read_environment(io.BytesIO(received))
 
 
-def test_orders_are_signals_and_their_end_is_sigterm(monkeypatch):
+def test_control_messages_are_sent_as_signals_and_their_end_is_sigterm(monkeypatch):
     sent = []
     monkeypatch.setattr(node_agent, "GRACE_SECONDS", 0)
     monkeypatch.setattr(node_agent, "signal_ranks", sent.append)
-    node_agent.obey([b"USR1\n", b"TERM\n", b"END\n"])
+    node_agent.handle_messages([b"USR1\n", b"TERM\n", b"END\n"])
     assert sent == [signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM]
 
 
-def test_signals_are_for_the_ranks():
+def test_signals_are_sent_to_the_ranks():
     rank = subprocess.Popen(["sleep", "600"])
     node_agent.signal_ranks(signal.SIGUSR1)
     assert rank.wait(120) == -signal.SIGUSR1
 
 
-def test_without_ranks_a_signal_ends_all():
-    """Even in a wait for other machines, where Python answers no signal."""
-    command = "import time; from stargan_dist import node; import threading as t; "
-    command += "t.Thread(target=node.obey, args=([b'USR1'],)).start(); time.sleep(600)"
+def test_without_ranks_a_signal_ends_the_agent():
+    """Also while torchrun waits for other machines, where Python handles no signal."""
+    command = "import time; import threading; from stargan_dist.launch import node_agent as agent; "
+    command += "threading.Thread(target=agent.handle_messages, args=([b'USR1'],)).start(); "
+    command += "time.sleep(600)"
     done = subprocess.run([sys.executable, "-c", command], check=False, timeout=120)
     assert done.returncode == 128 + signal.SIGUSR1
 
 
-def test_a_taken_port_is_told():
+def test_a_used_port_is_an_error():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} of .* in use; start again"):
-            node_agent.refuse_taken(port)
-    node_agent.refuse_taken(port)
+        with pytest.raises(UserError, match=f"port {port} of .* in use; start the launcher again"):
+            node_agent.check_port_free(port)
+    node_agent.check_port_free(port)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ os._exit(7)
 """
 
 
-def test_output_is_relayed_and_may_lose_its_reader():
+def test_output_is_relayed_and_ranks_survive_the_loss_of_its_reader():
     relayed = subprocess.Popen(
         [sys.executable, "-c", RELAYED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -90,8 +91,8 @@ def test_output_is_relayed_and_may_lose_its_reader():
     assert relayed.wait(120) == 7
 
 
-def test_options_of_the_training_are_not_torchruns():
-    """torchrun alone takes --run for a beginning of its --run_path."""
+def test_torchrun_does_not_parse_options_of_the_training():
+    """Without "--", torchrun would take --run for an abbreviation of its --run_path."""
     from torch.distributed import run
 
     words = node_agent._program(["-m", "stargan_dist.train", "--run", "x"])
@@ -102,9 +103,9 @@ def test_options_of_the_training_are_not_torchruns():
     assert (args.training_script, args.training_script_args) == ("train.py", ["--run", "x"])
 
 
-def test_orders_are_out_of_the_ranks_sight():
-    command = "import os; from stargan_dist.launch.node_agent import _own_stdin; p = _own_stdin(); "
-    command += "assert os.read(0, 1) == b''; print(p.read())"
+def test_ranks_do_not_inherit_the_control_messages():
+    command = "import os; from stargan_dist.launch.node_agent import _take_stdin; "
+    command += "pipe = _take_stdin(); assert os.read(0, 1) == b''; print(pipe.read())"
     done = subprocess.run(
         [sys.executable, "-c", command], input="TERM", text=True, capture_output=True, check=True,
         env=os.environ,

@@ -1,4 +1,4 @@
-"""What a task of a Slurm step is told becomes a rank. (tests/slurm has Slurm itself.)"""
+"""A task of a Slurm step starts as a rank. (tests/slurm runs Slurm itself.)"""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.conftest import ROOT, SMOKE, here
 TOWARDS = {"10.0.0.1": "to-the-first", "10.0.0.2": "to-the-second"}
 
 
-def task(nodes, per_node, rank):
+def task_environment(nodes, per_node, rank):
     return {
         "SLURM_PROCID": str(rank),
         "SLURM_LOCALID": str(rank % per_node),
@@ -29,8 +29,8 @@ def task(nodes, per_node, rank):
 def test_each_task_becomes_its_rank(monkeypatch, nodes, per_node):
     monkeypatch.setattr(slurm_task, "interface_towards", TOWARDS.__getitem__)
     for rank in range(nodes * per_node):
-        found = slurm_task.rank_environment(task(nodes, per_node, rank))
-        assert found == {
+        environment = slurm_task.rank_environment(task_environment(nodes, per_node, rank))
+        assert environment == {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank % per_node),
             "WORLD_SIZE": str(nodes * per_node),
@@ -47,22 +47,23 @@ def interface(nodes, node):
     return "to-the-second" if node == 0 else "to-the-first"
 
 
-def test_a_site_may_name_the_interface(monkeypatch):
+def test_a_site_may_set_the_interface(monkeypatch):
     monkeypatch.setattr(slurm_task, "interface_towards", TOWARDS.__getitem__)
-    given = task(2, 1, 0) | {"GLOO_SOCKET_IFNAME": "ib0"}
-    assert slurm_task.rank_environment(given)["GLOO_SOCKET_IFNAME"] == "ib0"
+    environment = task_environment(2, 1, 0) | {"GLOO_SOCKET_IFNAME": "ib0"}
+    assert slurm_task.rank_environment(environment)["GLOO_SOCKET_IFNAME"] == "ib0"
 
 
-def test_outside_a_step_it_says_what_to_do():
-    with pytest.raises(UserError, match=r"SLURM_PROCID.*by the scripts of slurm/"):
+def test_outside_a_slurm_step_the_error_names_the_scripts():
+    with pytest.raises(UserError, match=r"SLURM_PROCID.*start jobs by the scripts of slurm/"):
         slurm_task.rank_environment({})
 
 
-def test_the_command_becomes_the_module():
+def test_the_process_is_replaced_by_the_module():
     program = "import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'])"
     done = subprocess.run(
         [sys.executable, "-m", "stargan_dist.launch.slurm_task", "timeit", "-n1", "-r1", program],
-        cwd=ROOT, env=os.environ | task(1, 8, 5), text=True, capture_output=True, check=True,
+        cwd=ROOT, env=os.environ | task_environment(1, 8, 5),
+        text=True, capture_output=True, check=True,
     )  # fmt: skip
     assert done.stdout.startswith("5 8\n")
 
@@ -72,13 +73,13 @@ def status(*words):
     return subprocess.run([*command, *words], cwd=ROOT, text=True, capture_output=True, check=False)
 
 
-def test_status_says_how_far_a_run_has_come(finished_run, tmp_path):
+def test_status_prints_the_saved_step(finished_run, tmp_path):
     assert status("--run", finished_run).stdout == f"6 of 6 steps saved in {finished_run}\n"
-    none = here("status", "--config", SMOKE, "--run", tmp_path).stdout
-    assert none == f"0 of 6 steps saved in {tmp_path}\n"
+    empty = here("status", "--config", SMOKE, "--run", tmp_path).stdout
+    assert empty == f"0 of 6 steps saved in {tmp_path}\n"
 
 
-def test_status_tells_mistakes():
+def test_status_reports_an_invalid_option_in_one_line():
     done = here("status", "--config", SMOKE, "--steps", "many", code=2)
     assert done.stderr.startswith('error: Parser key "steps"')
     assert done.stderr.count("\n") == 1

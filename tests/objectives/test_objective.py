@@ -1,4 +1,4 @@
-"""Our iteration against the plainly written one, in float64."""
+"""The iteration of StarGAN v2 against a literal implementation, in float64."""
 
 import copy
 from dataclasses import replace
@@ -17,36 +17,33 @@ from stargan_dist.objectives.recipes import LATENT, REFERENCE
 from stargan_dist.training.train_state import build_optimizers
 
 WEIGHTS = LossConfig(reg=1.0, sty=0.7, cyc=1.3, ds=2.0, ds_iter=5)
-# The paper's rates. Biases ahead of an instance norm have no true gradient, only rounding noise.
-# Adam divides it by eps = 1e-8, and L2 feeds it back with the factor 1 - lr · decay / eps: 0 at
-# the paper's lr and decay of 1e-4, but -9 at lr 1e-3, where the noise of these biases (which no
-# output depends on) would grow tenfold a step.
+# The paper's rates. Biases before an instance norm affect no output. Their gradient is rounding
+# noise, which Adam divides by eps = 1e-8. The L2 penalty multiplies such a bias by
+# 1 - lr · decay / eps in each step: by 0 at the paper's lr and decay of 1e-4, but by -9 at lr 1e-3,
+# where the noise would grow about tenfold per step.
 OPTIM = recipes.ADAM_V2
 ITERATIONS = 4
 
 
-class Undistributed:
-    """The verb of an engine, in one process."""
-
-    def __init__(self, objective, networks, optimizers):
-        self.loss_modules, self.networks, self.optimizers = (
-            objective.loss_modules,
-            networks,
-            optimizers,
-        )
+class SingleProcessEngine:
+    """A plain `Updater`: no wrappers, no clipping, no loss scale."""
 
     keeps_graphs = True
 
+    def __init__(self, objective, optimizers):
+        self.loss_modules, self.optimizers = objective.loss_modules, optimizers
+
     def update(self, module, calls, trains):
-        rows = []
+        terms_of_calls = []
         for call in calls:
             loss, terms = self.loss_modules[module](*call)
             (loss / len(calls)).backward()
-            rows.append(terms)
-        for name in trains:
-            self.optimizers[name].step()
+            terms_of_calls.append(terms)
+        for letter in trains:
+            self.optimizers[letter].step()
         self.loss_modules[module].zero_grad(set_to_none=True)
-        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}, {}
+        means = {n: sum(terms[n] for terms in terms_of_calls) / len(calls) for n in terms}
+        return means, {}
 
 
 def make_networks(**kwargs):
@@ -67,93 +64,100 @@ def make_networks(**kwargs):
 
 
 def make_batch(seed, size=4):
-    g = torch.Generator().manual_seed(seed)
+    """Return a random batch of 3 domains at 32 px, with latents of length 5, in float64."""
+    rng = torch.Generator().manual_seed(seed)
 
     def images():
-        return torch.rand(size, 3, 32, 32, generator=g, dtype=torch.float64) * 2 - 1
+        return torch.rand(size, 3, 32, 32, generator=rng, dtype=torch.float64) * 2 - 1
 
-    y, y_trg = torch.randint(3, (2, size), generator=g)
-    z, z2 = torch.randn(2, size, 5, generator=g, dtype=torch.float64)
+    y, y_trg = torch.randint(3, (2, size), generator=rng)
+    z, z2 = torch.randn(2, size, 5, generator=rng, dtype=torch.float64)
     x, x_ref, x_ref2 = images(), images(), images()
-    mix = torch.rand(size, generator=g, dtype=torch.float64)
+    mix = torch.rand(size, generator=rng, dtype=torch.float64)
     return Batch(x, y, x_ref, x_ref2, y_trg, z, z2, mix)
 
 
-def objective_of(nets, weights=None, recipe="f"):
-    """The objective of a row for the networks of StarGAN v2."""
-    row = recipes.resolve(Config(recipe=recipe, loss=weights or LossConfig())).recipe
-    return Objective(row, nets, domain_labels(["a", "b", "c"]))
+def make_objective(nets, weights=None):
+    """Return the objective of StarGAN v2 for its networks. weights: a LossConfig."""
+    recipe = recipes.resolve(Config(recipe="f", loss=weights or LossConfig())).recipe
+    return Objective(recipe, nets, domain_labels(["a", "b", "c"]))
 
 
-def differences(ours, literal):
+def max_parameter_difference(nets, other_nets):
     return max(
         (a - b).abs().max().item()
-        for net, other in zip(ours.values(), literal.values(), strict=True)
+        for net, other in zip(nets.values(), other_nets.values(), strict=True)
         for a, b in zip(net.parameters(), other.parameters(), strict=True)
     )
 
 
-def train_both(ours, **kwargs):
-    """Train two copies side by side; returns the largest differences of terms and parameters."""
-    literal = make_plain(copy.deepcopy(ours))
-    objective = objective_of(ours, WEIGHTS)
-    engine = Undistributed(objective, ours, build_optimizers(ours, OPTIM))
+def train_both(nets):
+    """Train networks with the objective, and a copy of them with the literal iteration.
+
+    Returns:
+        The largest differences of loss terms and of parameters.
+    """
+    literal = make_plain(copy.deepcopy(nets))
+    objective = make_objective(nets, WEIGHTS)
+    engine = SingleProcessEngine(objective, build_optimizers(nets, OPTIM))
     optimizers = build_optimizers(literal, OPTIM)
-    terms_apart = 0.0
+    max_term_difference = 0.0
     for step in range(ITERATIONS):
         batch = make_batch(step)
         terms = objective.iterate(engine, [batch], step)
         lambda_ds = WEIGHTS.ds * (1 - step / WEIGHTS.ds_iter)
         expected = literal_iteration(literal, optimizers, batch, WEIGHTS, lambda_ds)
         assert terms.keys() == expected.keys()
-        apart = max(abs(terms[name] - expected[name]).item() for name in terms)
-        terms_apart = max(terms_apart, apart)
-    return terms_apart, differences(ours, literal)
+        difference = max(abs(terms[name] - expected[name]).item() for name in terms)
+        max_term_difference = max(max_term_difference, difference)
+    return max_term_difference, max_parameter_difference(nets, literal)
 
 
 @pytest.mark.parametrize("mapping", ["branches", "heads", "conditional"])
-def test_ours_equals_the_literal_iteration(mapping):
+def test_the_iteration_equals_the_literal_one(mapping):
     nets = make_networks(mapping=mapping)
-    begin = copy.deepcopy(nets)
-    terms_apart, parameters_apart = train_both(nets)
-    assert terms_apart <= 1e-9
-    assert parameters_apart <= 1e-9
-    assert all(differences({n: nets[n]}, {n: begin[n]}) > 1e-6 for n in nets)
+    initial = copy.deepcopy(nets)
+    term_difference, parameter_difference = train_both(nets)
+    assert term_difference <= 1e-9
+    assert parameter_difference <= 1e-9
+    assert all(max_parameter_difference({n: nets[n]}, {n: initial[n]}) > 1e-6 for n in nets)
 
 
-def test_a_reference_step_that_moved_e_would_be_noticed(monkeypatch):
-    wrong = REFERENCE._replace(trains=("G", "E"))
-    row = replace(recipes.TABLE["f"], guides=(LATENT, wrong))
-    monkeypatch.setitem(recipes.TABLE, "f", row)
+def test_the_comparison_detects_a_reference_step_that_trains_e(monkeypatch):
+    wrong_guide = REFERENCE._replace(trains=("G", "E"))
+    recipe = replace(recipes.TABLE["f"], guides=(LATENT, wrong_guide))
+    monkeypatch.setitem(recipes.TABLE, "f", recipe)
     assert train_both(make_networks())[1] > 1e-6
 
 
-def test_fakes_of_the_wrong_generator_would_be_noticed(monkeypatch):
-    """Sharing across the step of G, which changes the encoder half, is not the algorithm."""
+def test_the_comparison_detects_encodings_shared_across_a_step_of_g(monkeypatch):
+    """A step of G changes its encoder half, so encodings from before it are stale."""
     original = Objective.iterate
 
-    def stale(self, engine, batches, step):
+    def iterate_with_stale_encodings(self, engine, batches, step):
         encoded = self.generator.G.encode(batches[0].x).detach()
         monkeypatch.setattr(self.generator.G, "encode", lambda x: encoded)
         return original(self, engine, batches, step)
 
-    monkeypatch.setattr(Objective, "iterate", stale)
+    monkeypatch.setattr(Objective, "iterate", iterate_with_stale_encodings)
     assert train_both(make_networks())[1] > 1e-6
 
 
-def test_a_copy_of_a_guide_is_that_guide():
-    """DDP on GPUs takes tuples apart and builds them anew on their way to the forward."""
+def test_a_copy_of_a_guide_is_equivalent_to_it():
+    """On GPUs, DDP takes tuples apart and rebuilds them before it calls the forward."""
     nets = make_networks()
-    side, batch = objective_of(nets, WEIGHTS).generator, make_batch(0)
+    generator_loss, batch = make_objective(nets, WEIGHTS).generator, make_batch(0)
     for guide in (LATENT, REFERENCE):
         copied = type(guide)(*guide)
-        assert torch.equal(side.style(batch, copied), side.style(batch, guide))
-    assert not torch.equal(side.style(batch, LATENT), side.style(batch, REFERENCE))
+        style = generator_loss.style(batch, guide)
+        assert torch.equal(generator_loss.style(batch, copied), style)
+    by_latent = generator_loss.style(batch, LATENT)
+    assert not torch.equal(by_latent, generator_loss.style(batch, REFERENCE))
 
 
-def test_the_reference_step_moves_g_alone():
+def test_the_reference_step_trains_g_alone():
     nets = make_networks()
-    objective = objective_of(nets, WEIGHTS)
+    objective = make_objective(nets, WEIGHTS)
     loss, _ = objective.generator(make_batch(0), (REFERENCE,), nets["D"], 0)
     loss.backward()
     with_gradient = {
@@ -164,10 +168,10 @@ def test_the_reference_step_moves_g_alone():
 
 
 def test_an_iteration_draws_nothing_from_the_global_random_state():
-    """So there is no random state to save: what is drawn is a function of (seed, slot)."""
+    """All random draws are functions of (seed, slot), so checkpoints hold no random state."""
     nets = make_networks()
-    objective = objective_of(nets, WEIGHTS)
-    engine = Undistributed(objective, nets, build_optimizers(nets, OPTIM))
+    objective = make_objective(nets, WEIGHTS)
+    engine = SingleProcessEngine(objective, build_optimizers(nets, OPTIM))
     batch, before = make_batch(0), torch.get_rng_state()
     objective.iterate(engine, [batch], 0)
     assert torch.equal(before, torch.get_rng_state())

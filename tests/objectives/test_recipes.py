@@ -1,4 +1,4 @@
-"""Every row of the table against the plainly written one, in float64."""
+"""Every recipe of the table against a literal implementation, in float64."""
 
 import copy
 from dataclasses import replace
@@ -10,11 +10,12 @@ from baselines.recipes import CRITIC_STEPS, RECIPES, literal_iteration
 from stargan_dist.config import Config, LossConfig, ModelConfig, OptimConfig
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
+from stargan_dist.nets.precision import POLICIES
 from stargan_dist.objectives import losses, recipes
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipe import Term
 from stargan_dist.training.train_state import build_optimizers
-from tests.objectives.test_objective import Undistributed, make_batch
+from tests.objectives.test_objective import SingleProcessEngine, make_batch
 
 MODEL = ModelConfig(
     image_size=32, base_width=4, max_width=8, style_dim=6, latent_dim=5, mapping_dim=7
@@ -23,21 +24,22 @@ LABELS = domain_labels(["a", "b", "c"])
 DS_ITER = 8
 
 
-def config_of(name, **loss):
+def make_config(name, **loss):
+    """Return the configuration of a recipe. loss: weights of terms."""
     return Config(recipe=name, model=MODEL, loss=LossConfig(ds_iter=DS_ITER, **loss))
 
 
-def make(name, labels=LABELS):
-    """The objective of a row, its networks and optimizers."""
-    row = recipes.resolve(config_of(name)).recipe
+def make_objective(name, labels=LABELS):
+    """Return the objective of a recipe, its networks and its optimizers."""
+    recipe = recipes.resolve(make_config(name)).recipe
     torch.manual_seed(0)
-    networks = row.build_networks(labels, MODEL)
+    networks = recipe.build_networks(labels, MODEL)
     for network in networks.values():
         network.double()
-    return Objective(row, networks, labels), networks, build_optimizers(networks, row.optim)
+    return Objective(recipe, networks, labels), networks, build_optimizers(networks, recipe.optim)
 
 
-def weights(networks):
+def copy_parameters(networks):
     return {
         f"{letter}.{name}": parameter.detach().clone()
         for letter, network in networks.items()
@@ -45,56 +47,60 @@ def weights(networks):
     }
 
 
-def moved(before, after):
-    """The networks of which every weight tensor changed, or some."""
+def changed_networks(before, after):
+    """Return the letters of the networks in which at least one parameter changed."""
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     return {name[0] for name in changed}
 
 
-def inputs(row, step):
+def make_recipe_batch(recipe, step):
+    """Return the batch of a step, with references only if the recipe uses them."""
     batch = make_batch(step)
-    return batch if row.uses_references else batch._replace(x_ref=None, x_ref2=None)
+    return batch if recipe.uses_references else batch._replace(x_ref=None, x_ref2=None)
 
 
-def test_all_rows_are_looked_at():
+def test_every_recipe_has_a_literal_iteration():
     assert set(RECIPES) == recipes.TABLE.keys()
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_row_equals_the_literal_iteration(name):
-    """Two iterations, the second of which is one of the generator side: terms and weights."""
-    objective, networks, optimizers = make(name)
-    plain = copy.deepcopy(networks)
-    plain_optimizers = build_optimizers(plain, objective.recipe.optim)
-    engine = Undistributed(objective, networks, optimizers)
-    due = CRITIC_STEPS.get(name, 1) - 1
-    for step in (due + 1, due + CRITIC_STEPS.get(name, 1)):
-        before, batch = weights(networks), inputs(objective.recipe, step)
+def test_the_iteration_equals_the_literal_one(name):
+    """Terms and parameters of two iterations. The second one has generator steps."""
+    objective, networks, optimizers = make_objective(name)
+    literal = copy.deepcopy(networks)
+    literal_optimizers = build_optimizers(literal, objective.recipe.optim)
+    engine = SingleProcessEngine(objective, optimizers)
+    critic_steps = CRITIC_STEPS.get(name, 1)
+    for step in (critic_steps, 2 * critic_steps - 1):
+        before, batch = copy_parameters(networks), make_recipe_batch(objective.recipe, step)
         terms = objective.iterate(engine, [batch], step)
-        expected = literal_iteration(name, plain, plain_optimizers, make_batch(step), step, DS_ITER)
+        expected = literal_iteration(
+            name, literal, literal_optimizers, make_batch(step), step, DS_ITER
+        )
         assert terms.keys() == expected.keys()
         for term, value in terms.items():
             assert value.item() == pytest.approx(expected[term].item(), abs=1e-9), term
-        both = weights(networks), weights(plain)
-        assert max((both[0][n] - both[1][n]).abs().max().item() for n in both[0]) <= 1e-9
-        all_step = objective.generator_steps(step)
-        assert moved(before, both[0]) == (set(networks) if all_step else {"D"})
-    assert all_step
+        after, literal_after = copy_parameters(networks), copy_parameters(literal)
+        assert max((after[n] - literal_after[n]).abs().max().item() for n in after) <= 1e-9
+        has_generator_steps = objective.generator_steps(step)
+        expected_changes = set(networks) if has_generator_steps else {"D"}
+        assert changed_networks(before, after) == expected_changes
+    assert has_generator_steps
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_which_gradients_are_not_zero(name):
-    """Of each phase: the networks that it steps have one, all of their weights but biases that an
-    instance norm takes away; the others have none."""
-    objective, networks, _ = make(name)
-    batch, D = inputs(objective.recipe, 0), networks["D"]
+def test_each_phase_produces_gradients_only_for_the_networks_that_it_trains(name):
+    """All weights of these networks have a nonzero gradient. Biases before an instance norm have
+    none, and are not tested."""
+    objective, networks, _ = make_objective(name)
+    batch, D = make_recipe_batch(objective.recipe, 0), networks["D"]
     for guide in objective.recipe.guides:
         fake = objective.generator.translate(batch, guide).fake
         objective.discriminator(batch, fake)[0].backward()
-        assert with_gradient(networks) == {"D"}
+        assert networks_with_gradient(networks) == {"D"}
         objective.discriminator.zero_grad(set_to_none=True)
         objective.generator(batch, (guide,), D, 0)[0].backward()
-        assert with_gradient(networks) == set(guide.trains) <= set(networks)
+        assert networks_with_gradient(networks) == set(guide.trains) <= set(networks)
         for letter in guide.trains:
             for parameter_name, parameter in networks[letter].named_parameters():
                 if parameter_name.endswith("weight"):
@@ -102,7 +108,7 @@ def test_which_gradients_are_not_zero(name):
         objective.generator.zero_grad(set_to_none=True)
 
 
-def with_gradient(networks):
+def networks_with_gradient(networks):
     return {
         letter
         for letter, network in networks.items()
@@ -110,108 +116,123 @@ def with_gradient(networks):
     }
 
 
-def test_labels_of_several_sets_reach_g_and_d():
-    """StarGAN on two sets: G is given c with its mask, D classifies what the batch's set knows."""
+def test_label_vectors_of_several_sources_condition_g_and_train_d():
+    """StarGAN on two data sources: the whole vector with its mask conditions G, and D classifies
+    the labels of the batch's source alone."""
     labels = Labels(
         (
             LabelSpace("faces", ("blond", "male"), binary=True),
             LabelSpace("moods", ("glad", "sad", "calm")),
         )
     )
-    objective, networks, _ = make("stargan", labels)
+    objective, networks, _ = make_objective("stargan", labels)
     c = torch.tensor([[0, 0, 0, 0, 1, 0, 1], [0, 0, 1, 0, 0, 0, 1]], dtype=torch.float64)
     batch = make_batch(0, 2)._replace(y=c, y_trg=c.flip(0), x_ref=None, x_ref2=None)
     (guide,) = objective.recipe.guides
     assert recipes.TABLE["stargan"].accepts_any_labels
     assert not recipes.TABLE["c"].accepts_any_labels
-    code = objective.generator.conditioning.vector(
-        objective.generator.style(batch, guide), batch.y_trg
-    )
-    assert torch.equal(code, batch.y_trg)
+    style = objective.generator.style(batch, guide)
+    vector = objective.generator.conditioning.vector(style, batch.y_trg)
+    assert torch.equal(vector, batch.y_trg)
     assert networks["G"].body[0].in_channels == 3 + 7
     objective.discriminator(batch, batch.x)[0].backward()
     gradients = networks["D"].cls.weight.grad.flatten(1).abs().sum(1)
     assert gradients.shape == (5,)
-    assert gradients[:2].tolist() == [0, 0]  # of the set that the batch is not from
+    assert gradients[:2].tolist() == [0, 0]  # labels of the other source
     assert (gradients[2:] > 0).all()
 
 
-def test_sets_are_trained_in_turn_and_g_steps_on_each():
-    """Five steps of D on each of two sets, then G's on both."""
-    two = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", ("x", "y"))))
-    steps = make("stargan", two)[0].generator_steps
-    assert [step for step in range(22) if steps(step)] == [8, 9, 18, 19]
-    steps = make("stargan")[0].generator_steps
-    assert [step for step in range(11) if steps(step)] == [4, 9]
+def test_steps_alternate_between_sources_and_g_steps_on_each():
+    """Five steps of D on each of two sources; in the fifth on each, G steps too."""
+    labels = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", ("x", "y"))))
+    has_generator_steps = make_objective("stargan", labels)[0].generator_steps
+    assert [step for step in range(22) if has_generator_steps(step)] == [8, 9, 18, 19]
+    has_generator_steps = make_objective("stargan")[0].generator_steps
+    assert [step for step in range(11) if has_generator_steps(step)] == [4, 9]
 
 
 @pytest.mark.parametrize("name", ["stargan", "a", "b", "c", "c_acgan", "d"])
-def test_latents_reach_g_where_the_row_says_so(name):
-    objective, *_ = make(name)
-    side, batch = objective.generator, inputs(objective.recipe, 0)
+def test_latents_change_the_output_of_g_in_diverse_recipes_alone(name):
+    objective, *_ = make_objective(name)
+    generator_loss, batch = objective.generator, make_recipe_batch(objective.recipe, 0)
     (guide,) = objective.recipe.guides
-    fake, other = (side.translate(b, guide).fake for b in (batch, batch._replace(z=batch.z2)))
+    fake = generator_loss.translate(batch, guide).fake
+    fake_of_z2 = generator_loss.translate(batch._replace(z=batch.z2), guide).fake
     assert objective.recipe.is_diverse == (name == "d")
-    assert torch.equal(fake, other) == (name != "d")
+    assert torch.equal(fake, fake_of_z2) == (name != "d")
 
 
-def test_a_row_of_ones_own_needs_no_other_change(monkeypatch):
-    """Of data and one pure function: here colours that ought to stay."""
+def test_a_custom_recipe_needs_no_change_elsewhere(monkeypatch):
+    """It consists of data and one pure function, here a penalty on changed mean colours."""
 
     def colour(fake, x):
         return (fake.mean((2, 3)) - x.mean((2, 3))).abs().mean()
 
     terms = (
         *recipes.F.generator_terms,
-        Term("colour", lambda made: colour(made.fake, made.batch.x), 0.5),
+        Term("colour", lambda g: colour(g.fake, g.batch.x), 0.5),
     )
-    monkeypatch.setitem(recipes.TABLE, "mine", replace(recipes.F, generator_terms=terms))
-    objective, networks, optimizers = make("mine")
-    told = objective.iterate(Undistributed(objective, networks, optimizers), [make_batch(0)], 0)
-    assert {"G/latent/colour", "G/reference/colour"} <= told.keys()
+    monkeypatch.setitem(recipes.TABLE, "custom", replace(recipes.F, generator_terms=terms))
+    objective, _, optimizers = make_objective("custom")
+    terms = objective.iterate(SingleProcessEngine(objective, optimizers), [make_batch(0)], 0)
+    assert {"G/latent/colour", "G/reference/colour"} <= terms.keys()
 
 
-def test_a_configuration_comes_before_the_row():
-    row = recipes.resolve(config_of("a", cyc=3.0, cls=2.0)).recipe
-    assert {t.name: t.weight for t in row.generator_terms} == {"adv": 1, "cls": 2, "cyc": 3}
-    assert {t.name: t.weight for t in row.discriminator_terms}["cls"] == 2
+def test_the_configuration_overrides_the_recipe():
+    recipe = recipes.resolve(make_config("a", cyc=3.0, cls=2.0)).recipe
+    assert {t.name: t.weight for t in recipe.generator_terms} == {"adv": 1, "cls": 2, "cyc": 3}
+    assert {t.name: t.weight for t in recipe.discriminator_terms}["cls"] == 2
     assert recipes.TABLE["a"].generator_terms[2].weight == 10
-    optim = replace(config_of("stargan"), optim=OptimConfig(lr=3e-4))
-    assert recipes.resolve(optim).recipe.optim.lr == 3e-4
-    assert recipes.resolve(optim).recipe.optim.betas == (0.5, 0.999)
+    config = replace(make_config("stargan"), optim=OptimConfig(lr=3e-4))
+    assert recipes.resolve(config).recipe.optim.lr == 3e-4
+    assert recipes.resolve(config).recipe.optim.betas == (0.5, 0.999)
 
 
-def test_a_resolved_configuration_says_all_numbers_and_stays_as_it_is():
+def test_a_resolved_configuration_has_all_numbers_and_resolves_to_itself():
     for name in RECIPES:
-        once = recipes.resolve(config_of(name)).config
-        assert recipes.resolve(once).config == once
-        assert None not in vars(once.optim).values()
+        resolved = recipes.resolve(make_config(name)).config
+        assert recipes.resolve(resolved).config == resolved
+        assert None not in vars(resolved.optim).values()
         assert (
-            recipes.resolve(once).recipe.generator_terms
-            == recipes.resolve(config_of(name)).recipe.generator_terms
+            recipes.resolve(resolved).recipe.generator_terms
+            == recipes.resolve(make_config(name)).recipe.generator_terms
         )
     assert recipes.resolve(Config(recipe="stargan")).config.model.max_width == 2048
-    assert recipes.resolve(config_of("c")).config.loss == LossConfig(reg=1, cyc=1, ds_iter=DS_ITER)
+    expected = LossConfig(reg=1, cyc=1, ds_iter=DS_ITER)
+    assert recipes.resolve(make_config("c")).config.loss == expected
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_spec_resolves_to_itself(name):
+    spec = recipes.resolve(replace(make_config(name, cyc=2.5), precision="bfloat16"))
+    assert isinstance(spec, recipes.RunSpec)
+    assert spec.policy is POLICIES["bfloat16"]
+    assert (spec.recipe.optim, spec.recipe.ds_iter) == (spec.config.optim, DS_ITER)
+    configured = {name: w for name, w in vars(spec.config.loss).items() if w is not None}
+    terms = (*spec.recipe.discriminator_terms, *spec.recipe.generator_terms)
+    weights = {t.name: t.weight for t in terms if hasattr(spec.config.loss, t.name)}
+    assert configured == weights | {"ds_iter": DS_ITER}
+    assert configured["cyc"] == 2.5
+    assert recipes.resolve(spec.config) == spec
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         (
             Config(recipe="g"),
             "recipe: g is not one of stargan, a, b, c, c_acgan, d, e, f, f_mode_seeking",
         ),
-        (config_of("a", ds=1.0), "loss.ds: recipe a has no such term"),
-        (config_of("f", cls=1.0), "loss.cls: recipe f has no such term"),
+        (make_config("a", ds=1.0), "loss.ds: recipe a has no such term"),
+        (make_config("f", cls=1.0), "loss.cls: recipe f has no such term"),
     ],
 )
-def test_what_no_row_has_is_refused(config, told):
-    with pytest.raises(UserError, match=told):
+def test_unknown_recipes_and_weights_of_absent_terms_are_rejected(config, message):
+    with pytest.raises(UserError, match=message):
         recipes.resolve(config)
 
 
-def test_the_rows_are_those_of_the_papers():
-    """What SPEC and papers say of v1 and v2, number by number."""
+def test_stargan_and_stargan_v2_have_the_numbers_of_the_papers():
     v1, v2 = (
         recipes.resolve(Config(recipe="stargan")).recipe,
         recipes.resolve(Config(recipe="f")).recipe,
@@ -237,16 +258,16 @@ def test_the_rows_are_those_of_the_papers():
     )
 
 
-def test_mode_seeking_falls_as_images_move_apart():
+def test_the_mode_seeking_loss_falls_as_images_move_apart():
     a, b, s, s2 = torch.zeros(2, 4), torch.ones(2, 4), torch.zeros(2, 3), torch.full((2, 3), 0.5)
     assert losses.mode_seeking(a, b, s, s2).item() == pytest.approx(0.5, rel=1e-4)
     assert losses.mode_seeking(a, 2 * b, s, s2).item() == pytest.approx(0.25, rel=1e-4)
     assert losses.mode_seeking(a, a, s, s).item() == 0  # two references may be the same image
 
 
-def test_the_gradient_penalty_of_a_known_critic():
-    """D(x) = 3 times the sum of a sample: its gradient's norm is 3 · sqrt(pixels) everywhere."""
+def test_the_gradient_penalty_of_a_linear_critic_has_a_closed_form():
+    """D(x) is 3 times the sum of a sample, so the norm of its gradient is 3 · sqrt(12)."""
     x, fake = torch.randn(2, 4, 3, 2, 2, dtype=torch.float64)
     mix = torch.rand(4, dtype=torch.float64)
-    found = losses.gradient_penalty(lambda x: 3 * x.flatten(1), x, fake, mix)
-    assert found.item() == pytest.approx((3 * 12**0.5 - 1) ** 2)
+    penalty = losses.gradient_penalty(lambda x: 3 * x.flatten(1), x, fake, mix)
+    assert penalty.item() == pytest.approx((3 * 12**0.5 - 1) ** 2)

@@ -3,70 +3,70 @@ import threading
 import pytest
 
 from stargan_dist.errors import UserError
-from stargan_dist.runs import async_writer as savers
+from stargan_dist.runs import async_writer
 from stargan_dist.runs.async_writer import AsyncWriter
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    monkeypatch.setattr(savers, "WAIT_SECONDS", 0.0)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(async_writer, "WAIT_SECONDS", 0.0)
 
 
-def failing(times, written):
-    """A write that fails so many times."""
+def failing_write(failures, calls):
+    """Return a write that fails the given number of times and records its calls."""
 
     def write():
-        written.append(None)
-        if len(written) <= times:
+        calls.append(None)
+        if len(calls) <= failures:
             raise UserError("cannot save: no space left")
 
     return write
 
 
-def test_what_is_written_beside_the_training_is_there_after_waiting():
-    saver, may, written = AsyncWriter(background=True), threading.Event(), []
+def test_background_writes_run_one_at_a_time_in_order():
+    writer, permission, written = AsyncWriter(background=True), threading.Event(), []
 
     def write():
-        assert may.wait(120)
+        assert permission.wait(120)
         written.append(1)
 
-    saver.save(write)
-    saver.check()
-    assert not written  # training goes on
-    may.set()
-    saver.save(lambda: written.append(2))  # one at a time, in order
-    saver.wait()
+    writer.save(write)
+    writer.check()
+    assert not written  # training continues
+    permission.set()
+    writer.save(lambda: written.append(2))
+    writer.wait()
     assert written == [1, 2]
-    saver.close()
+    writer.close()
 
 
-def test_a_failed_write_is_told_and_tried_again(capsys):
-    saver, written = AsyncWriter(background=True), []
-    saver.save(failing(2, written))
-    saver.wait()
-    saver.close()
-    assert len(written) == 3
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2
-    assert all("cannot save: no space left; training goes on, trying again" in t for t in told)
+def test_a_failed_background_write_is_logged_and_retried(caplog):
+    writer, calls = AsyncWriter(background=True), []
+    writer.save(failing_write(2, calls))
+    writer.wait()
+    writer.close()
+    assert len(calls) == 3
+    assert len(caplog.messages) == 2
+    expected = "cannot save: no space left; training continues, retrying in 0 s"
+    assert all(message == expected for message in caplog.messages)
 
 
-@pytest.mark.parametrize("then", ["check", "wait", "save"])
-def test_a_write_that_fails_for_good_is_not_lost(then):
-    saver = AsyncWriter(background=True)
-    saver.save(failing(99, []))
-    saver._thread.shutdown()
+@pytest.mark.parametrize("method", ["check", "wait", "save"])
+def test_the_next_call_raises_the_error_of_the_last_attempt(method):
+    writer = AsyncWriter(background=True)
+    writer.save(failing_write(99, []))
+    writer._executor.shutdown()
     with pytest.raises(UserError, match="no space left"):
-        saver.save(print) if then == "save" else getattr(saver, then)()
+        writer.save(print) if method == "save" else getattr(writer, method)()
 
 
-def test_a_write_that_fails_while_the_run_ends_is_told(capsys):
-    saver = AsyncWriter(background=True)
-    saver.save(failing(99, []))
-    saver.close()
-    assert capsys.readouterr().err.splitlines()[-1] == "cannot save: no space left"
+def test_closing_logs_the_error_of_the_last_attempt(caplog):
+    writer = AsyncWriter(background=True)
+    writer.save(failing_write(99, []))
+    writer.close()
+    assert caplog.messages[-1] == "cannot save: no space left"
 
 
-def test_at_once_it_fails_at_once():
+def test_a_foreground_write_fails_immediately():
     with pytest.raises(UserError):
-        AsyncWriter(background=False).save(failing(1, []))
+        AsyncWriter(background=False).save(failing_write(1, []))

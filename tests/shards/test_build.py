@@ -29,7 +29,7 @@ from tests.conftest import digest
 
 
 def samples(url, split="train"):
-    """Every sample of a split: domain -> [what WebDataset finds, …]."""
+    """Return the samples of a split as WebDataset reads them: domain -> samples."""
     return {
         domain: [
             sample
@@ -63,9 +63,9 @@ def dest(tmp_path):
 
 def test_webdataset_reads_the_shards(shards, animals):
     index = read_index(shards)
-    for domain, rows in index.splits["train"].items():
-        assert len(rows) > 1
-        for shard in rows:
+    for domain, domain_shards in index.splits["train"].items():
+        assert len(domain_shards) > 1
+        for shard in domain_shards:
             path = f"{shards}/{shard.name}"
             data = Path(path).read_bytes()
             assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
@@ -77,19 +77,19 @@ def test_webdataset_reads_the_shards(shards, animals):
                 assert sample["png"].size == Image.open(animals / sample["json"]["path"]).size
 
 
-def test_every_image_is_in_one_split_once_under_a_key_of_its_own(shards, animals):
+def test_every_image_is_packed_once_with_a_unique_key(shards, animals):
     found = [s for split in ("train", "val") for d in samples(shards, split).values() for s in d]
     paths = sorted(sample["json"]["path"] for sample in found)
     assert paths == sorted(str(p.relative_to(animals)) for p in animals.rglob("*.png"))
     assert len({sample["__key__"] for sample in found}) == len(found)
 
 
-def test_the_same_images_give_the_same_bytes_by_any_number_of_processes(animals, shards, tmp_path):
-    build(str(animals), str(tmp_path / "two"), val_fraction=0.25, shard_images=4, processes=2)
+def test_the_same_images_give_the_same_bytes_for_any_number_of_processes(animals, shards, tmp_path):
+    build(str(animals), str(tmp_path / "two"), val_fraction=0.25, shard_images=4, num_processes=2)
     assert digest(tmp_path / "two") == digest(shards)
 
 
-def test_parts_join_to_what_one_build_writes(animals, shards, tmp_path):
+def test_merged_parts_equal_a_single_build(animals, shards, tmp_path):
     url = str(tmp_path / "parts")
     for number in (3, 1, 2):
         build(str(animals), url, val_fraction=0.25, shard_images=4, part=BuildPart(number, 3))
@@ -99,19 +99,21 @@ def test_parts_join_to_what_one_build_writes(animals, shards, tmp_path):
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_of_two_last_parts_one_may_come_too_late(animals, shards, tmp_path, monkeypatch, published):
-    """Both found all parts there; now the other one has removed them, and published or failed."""
+def test_two_parts_may_end_and_merge_at_the_same_time(
+    animals, shards, tmp_path, monkeypatch, published
+):
+    """Both parts found all parts; the other one has removed them, and has published or failed."""
     url = str(tmp_path / "parts")
     for number in (1, 2):
         build(str(animals), url, val_fraction=0.25, shard_images=4, part=BuildPart(number, 2))
 
-    def too_late(dest):
+    def merge_late(dest):
         if published:
             merge(dest)
         shutil.rmtree(tmp_path / "parts" / "parts", ignore_errors=True)
         return merge(dest)
 
-    monkeypatch.setattr(publish, "merge", too_late)
+    monkeypatch.setattr(publish, "merge", merge_late)
     if published:
         assert merge_if_last(url, BuildPart(2, 2)) == read_index(shards)
     else:
@@ -119,11 +121,11 @@ def test_of_two_last_parts_one_may_come_too_late(animals, shards, tmp_path, monk
             merge_if_last(url, BuildPart(2, 2))
 
 
-def test_missing_and_strange_parts_are_refused(folder, dest):
+def test_missing_parts_and_parts_of_other_builds_are_rejected(folder, dest):
     with pytest.raises(UserError, match="holds no parts"):
         merge(dest)
     build(str(folder), dest, part=BuildPart(2, 3))
-    with pytest.raises(UserError, match=r"2 of 3 parts are missing, first 1-of-3\.json"):
+    with pytest.raises(UserError, match=r"2 of 3 parts are missing, the first is 1-of-3\.json"):
         merge(dest)
     with pytest.raises(UserError, match=r"holds part 2-of-3\.json of another build"):
         build(str(folder), dest, part=BuildPart(3, 3), shard_images=1)
@@ -133,8 +135,8 @@ def test_missing_and_strange_parts_are_refused(folder, dest):
     assert not (Path(dest) / "index.json").exists()
 
 
-def test_a_shard_that_was_replaced_since_its_part_was_built_is_told(folder, dest):
-    """Another build came between, as if it had not seen the parts, and packed a shard of ours."""
+def test_a_shard_replaced_after_its_part_was_built_is_rejected(folder, dest):
+    """Another build, which did not see the parts, packed one of their shards again."""
     for number in (1, 2):
         build(str(folder), dest, part=BuildPart(number, 2), val_fraction=0)
     parts = {path: path.read_bytes() for path in (Path(dest) / "parts").iterdir()}
@@ -146,18 +148,18 @@ def test_a_shard_that_was_replaced_since_its_part_was_built_is_told(folder, dest
         merge(dest)
 
 
-def test_an_interrupted_build_goes_on_where_it_was(animals, shards, tmp_path, monkeypatch):
-    """Killed at its third shard; what was published is not packed again."""
+def test_an_interrupted_build_continues(animals, shards, tmp_path, monkeypatch):
+    """A build killed at its third shard does not pack published shards again."""
     url = str(tmp_path / "set")
 
-    def killed(tar, offsets, calls=[]):  # noqa: B006 - counts the calls
+    def kill_at_third(tar, offsets, calls=[]):  # noqa: B006 - counts the calls
         calls.append(tar)
         if len(calls) > 2:
             raise KeyboardInterrupt
         return checksums(tar, offsets)
 
     checksums = packing._checksums
-    monkeypatch.setattr(packing, "_checksums", killed)
+    monkeypatch.setattr(packing, "_checksums", kill_at_third)
     with pytest.raises(KeyboardInterrupt):
         build(str(animals), url, val_fraction=0.25, shard_images=4)
     before = {f: f.stat().st_mtime_ns for f in Path(url).rglob("*.tar")}
@@ -169,22 +171,22 @@ def test_an_interrupted_build_goes_on_where_it_was(animals, shards, tmp_path, mo
     assert digest(url) == digest(shards)
 
 
-def test_other_options_pack_anew(animals, shards, dest):
+def test_other_options_pack_all_shards_again(animals, shards, dest):
     build(str(animals), dest, val_fraction=0.25, shard_images=4, encoding=Encoding(size=16))
     storage.remove_file(f"{dest}/index.json")
     build(str(animals), dest, val_fraction=0.25, shard_images=4)
     assert digest(dest) == digest(shards)
 
 
-def test_killing_the_command_and_running_it_again(tmp_path, animals, shards):
-    """The real command with two processes, ended by a signal when the first shard is there."""
+def test_an_interrupted_command_continues_when_run_again(tmp_path, animals, shards):
+    """The command runs two processes and receives SIGINT once the first shard exists."""
     command = [
         sys.executable, "-m", "stargan_dist.shards", "build", str(animals), str(tmp_path / "set"),
         "--val-fraction", "0.25", "--shard-images", "4", "--processes", "2",
     ]  # fmt: skip
-    # Tests that run in the background were started to ignore it.
-    heeding = ["env", "--default-signal=INT", *command]
-    process = subprocess.Popen(heeding, stderr=subprocess.PIPE, text=True)
+    # Background processes may have been started with SIGINT ignored.
+    interruptible = ["env", "--default-signal=INT", *command]
+    process = subprocess.Popen(interruptible, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.rglob("*.tar")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -196,7 +198,7 @@ def test_killing_the_command_and_running_it_again(tmp_path, animals, shards):
     assert digest(tmp_path / "set") == digest(shards)
 
 
-def test_odd_names_survive(folder, dest):
+def test_unusual_names_are_kept(folder, dest):
     build(str(folder), dest, val_fraction=0.34)
     index = read_index(dest)
     assert index.domains == ["a.é", "b c"]
@@ -231,7 +233,7 @@ def test_attributes_of_a_manifest_are_kept_beside_each_image(folder, dest):
     assert found["two"][0]["png"] == (folder / "b c" / "x.y 1.png").read_bytes()
 
 
-def test_the_index_tells_sizes_and_encoding(folder, dest):
+def test_the_index_holds_image_sizes_and_the_encoding(folder, dest):
     noise(size=(20, 30)).save(folder / "b c" / "x.y 1.png")
     index = build(str(folder), dest, val_fraction=0)
     (shard,) = index.splits["train"]["b c"]
@@ -246,7 +248,7 @@ def test_the_index_tells_sizes_and_encoding(folder, dest):
 
 
 @pytest.mark.parametrize("form", ["jpeg", "png", "webp"])
-def test_images_are_encoded_again(folder, dest, form):
+def test_images_are_re_encoded(folder, dest, form):
     build(str(folder), dest, encoding=Encoding(size=8, crop=12, format=form), val_fraction=0)
     for found in samples(dest).values():
         for sample in found:
@@ -254,9 +256,9 @@ def test_images_are_encoded_again(folder, dest, form):
             assert (image.format, image.size) == (form.upper(), (8, 8))
 
 
-@pytest.mark.parametrize("to", ["memory", "s3"])
-def test_sources_and_sets_may_be_urls(folder, shards, animals, request, to):
-    base = "memory://built" if to == "memory" else request.getfixturevalue("s3")
+@pytest.mark.parametrize("protocol", ["memory", "s3"])
+def test_sources_and_datasets_may_be_urls(folder, shards, animals, request, protocol):
+    base = "memory://built" if protocol == "memory" else request.getfixturevalue("s3")
     for path in animals.rglob("*.png"):
         storage.write_bytes(f"{base}/images/{path.relative_to(animals)}", path.read_bytes())
     index = build(f"{base}/images", f"{base}/set", val_fraction=0.25, shard_images=4)
@@ -265,7 +267,7 @@ def test_sources_and_sets_may_be_urls(folder, shards, animals, request, to):
     storage.remove_folder(f"{base}/set")
 
 
-def test_a_manifest_on_a_web_server(folder, dest, http):
+def test_a_manifest_may_be_on_a_web_server(folder, dest, http):
     for domain in ("a.é", "b c"):
         shutil.copytree(folder / domain, http.folder / "images" / domain)
     rows = ["path,domain", "images/a.é/x.y 0.png,one", f"{http.url}/images/b%20c/x.y%201.png,two"]
@@ -276,14 +278,14 @@ def test_a_manifest_on_a_web_server(folder, dest, http):
     assert found["two"][0]["png"] == (folder / "b c" / "x.y 1.png").read_bytes()
 
 
-def test_a_source_that_fails_for_now_skips_nothing(folder, dest, http):
-    """A server's failure is no fault of an image: not even --skip-bad leaves it out."""
+def test_a_temporary_failure_of_the_source_skips_no_image(folder, dest, http):
+    """A failure of the server is not a fault of an image, so --skip-bad does not apply."""
     storage.configure(StorageConfig(tries=2, wait_seconds=0.0))
     shutil.copytree(folder / "b c", http.folder / "b")
     rows = ["path,domain", *(f"b/x.y%20{i}.png,{'ab'[i % 2]}" for i in range(3))]
     (http.folder / "list.csv").write_text("\n".join(rows), encoding="utf-8")
     http.faults["b/"] = ["500"] * 2
-    with pytest.raises(UserError, match=r"cannot pack .*500.*goes on where it was"):
+    with pytest.raises(UserError, match=r"cannot pack .*500.*run the same command again"):
         build(f"{http.url}/list.csv", dest, val_fraction=0, skip_bad=True)
     index = build(f"{http.url}/list.csv", dest, val_fraction=0, skip_bad=True)
     assert (index.counts("train"), index.skipped) == (((2,), (1,)), [])
@@ -299,7 +301,7 @@ def gif(frames):
 
 
 def png_header(width, height):
-    """A PNG that claims a size; its pixels are missing."""
+    """Return a PNG whose header claims a size and whose pixels are missing."""
     buffer = io.BytesIO()
     noise().save(buffer, "PNG")
     data = bytearray(buffer.getvalue())
@@ -308,7 +310,7 @@ def png_header(width, height):
     return bytes(data)
 
 
-def saved(image, kind, cut=None):
+def encode(image, kind, cut=None):
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()[:cut]
@@ -317,10 +319,10 @@ def saved(image, kind, cut=None):
 BAD = {
     "not an image": ("b c/bad.jpg", b"\xff\xd8 not a jpeg", "b c/bad.jpg: "),
     "no bytes": ("b c/zero.png", b"", "b c/zero.png: "),
-    "truncated": ("b c/cut.png", saved(noise(), "PNG", 200), "b c/cut.png: "),
+    "truncated": ("b c/cut.png", encode(noise(), "PNG", 200), "b c/cut.png: "),
     "gigapixel": ("b c/big.png", png_header(40000, 40000), "40000 × 40000 pixels"),
     "animated": ("b c/moving.gif", gif(3), "animated"),
-    "float": ("b c/f.tiff", saved(noise().convert("F"), "TIFF"), "b c/f.tiff: "),
+    "float": ("b c/f.tiff", encode(noise().convert("F"), "TIFF"), "b c/f.tiff: "),
     "stray": ("notes.txt", b"hello", "notes.txt: a stray file"),
     "stray in a domain": ("b c/notes.txt", b"hello", "b c/notes.txt: not an image file"),
     "empty domain": ("nothing/", b"", "nothing: the domain has no images"),
@@ -328,45 +330,46 @@ BAD = {
 
 
 def spoil(folder, fault):
-    name, data, told = BAD[fault]
+    """Add a bad file and return the text that its fault must contain."""
+    name, data, text = BAD[fault]
     if name.endswith("/"):
         (folder / name).mkdir()
     else:
         (folder / name).write_bytes(data)
-    return told
+    return text
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_faults_stop_the_build_before_it_publishes(folder, dest, fault):
-    told = spoil(folder, fault)
-    with pytest.raises(UserError, match=r"1 faults in .*nothing was published") as caught:
+def test_faults_stop_the_build_before_publication(folder, dest, fault):
+    text = spoil(folder, fault)
+    with pytest.raises(UserError, match=r"1 fault in .*nothing was published") as raised:
         build(str(folder), dest)
-    assert told in str(caught.value)
+    assert text in str(raised.value)
     assert not (Path(dest) / "index.json").exists()
 
 
 @pytest.mark.parametrize("fault", BAD)
 def test_faults_can_be_left_out_and_are_listed(folder, dest, fault):
-    told = spoil(folder, fault)
+    text = spoil(folder, fault)
     build(str(folder), dest, val_fraction=0, skip_bad=True)
     index = read_index(dest)
     assert index.domains == ["a.é", "b c"]
     assert index.counts("train") == ((3,), (3,))
-    assert [told in fault for fault in index.skipped] == [True]
+    assert [text in fault for fault in index.skipped] == [True]
 
 
-def test_an_unreadable_image_is_told(folder, dest):
+def test_a_missing_image_is_reported(folder, dest):
     rows = ["path,domain", "a.é/x.y 0.png,a", "b c/missing.png,b", "b c/x.y 0.png,b"]
     (folder / "list.csv").write_text("\n".join(rows), encoding="utf-8")
     with pytest.raises(UserError, match=r"b c/missing\.png: .*No such file"):
         build(str(folder / "list.csv"), dest)
 
 
-def test_other_pixels_under_the_old_names_are_packed_anew(folder, dest):
-    """Whether the build was interrupted, or its index removed."""
+def test_changed_images_under_the_same_names_are_packed_again(folder, dest):
+    """Both after an interrupted build and after the index was removed."""
     build(str(folder), dest, part=BuildPart(1, 2), val_fraction=0)
     build(str(folder), dest, part=BuildPart(2, 2), val_fraction=0)
-    shutil.rmtree(Path(dest) / "parts")  # all are packed, none is published
+    shutil.rmtree(Path(dest) / "parts")  # all are packed, nothing is published
     changed = folder / "b c" / "x.y 1.png"
     noise(11).save(changed)
     os.utime(changed, (1, 1))
@@ -378,15 +381,15 @@ def test_other_pixels_under_the_old_names_are_packed_anew(folder, dest):
         noise(12).save(changed)
 
 
-def test_a_kill_between_the_tar_and_its_file_leaves_no_wrong_pair(folder, dest, monkeypatch):
-    """A build with other options replaced a tar and died; the first one goes on."""
+def test_a_kill_between_tar_and_sample_index_leaves_no_mismatch(folder, dest, monkeypatch):
+    """A build with other options replaced a tar and died; then the first build continues."""
     build(str(folder), dest, part=BuildPart(1, 2), val_fraction=0)
     shutil.rmtree(Path(dest) / "parts")
 
-    def killed(*_):
+    def kill(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(packing, "_write_json", killed)
+    monkeypatch.setattr(packing, "_write_json", kill)
     with pytest.raises(KeyboardInterrupt):
         build(str(folder), dest, val_fraction=0, encoding=Encoding(size=8))
     monkeypatch.undo()
@@ -394,7 +397,7 @@ def test_a_kill_between_the_tar_and_its_file_leaves_no_wrong_pair(folder, dest, 
     assert verify(dest) == []
 
 
-def test_a_build_that_stopped_at_faults_goes_on_when_they_are_mended(folder, dest):
+def test_a_build_that_stopped_at_faults_continues_after_their_repair(folder, dest):
     spoil(folder, "truncated")
     with pytest.raises(UserError):
         build(str(folder), dest, shard_images=1, val_fraction=0)
@@ -416,9 +419,9 @@ def test_faults_of_skipped_images_survive_an_interruption(folder, dest):
         build(str(folder), dest)
 
 
-def test_turned_photographs_are_measured_upright(folder, dest):
+def test_rotated_photographs_are_measured_upright(folder, dest):
     exif = Image.Exif()
-    exif[274] = 6  # turned by 90 degrees
+    exif[274] = 6  # rotated by 90 degrees
     (folder / "b c" / "x.y 0.png").unlink()
     for i in range(3):
         noise(size=(20, 10)).save(folder / "b c" / f"{i}.jpg", exif=exif.tobytes())
@@ -436,7 +439,7 @@ def test_hidden_files_are_no_faults(folder, dest):
 # Destinations.
 
 
-def test_an_existing_set_is_not_overwritten_unless_told(folder, dest):
+def test_an_existing_dataset_is_replaced_only_with_overwrite(folder, dest):
     build(str(folder), dest, shard_images=1)
     before = digest(dest)
     with pytest.raises(UserError, match="holds shards already"):
@@ -450,13 +453,13 @@ def test_an_existing_set_is_not_overwritten_unless_told(folder, dest):
     assert digest(dest) == digest(dest + "2")
 
 
-def test_a_destination_that_cannot_be_written_is_told(folder, tmp_path):
+def test_a_destination_that_cannot_be_written_is_rejected(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to"):
         build(str(folder), str(tmp_path / "file" / "set"))
 
 
-def test_one_domain_is_not_enough(folder, dest):
+def test_a_single_domain_is_rejected(folder, dest):
     shutil.rmtree(folder / "b c")
     with pytest.raises(UserError, match="at least two domains"):
         build(str(folder), dest)
@@ -466,7 +469,7 @@ def test_one_domain_is_not_enough(folder, dest):
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("{", "is not an index of shards"),
         ('{"version": 99}', "has version 99"),
@@ -474,18 +477,18 @@ def test_one_domain_is_not_enough(folder, dest):
         ("[]", "is not an index of shards"),
     ],
 )
-def test_a_bad_index_is_one_clear_line(tmp_path, text, complaint):
+def test_a_bad_index_is_rejected(tmp_path, text, message):
     (tmp_path / "index.json").write_text(text)
-    with pytest.raises(UserError, match=complaint):
+    with pytest.raises(UserError, match=message):
         read_index(str(tmp_path))
 
 
-def test_missing_shards_say_how_to_build_them(tmp_path):
+def test_the_error_for_missing_shards_names_the_build_command(tmp_path):
     with pytest.raises(UserError, match=r"stargan_dist\.shards build"):
         read_index(str(tmp_path))
 
 
-def test_the_fingerprint_names_the_samples_not_the_place(folder, dest, tmp_path):
+def test_the_fingerprint_depends_on_the_samples_and_not_on_their_location(folder, dest, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     one, two = build(str(folder), dest), build(str(tmp_path / "copy"), dest + "2")
     assert one.fingerprint == two.fingerprint
@@ -493,7 +496,7 @@ def test_the_fingerprint_names_the_samples_not_the_place(folder, dest, tmp_path)
     assert build(str(folder), dest + "3").fingerprint != one.fingerprint
 
 
-def test_the_index_is_json_that_a_person_can_read(dest, folder):
+def test_the_index_is_readable_json(dest, folder):
     build(str(folder), dest)
     text = Path(dest, "index.json").read_text(encoding="utf-8")
     assert json.loads(text)["domains"] == ["a.é", "b c"]

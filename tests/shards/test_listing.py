@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 
 from stargan_dist.errors import UserError
-from stargan_dist.shards.listing import Item, list_source, split_off
+from stargan_dist.shards.listing import Item, list_source, split_listing
 
 
 def paths(listing):
+    """Return the paths of a listing: split -> domain -> paths."""
     return {
         split: {domain: [item.path for item in items] for domain, items in domains.items()}
         for split, domains in listing.splits.items()
@@ -36,17 +37,17 @@ def test_folders_are_domains(folder):
     assert listing.faults == []
 
 
-def test_split_folders(folder, tmp_path):
+def test_split_folders_are_kept(folder, tmp_path):
     (tmp_path / "root").mkdir()
     folder.rename(tmp_path / "root" / "train")
     touch(tmp_path / "root", "val/cat/9.png")
     listing = list_source(str(tmp_path / "root"))
     assert paths(listing)["val"] == {"cat": ["val/cat/9.png"]}
-    assert split_off(listing, 0.5, seed=0) is listing
+    assert split_listing(listing, 0.5, seed=0) is listing
 
 
-def test_links(folder):
-    """Links to images are images; links to folders are told; loops end."""
+def test_links_to_images_are_images_and_links_to_folders_are_faults(folder):
+    """A link that forms a loop is a link to a folder."""
     (folder / "cat" / "linked.png").symlink_to(folder / "dog" / "2.png")
     (folder / "cat" / "loop").symlink_to("..")
     (folder / "bird").symlink_to(folder / "dog")
@@ -59,7 +60,7 @@ def test_links(folder):
     ]
 
 
-def test_names_that_are_not_utf8_are_told(folder):
+def test_names_that_are_not_utf8_are_faults(folder):
     Path(os.fsdecode(os.fsencode(folder / "cat") + b"/\xff.png")).touch()
     listing = list_source(str(folder))
     assert listing.faults == ["'cat/\\udcff.png': the name is not UTF-8"]
@@ -102,27 +103,31 @@ def test_one_domain_is_enough_where_attributes_can_be_labels(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "complaint"),
+    ("name", "text", "message"),
     [
         ("m.csv", "path,kind\n1,a\n", r"line 2: a row needs the fields path and domain"),
         ("m.csv", "path,domain\n1,a\n2\n", r"line 3: a row needs"),
-        ("m.csv", "path,domain\n1,a,x\n", r"line 2: more cells than the header names"),
+        ("m.csv", "path,domain\n1,a,x\n", r"line 2: more cells than the header has names"),
         ("m.csv", "path,domain\n1,a\n1,b\n", r"line 3: 1 is listed twice"),
-        ("m.csv", "path,domain,split\n1,a,dev\n", r"line 2: split dev is none of train, val, test"),
-        ("m.csv", "path,domain,split\n1,a,train\n2,b,\n", r"name it in all or none"),
+        (
+            "m.csv",
+            "path,domain,split\n1,a,dev\n",
+            r"line 2: split dev is not one of train, val, test",
+        ),
+        ("m.csv", "path,domain,split\n1,a,train\n2,b,\n", r"name it in all rows or in none"),
         ("m.jsonl", '{"path": "1", "domain": "a"}\n{"path"\n', r"line 2: Expecting"),
         ("m.jsonl", "[1]\n", r"line 1: "),
         ("m.csv", "path,domain\n1,a\n", r"at least two domains, or attributes: \['a'\] found"),
         ("m.csv", b"\xff\xfe\x00", r"cannot read the manifest"),
     ],
 )
-def test_bad_manifests_are_told_by_row(tmp_path, name, text, complaint):
+def test_bad_manifests_are_rejected_with_the_line(tmp_path, name, text, message):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=complaint):
+    with pytest.raises(UserError, match=message):
         list_source(str(tmp_path / name))
 
 
-def test_a_list_names_the_validation_images(folder, tmp_path):
+def test_a_list_selects_the_validation_images(folder, tmp_path):
     (tmp_path / "val.txt").write_text("dog/2.png\r\ncat/ü.png\n", encoding="utf-8")
     listing = list_source(str(folder), str(tmp_path / "val.txt"))
     assert paths(listing) == {
@@ -131,7 +136,7 @@ def test_a_list_names_the_validation_images(folder, tmp_path):
     }
 
 
-def test_a_list_of_unknown_images_is_refused(folder, tmp_path):
+def test_a_list_of_unknown_images_is_rejected(folder, tmp_path):
     (tmp_path / "val.txt").write_text("dog/2.png\ndog/4.png\n")
     with pytest.raises(UserError, match=r"names 1 images that .* such as dog/4.png"):
         list_source(str(folder), str(tmp_path / "val.txt"))
@@ -140,16 +145,16 @@ def test_a_list_of_unknown_images_is_refused(folder, tmp_path):
 def test_a_fraction_is_a_seeded_draw_in_each_domain(tmp_path):
     touch(tmp_path, *(f"{domain}/{i:03d}.png" for domain in "ab" for i in range(100)))
     listing = list_source(str(tmp_path))
-    splits = paths(split_off(listing, 0.25, seed=0))
+    splits = paths(split_listing(listing, 0.25, seed=0))
     for domain in "ab":
         assert len(splits["val"][domain]) == 25
         both = splits["train"][domain] + splits["val"][domain]
         assert sorted(both) == paths(listing)[""][domain]
         assert splits["val"][domain] == sorted(splits["val"][domain])
-    assert paths(split_off(listing, 0.25, seed=0)) == splits
-    assert paths(split_off(listing, 0.25, seed=1)) != splits
+    assert paths(split_listing(listing, 0.25, seed=0)) == splits
+    assert paths(split_listing(listing, 0.25, seed=1)) != splits
 
 
-def test_what_is_no_source_is_told(tmp_path):
+def test_a_missing_source_is_rejected(tmp_path):
     with pytest.raises(UserError, match="is not a folder, nor a manifest"):
         list_source(str(tmp_path / "nothing"))

@@ -22,12 +22,13 @@ from stargan_dist.shards.preview import (
     spread,
     write_png,
 )
+from stargan_dist.storage import reading
 
-SIZE = 40  # of the drawn animals, so that cells show their very pixels
+SIZE = 40  # size of the drawn animals: cells show their pixels unscaled
 
 
 def cell(sheet, layout, domain, number):
-    left, top = layout.cell(domain, number)
+    left, top = layout.cell_corner(domain, number)
     return np.asarray(sheet)[top : top + layout.size, left : left + layout.size]
 
 
@@ -43,12 +44,12 @@ def test_samples_are_spread_over_all_shards():
 )
 def test_cells_do_not_overlap(domains, per_domain, size):
     layout = Layout(domains, per_domain, size)
-    width, height = layout.sheet
+    width, height = layout.sheet_size
     covered = np.zeros((height, width), np.uint8)
     for domain, number in product(range(domains), range(per_domain)):
-        left, top = layout.cell(domain, number)
+        left, top = layout.cell_corner(domain, number)
         covered[top : top + size, left : left + size] += 1
-        assert top >= layout.corner(domain)[1] + layout.text
+        assert top >= layout.block_corner(domain)[1] + layout.text_height
     assert covered.max() == 1
     assert covered.sum() == domains * per_domain * size**2
     assert not covered[:, :MARGIN].any()
@@ -58,28 +59,28 @@ def test_cells_do_not_overlap(domains, per_domain, size):
 
 def test_many_images_of_a_domain_fill_several_rows():
     layout = Layout(1, 20, 64)
-    assert layout.block == (8 * 68 - 4, layout.heading + 3 * 68 - 4)
+    assert layout.block_size == (8 * 68 - 4, layout.heading_height + 3 * 68 - 4)
 
 
-def test_the_sheet_of_many_domains_is_neither_a_strip_nor_a_ribbon():
+def test_the_sheet_of_many_domains_has_a_moderate_aspect_ratio():
     for domains in (12, 40, 150):
-        width, height = Layout(domains, 8, 128).sheet
+        width, height = Layout(domains, 8, 128).sheet_size
         assert 0.8 < width / height < 2.4
 
 
-def test_pixels_are_where_they_belong(shards):
+def test_the_sheet_shows_the_pixels_of_the_chosen_images(shards):
     sheet, faults = preview(shards, per_domain=3, size=SIZE)
     layout = Layout(3, 3, SIZE)
-    assert sheet.size == layout.sheet
+    assert sheet.size == layout.sheet_size
     assert faults == []
     reader = ShardReader(shards, read_index(shards), "train")
     for domain, counts in enumerate(reader.index.counts("train")):
-        for number, place in enumerate(spread(counts, 3)):
-            image, _ = reader.read_image(Location(domain, *place))
+        for number, location in enumerate(spread(counts, 3)):
+            image, _ = reader.image(Location(domain, *location))
             np.testing.assert_array_equal(cell(sheet, layout, domain, number), np.asarray(image))
 
 
-def test_images_are_fitted_not_distorted():
+def test_images_keep_their_aspect_ratio():
     layout = Layout(1, 2, 32)
     wide, tall = Image.new("RGB", (32, 8), "red"), Image.new("RGB", (1, 32), "blue")
     sheet = draw_sheet(layout, ("set", "train"), ["a"], [2], [[wide, tall]])
@@ -102,7 +103,7 @@ def test_extreme_images_are_shown(tmp_path):
     assert (pixels == [255, 0, 0]).all(2).sum() == SIZE
 
 
-def test_what_cannot_be_read_is_crossed_out(shards, tmp_path):
+def test_unreadable_images_are_crossed_out(shards, tmp_path):
     folder = shutil.copytree(shards, tmp_path / "set")
     index = read_index(shards)
     shard, sample = spread(index.counts("train")[1], 2)[0]
@@ -117,58 +118,59 @@ def test_what_cannot_be_read_is_crossed_out(shards, tmp_path):
     assert name in faults[0]
     layout = Layout(3, 2, SIZE)
     crossed = (cell(sheet, layout, 1, 0) == ImageColor.getrgb(CROSS)).all(2)
-    assert crossed[[0, -1]].all()  # framed
+    assert crossed[[0, -1]].all()  # the frame
     assert crossed[SIZE // 2 - 2 : SIZE // 2 + 2, SIZE // 2 - 2 : SIZE // 2 + 2].any()
     for domain, number in {*product(range(3), range(2))} - {(1, 0)}:
         pair = (cell(s, layout, domain, number) for s in (sheet, intact))
         np.testing.assert_array_equal(*pair)
 
 
-def test_names_are_written_whatever_they_are():
+def test_long_non_ascii_and_empty_names_are_drawn():
     layout = Layout(3, 1, 64)
     names = ["x" * 500, "Füchse 狐", ""]
     sheet = np.asarray(draw_sheet(layout, ("s" * 500, "train"), names, [1, 1, 1], [[], [], []]))
     paper = ImageColor.getrgb(PAPER)
     assert (sheet[:, -MARGIN:] == paper).all()
     for domain in range(3):
-        left, top = layout.corner(domain)
-        heading = sheet[top : top + layout.heading, left : left + layout.block[0]]
+        left, top = layout.block_corner(domain)
+        heading = sheet[top : top + layout.heading_height, left : left + layout.block_size[0]]
         assert not (heading == paper).all()
 
 
-def test_a_domain_without_images(shards):
+def test_domains_without_images_are_drawn(shards):
     index = read_index(shards)
     sheet = draw_sheet(Layout(2, 1, 64), ("a", "b"), index.domains[:2], [0, 0], [[], []])
-    assert sheet.size == Layout(2, 1, 64).sheet
+    assert sheet.size == Layout(2, 1, 64).sheet_size
 
 
-def test_the_picture_is_written_to_urls(shards):
+def test_the_sheet_can_be_written_to_a_url(shards):
     sheet, _ = preview(shards, split="val", size=16)
     write_png("memory://sheets/a.png", sheet)
     assert storage.read_bytes("memory://sheets/a.png").startswith(b"\x89PNG")
 
 
-def test_no_shard_is_read_as_a_whole(shards, monkeypatch):
-    read, blocks = [], storage.read_blocks
-    monkeypatch.setattr(storage, "read_blocks", lambda url: read.append(url) or blocks(url))
+def test_no_shard_is_read_completely(shards, monkeypatch):
+    urls, read_blocks = [], storage.read_blocks
+    for module in (storage, reading):
+        monkeypatch.setattr(module, "read_blocks", lambda url: urls.append(url) or read_blocks(url))
     preview(shards, per_domain=2, size=16)
-    assert read
-    assert not [url for url in read if url.endswith(".tar")]
+    assert urls
+    assert not [url for url in urls if url.endswith(".tar")]
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         ({"split": "test"}, "has no split test: name one of train, val"),
         ({"size": 10**5}, "by --size or --per-domain"),
     ],
 )
-def test_mistakes(shards, options, complaint):
-    with pytest.raises(UserError, match=complaint):
+def test_impossible_options_are_rejected(shards, options, message):
+    with pytest.raises(UserError, match=message):
         preview(shards, **options)
 
 
-def test_a_picture_that_cannot_be_written(tmp_path):
+def test_a_sheet_that_cannot_be_written_is_rejected(tmp_path):
     (tmp_path / "x.png").mkdir()
     with pytest.raises(UserError, match="cannot write"):
         write_png(str(tmp_path / "x.png"), Image.new("RGB", (1, 1)))

@@ -1,6 +1,6 @@
-"""Slurm itself on pretended machines: a controller on the head, and slurmd on each of the others.
+"""A real Slurm on simulated machines: slurmctld on the head, and slurmd on every other machine.
 
-Each has eight pretended GPUs. The partition `urgent` takes nodes from the default one, `gpu`.
+Each node has eight simulated GPUs. The partition `urgent` preempts jobs of the default one, `gpu`.
 """
 
 import os
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from tests.helpers import machines as pretended
+from tests.helpers import machines as simulated
 from tests.helpers.machines import HEAD, Machines, script
 
 PROGRAMS = {
@@ -28,18 +28,18 @@ PROGRAMS = {
 T = TypeVar("T")
 DAEMONS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
 GPUS = 8
-# What is waited for comes in seconds, and on a busy machine later: waiting longer costs nothing.
+# Events take seconds, and longer on a busy machine. A longer limit costs nothing.
 PATIENCE_SECONDS = 240
 POLL_SECONDS = 0.1
 CLIENT_SECONDS = 120
 LOG_CHARACTERS = 3000
-# In none of these a job changes by itself. (From NODE_FAIL and PREEMPTED it may be requeued.)
-OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+# States that a job does not leave by itself. (From NODE_FAIL and PREEMPTED it may be requeued.)
+FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 
-# Credentials end soon after their job, for a requeued job waits for that. Jobs are remembered for
-# a day. Scheduling waits for nothing.
+# Credentials expire soon after their job, because a requeued job waits for that. Records of jobs
+# are kept for a day. The scheduler runs without delays.
 CONF = """\
-ClusterName=pretended
+ClusterName=simulated
 SlurmctldHost={head}({address})
 AuthType=auth/munge
 CredType=cred/munge
@@ -79,32 +79,32 @@ PARTITIONS = """\
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 """
-# A record is KEY=VALUE KEY=VALUE …, and values may hold spaces.
+# A record is KEY=VALUE KEY=VALUE …, and values may contain spaces.
 FIELD = re.compile(r"(?:^| )([A-Z][\w:/]*)=(.*?)(?= [A-Z][\w:/]*=| *$)")
 
 
 def unavailable() -> str:
-    """Why there can be no Slurm here; "" if there can."""
+    """Return the reason why Slurm cannot run here; "" if it can."""
     for program, package in PROGRAMS.items():
         if not shutil.which(program, path=DAEMONS):
             return f"no program {program}: apt-get install {package}, or run tests/slurm/install.sh"
-    return pretended.unavailable()
+    return simulated.unavailable()
 
 
-def until(there: Callable[[], T], tell: Callable[[], str]) -> T:
-    """Wait until something is there and return it, or fail with what is told."""
+def until(poll: Callable[[], T], describe: Callable[[], str]) -> T:
+    """Wait until `poll` returns a true value and return it, or fail with the description."""
     end = time.monotonic() + PATIENCE_SECONDS
-    while not (found := there()):
-        assert time.monotonic() < end, f"waited {PATIENCE_SECONDS} s\n{tell()}"
+    while not (value := poll()):
+        assert time.monotonic() < end, f"waited {PATIENCE_SECONDS} s\n{describe()}"
         time.sleep(POLL_SECONDS)
-    return found
+    return value
 
 
 class Cluster:
-    """Slurm on the machines, up while the context lasts. Its clients run on the head.
+    """Context manager: Slurm on the machines until the context ends. Its clients run on the head.
 
-    Slurm looks at time limits each 30 s alone: those of jobs, when their signals are due, and when
-    the grace of a preempted job ends.
+    Slurm checks times only every 30 s: the time limits of jobs, when their signals are due, and the
+    grace time of preempted jobs.
     """
 
     def __init__(self, machines: Machines) -> None:
@@ -112,7 +112,7 @@ class Cluster:
         self.machines = machines
 
     def __enter__(self) -> "Cluster":
-        # munged wants a folder that all can enter, and pytest's are for their owner alone.
+        # munged requires a folder that all users can enter; those of pytest are private.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.folder.chmod(0o755)
         try:
@@ -125,10 +125,10 @@ class Cluster:
 
     def __exit__(self, *_) -> None:
         for name in set(self.machines.names) & set(self.machines.up):
-            # Jobs, too. A machine that is gone already has none.
+            # Kills the jobs, too. A machine that was killed has none.
             self.machines.run(name, *script("kill -9 -1"), code=None)
         daemons = script('kill -9 $(cat "$1/slurmctld.pid" "$1/munged.pid")', self.folder)
-        self.machines.run(HEAD, *daemons, code=None)  # there may have been no start
+        self.machines.run(HEAD, *daemons, code=None)  # they may not have started
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _configure(self) -> None:
@@ -138,7 +138,7 @@ class Cluster:
         (self.folder / "slurm.conf").write_text(head + "".join(nodes) + PARTITIONS)
         for i in range(GPUS):
             (self.folder / f"gpu{i}").symlink_to("/dev/null")
-        # Without no_gpu_env, jobs would be given CUDA devices that are not there.
+        # Without no_gpu_env, jobs would be assigned CUDA devices that do not exist.
         gpus = f"Name=gpu Type=h100 File={self.folder}/gpu[0-{GPUS - 1}] Flags=no_gpu_env"
         (self.folder / "gres.conf").write_text(f"AutoDetect=off\n{gpus}\n")
 
@@ -155,25 +155,25 @@ class Cluster:
         until(self._idle, lambda: self.client("sinfo").stdout)
 
     def _idle(self) -> bool:
-        """Whether all nodes are up and free."""
+        """Return whether all nodes are up and idle."""
         shown = self.client("sinfo", "-hN", "-p", "gpu", "-o", "%T", code=None).stdout
         return shown.split() == ["idle"] * len(self.machines.names)
 
     def start(self, name: str) -> None:
-        """A machine comes up again, as one of the cluster."""
+        """Start a machine that was killed, as a node of the cluster."""
         self.machines.start(name)
         self._run(name, "slurmd")
 
     def client(self, *words, code: int | None = 0, **options) -> subprocess.CompletedProcess:
-        """A command to Slurm, such as scancel, run to its end."""
+        """Run a command of Slurm, such as scancel, to its end."""
         return self._run(HEAD, "timeout", CLIENT_SECONDS, *words, code=code, **options)
 
     def sbatch(self, *words, cwd: Path | str | None = None, env: dict | None = None) -> str:
-        """Submit a job from a folder, with `env` beside a small clean environment; its id."""
+        """Submit a job from a folder, with `env` and a minimal environment. Returns the job id."""
         return self.client("sbatch", "--parsable", *words, cwd=cwd, env=env).stdout.strip()
 
     def jobs(self, job: str) -> list[dict[str, str]]:
-        """What Slurm knows of a job, or of each task of an array."""
+        """Return the record of a job, or of each task of an array."""
         shown = self.client("scontrol", "show", "job", "--oneliner", job).stdout
         return [dict(FIELD.findall(line)) for line in shown.splitlines()]
 
@@ -181,28 +181,28 @@ class Cluster:
         return self.jobs(job)[0]
 
     def log(self, job: str) -> str:
-        """What a job has written so far."""
+        """Return the output of a job so far."""
         file = Path(self.job(job)["StdOut"])
         return file.read_text(errors="replace") if file.is_file() else f"(no {file})"
 
     def wait(self, job: str, states: str | Collection[str]) -> dict[str, str]:
-        """Wait until a job is in one of the states; what Slurm then knows of it."""
-        wanted = {states} if isinstance(states, str) else set(states)
+        """Wait until a job is in one of the states, and return its record."""
+        accepted = {states} if isinstance(states, str) else set(states)
 
-        def there() -> bool:
+        def reached() -> bool:
             state = self.job(job)["JobState"]
-            assert state in wanted or state not in OVER, self._told(job)
-            return state in wanted
+            assert state in accepted or state not in FINAL, self._describe(job)
+            return state in accepted
 
-        until(there, lambda: self._told(job))
+        until(reached, lambda: self._describe(job))
         return self.job(job)
 
     @contextmanager
     def without(self, setting: str) -> Iterator[None]:
-        """For a while, the cluster lacks a line of its configuration.
+        """Remove a line of the cluster's configuration while the context lasts.
 
-        To begin and to end with, all of the configuration is read anew: what `scontrol update`
-        changed is lost.
+        At its beginning and end, Slurm reads the whole configuration again, and loses changes made
+        by `scontrol update`.
         """
         conf = self.folder / "slurm.conf"
         before = conf.read_text()
@@ -216,13 +216,13 @@ class Cluster:
             self.client("scontrol", "reconfigure")
 
     def _run(self, name, *words, env: dict | None = None, **options) -> subprocess.CompletedProcess:
-        """A command on a machine, with nothing of this environment that jobs should not see."""
+        """Run a command on a machine, without the variables that jobs must not inherit."""
         clean = {key: os.environ[key] for key in ("HOME", "TMPDIR") if key in os.environ}
         clean |= {"PATH": f"{Path(sys.executable).parent}:{DAEMONS}", "LANG": "C.UTF-8"}
         clean |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         clean |= {"SLURM_CONF": f"{self.folder}/slurm.conf"}
         return self.machines.run(name, *words, env=clean | (env or {}), **options)
 
-    def _told(self, job: str) -> str:
+    def _describe(self, job: str) -> str:
         record = "\n".join(f"{key}={value}" for key, value in self.job(job).items())
         return f"{record}\n{self.log(job)[-LOG_CHARACTERS:]}"

@@ -1,4 +1,4 @@
-"""Fixtures: two pretended machines, and Slurm on them."""
+"""Fixtures: two simulated machines, and Slurm on them."""
 
 import pytest
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what tests/slurm needs, where that can be done: Debian and its like, as root.
-# Never fails: without these programs the tests are skipped, and say why.
+# Install the programs that tests/slurm requires, where possible: on Debian and derivatives, as root.
+# Never fails: without these programs the tests are skipped with a reason.
 set -uo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -11,18 +11,18 @@ done
 ((${#missing[@]})) || exit 0
 
 if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
-  echo "tests of Slurm will be skipped; they need, as root: apt-get install ${missing[*]}"
+  echo "tests of Slurm will be skipped; to enable them, as root: apt-get install ${missing[*]}"
   exit 0
 fi
 
-# No policy-rc.d keeps the services from starting, for one left behind would keep all others from
-# it too: without /etc/slurm/slurm.conf Slurm's do not start, and munged listens on a local socket
-# alone. The tests start daemons of their own.
+# There is no policy-rc.d to prevent services from starting, because one left behind would also
+# prevent all others. Without /etc/slurm/slurm.conf the services of Slurm do not start, and munged
+# listens only on a local socket. The tests start their own daemons.
 install() {
   DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends \
     "${missing[@]}" </dev/null >/dev/null 2>&1
 }
 echo "tests of Slurm: installing ${missing[*]}"
 install || { apt-get update --quiet=2 >/dev/null 2>&1; install; } ||
-  echo "that failed, and they will be skipped; try: apt-get install ${missing[*]}"
+  echo "installation failed, so they will be skipped; try: apt-get install ${missing[*]}"
 exit 0

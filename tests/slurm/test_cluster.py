@@ -1,9 +1,9 @@
-"""The pretended cluster itself: other tests believe what it does."""
+"""The Slurm cluster that other tests rely on."""
 
 import pytest
 
 
-def test_two_tasks_on_two_nodes(cluster, tmp_path):
+def test_a_job_runs_two_tasks_on_two_nodes(cluster, tmp_path):
     words = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=8", "--output=out.%j"]
     job = cluster.sbatch(*words, "--wrap", "srun hostname", cwd=tmp_path)
     record = cluster.wait(job, "COMPLETED")
@@ -12,33 +12,33 @@ def test_two_tasks_on_two_nodes(cluster, tmp_path):
     assert (tmp_path / f"out.{job}").is_file()
 
 
-def test_jobs_see_what_they_are_given(cluster, tmp_path, monkeypatch):
+def test_jobs_receive_only_the_given_environment(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "7")
-    wrap = "echo $GIVEN ${WORLD_SIZE-none} $SLURM_GPUS_ON_NODE ${CUDA_VISIBLE_DEVICES:-none}"
+    wrap = "echo $GREETING ${WORLD_SIZE-none} $SLURM_GPUS_ON_NODE ${CUDA_VISIBLE_DEVICES:-none}"
     words = ["--gpus-per-node=4", "--wrap", wrap]
-    job = cluster.sbatch(*words, cwd=tmp_path, env={"GIVEN": "this"})
+    job = cluster.sbatch(*words, cwd=tmp_path, env={"GREETING": "this"})
     cluster.wait(job, "COMPLETED")
     assert cluster.log(job).split() == ["this", "none", "4", "none"]
 
 
-def test_a_failure_is_told(cluster, tmp_path):
+def test_an_unexpected_state_is_reported_with_record_and_log(cluster, tmp_path):
     job = cluster.sbatch("--wrap", "echo because; exit 3", cwd=tmp_path)
     with pytest.raises(AssertionError, match=r"(?s)ExitCode=3:0.*because"):
         cluster.wait(job, "COMPLETED")
 
 
-def test_a_setting_is_left_out(cluster):
-    def signals():
+def test_a_setting_is_removed_and_restored(cluster):
+    def signals_are_configured():
         return "preempt_send_user_signal" in cluster.client("scontrol", "show", "config").stdout
 
     with cluster.without("SlurmctldParameters=preempt_send_user_signal"):
-        assert not signals()
-    assert signals()
+        assert not signals_are_configured()
+    assert signals_are_configured()
 
 
 @pytest.mark.slow
-def test_a_node_dies_and_comes_back(cluster, tmp_path):
-    """Its job begins again on the other one."""
+def test_a_killed_node_can_be_restarted(cluster, tmp_path):
+    """Its job is restarted on the other node."""
     wrap = "hostname; [ $SLURM_RESTART_COUNT ] || sleep 300"
     job = cluster.sbatch("--requeue", "--wrap", wrap, cwd=tmp_path)
     dead = cluster.wait(job, "RUNNING")["NodeList"]

@@ -1,4 +1,4 @@
-"""Decisions of a job's batch shell, by slurm/common.sh with a Slurm that says what a test wants."""
+"""Decisions of slurm/common.sh in the batch shell of a job, with a fake scontrol."""
 
 import os
 import subprocess
@@ -7,7 +7,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-# The first FAILING calls fail. JobState is RUNNING until a requeue is answered, or heard at least.
+# The first FAILING calls fail. JobState is RUNNING until `scontrol requeue` is processed, whatever
+# exit code it returns (REQUEUE_CODE).
 SCONTROL = """#!/usr/bin/env bash
 echo "$*" >>calls
 (($(wc -l <calls) > ${FAILING:-0})) || exit 1
@@ -19,12 +20,12 @@ fi
 echo "JobId=7 JobName=a b JobState=${state:-${STATE:-RUNNING}} Requeue=${MAY:-1}" \\
   "TimeLimit=${LIMIT:-1-00:00:00}"
 """
-PREAMBLE = f"source {ROOT}/slurm/common.sh; RETRY_SECONDS=0; FAILURES=failures; START=start;"
+PREAMBLE = f"source {ROOT}/slurm/common.sh; RETRY_SECONDS=0; FAILURES=failures; START_LOGS=start;"
 
 
 @pytest.fixture
 def shell(tmp_path):
-    """Runs lines in a batch shell."""
+    """Return a function that runs lines in a batch shell."""
     (tmp_path / "scontrol").write_text(SCONTROL)
     (tmp_path / "scontrol").chmod(0o755)
     (tmp_path / "calls").touch()
@@ -35,7 +36,7 @@ def shell(tmp_path):
         done = subprocess.run(
             command, cwd=tmp_path, env=env, text=True, capture_output=True, check=False, timeout=120
         )
-        assert "line " not in done.stderr  # a complaint of the shell's own
+        assert "line " not in done.stderr  # an error of the shell itself
         done.requeues = (tmp_path / "calls").read_text().splitlines().count("requeue 7")
         return done
 
@@ -46,12 +47,12 @@ def shell(tmp_path):
     ("clock", "seconds"),
     [("00:00:59", 59), ("00:09:08", 548), ("24:00:00", 86400), ("2-01:00:00", 176400)],
 )
-def test_clocks(shell, clock, seconds):
+def test_durations_are_converted_to_seconds(shell, clock, seconds):
     assert shell(f"seconds_of {clock}").stdout == f"{seconds}\n"
 
 
 @pytest.mark.parametrize(
-    ("limit", "signal", "told"),
+    ("limit", "signal", "error"),
     [
         ("00:10:00", "", ""),
         ("UNLIMITED", "", ""),
@@ -61,98 +62,100 @@ def test_clocks(shell, clock, seconds):
         ("1-00:00:00", "B:USR1", "SBATCH_SIGNAL is B:USR1, not"),
     ],
 )
-def test_time_limits(shell, limit, signal, told):
+def test_a_time_limit_that_leaves_no_time_for_training_is_rejected(shell, limit, signal, error):
     done = shell("check_time_limit", LIMIT=limit, SBATCH_SIGNAL=signal)
-    assert done.returncode == (2 if told else 0)
-    assert told in done.stderr
+    assert done.returncode == (2 if error else 0)
+    assert error in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("code", "before", "after", "answers", "requeued", "told"),
+    ("code", "before", "after", "answers", "requeued", "message"),
     [
-        (1, 0, 4, True, True, "failed, but the run had got from step 0 to 4; requeueing"),
+        (1, 0, 4, True, True, "failed, but the run advanced from step 0 to 4; requeueing"),
         (137, 4, 4, True, False, "no checkpoint was saved since this start (step 4)"),
         (137, 4, 4, False, True, "failed, and a node of node[1-2] does not answer; requeueing"),
-        (2, 0, 0, False, False, "no checkpoint was saved"),  # a mistake: nodes are not asked
-        (2, 0, 4, True, True, "had got from step 0 to 4"),  # such as a store that was down
-        (75, 4, 4, True, True, "stopped before another step was done; requeueing"),
+        (2, 0, 0, False, False, "no checkpoint was saved"),  # a user error: nodes are not checked
+        (2, 0, 4, True, True, "advanced from step 0 to 4"),  # such as a storage outage
+        (75, 4, 4, True, True, "stopped before it completed another step; requeueing"),
     ],
 )
-def test_after_a_failure(shell, code, before, after, answers, requeued, told):
+def test_a_failed_job_is_requeued_if_that_may_help(
+    shell, code, before, after, answers, requeued, message
+):
     node = "true" if answers else "false"
-    lines = f"CODE={code}; nodes_answer() {{ {node}; }}; failed {before} {after}"
+    lines = f"CODE={code}; nodes_answer() {{ {node}; }}; handle_failure {before} {after}"
     done = shell(lines, SLURM_JOB_NODELIST="node[1-2]")
     assert done.returncode == (0 if requeued else code)
     assert done.requeues == requeued
-    assert told in done.stdout
+    assert message in done.stdout
 
 
-def test_failures_are_counted(shell, tmp_path):
+def test_a_job_is_requeued_after_at_most_three_failures(shell, tmp_path):
     for start in range(4):
         (tmp_path / "requeued").unlink(missing_ok=True)
-        done = shell(f"CODE=1; failed {start} {start + 1}")
+        done = shell(f"CODE=1; handle_failure {start} {start + 1}")
         assert done.returncode == (0 if start < 3 else 1)
     assert done.stdout.count("exit code 1, from step") == 4
     assert done.requeues == 3
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "PREEMPTED", "NODE_FAIL"])
-def test_slurm_has_decided(shell, state):
-    done = shell("CODE=75; leave_to_slurm; go_on stopped", STATE=state)
+def test_a_job_that_slurm_ends_or_requeues_is_not_requeued(shell, state):
+    done = shell("CODE=75; exit_if_slurm_decided; requeue stopped", STATE=state)
     assert (done.returncode, done.requeues) == (75, 0)
-    told = f"stopped and saved; not requeued by this script: Slurm calls the job {state}"
-    assert told in done.stdout
+    message = "stopped and saved; not requeued by this script: the job's state in Slurm is "
+    assert f"{message}{state}\n" in done.stdout
 
 
-def test_a_job_that_is_being_signalled_runs(shell):
-    assert shell("CODE=75; leave_to_slurm; go_on stopped", STATE="SIGNALING").requeues == 1
+def test_a_job_that_is_being_signalled_counts_as_running(shell):
+    assert shell("CODE=75; exit_if_slurm_decided; requeue stopped", STATE="SIGNALING").requeues == 1
 
 
 @pytest.mark.parametrize(
     ("printed", "step"),
     [("8 of 40 steps saved in r", "8"), ("= A 1 of 2 =\n120 of 200 steps saved in 7 of 8", "120")],
 )
-def test_the_step_is_read_whatever_stands_beside_it(shell, printed, step):
-    lines = 'beside() { echo "$PRINTED"; }; saved && echo found'
+def test_the_saved_step_is_found_among_other_output(shell, printed, step):
+    lines = 'run_beside() { echo "$PRINTED"; }; saved_step && echo found'
     assert shell(lines, PRINTED=printed).stdout == f"{step}\nfound\n"
 
 
-def test_without_a_step_nothing_is_believed(shell):
-    assert shell("beside() { echo hello; }; saved || echo none").stdout == "none\n"
+def test_output_without_a_saved_step_is_a_failure(shell):
+    assert shell("run_beside() { echo hello; }; saved_step || echo none").stdout == "none\n"
 
 
-def test_a_busy_controller_is_waited_for(shell):
-    done = shell("CODE=75; leave_to_slurm; go_on stopped", FAILING="3")
+def test_a_busy_controller_is_retried(shell):
+    done = shell("CODE=75; exit_if_slurm_decided; requeue stopped", FAILING="3")
     assert (done.returncode, done.requeues) == (0, 1)
 
 
-def test_one_that_never_answers_is_not_waited_for_for_ever(shell):
-    lines = "CODE=75; CONTROLLER_TRIES=3; leave_to_slurm; go_on stopped"
+def test_a_controller_that_never_answers_is_retried_a_limited_number_of_times(shell):
+    lines = "CODE=75; CONTROLLER_TRIES=3; exit_if_slurm_decided; requeue stopped"
     done = shell(lines, FAILING="100")
     assert done.returncode == 75
-    assert "it may not be requeued; the same sbatch goes on" in done.stdout
+    assert "the job may not be requeued; run the same sbatch command again" in done.stdout
 
 
-def test_a_job_that_may_not_be_requeued(shell):
-    done = shell("CODE=75; go_on stopped", MAY="0")
+def test_a_job_without_permission_is_not_requeued(shell):
+    done = shell("CODE=75; requeue stopped", MAY="0")
     assert (done.returncode, done.requeues) == (75, 0)
-    assert "it may not be requeued; the same sbatch goes on" in done.stdout
+    assert "the job may not be requeued; run the same sbatch command again" in done.stdout
 
 
-def test_an_answer_that_got_lost(shell):
-    """The controller requeued the job, but scontrol did not hear it."""
-    done = shell("CODE=75; go_on stopped", REQUEUE_CODE="1")
+def test_a_requeue_whose_answer_was_lost_succeeds(shell):
+    """The controller requeued the job, but scontrol received no answer."""
+    done = shell("CODE=75; requeue stopped", REQUEUE_CODE="1")
     assert (done.returncode, done.requeues) == (75, 1)
     assert "may not be requeued" not in done.stdout
 
 
-def test_a_member_of_an_array_is_not_the_array(shell):
-    member = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
-    assert shell("echo $JOB", **member).stdout == "7_2\n"
+def test_a_task_of_an_array_is_addressed_by_array_and_task_id(shell):
+    task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    assert shell("echo $JOB", **task).stdout == "7_2\n"
 
 
 @pytest.mark.parametrize(("first", "last", "count"), [(3, 3, 1), (2, 8, 7), (1, 8, 7)])
-def test_a_part_of_an_array_wants_the_number_of_parts(shell, first, last, count):
+def test_a_part_of_an_array_requires_the_total_number_of_parts(shell, first, last, count):
     array = {"MIN": first, "MAX": last, "COUNT": count, "ID": first}
     env = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()}
     lines = "set_up() { :; }; build_shards images shards"
@@ -161,7 +164,7 @@ def test_a_part_of_an_array_wants_the_number_of_parts(shell, first, last, count)
     assert "STARGAN_PARTS" in done.stderr
 
 
-def test_a_site_file_may_be_strict(shell, tmp_path):
+def test_a_site_file_may_contain_set_e(shell, tmp_path):
     (tmp_path / "site.sh").write_text("set -e\nexport SITE=read\n")
     env = {"STARGAN_SITE": str(tmp_path / "site.sh"), "SLURM_SUBMIT_DIR": str(tmp_path)}
     done = shell("set_up; false; echo $SITE $SLURM_EXPORT_ENV", STARGAN_COMMAND="x", **env)

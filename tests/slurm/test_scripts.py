@@ -1,4 +1,4 @@
-"""What can be said of the scripts without running them."""
+"""Consistency of the scripts, checked without running them."""
 
 import re
 
@@ -15,30 +15,31 @@ def text(name):
     return (ROOT / "slurm" / name).read_text()
 
 
-def test_every_script_is_looked_at():
+def test_every_script_is_tested():
     found = {path.name for path in (ROOT / "slurm").glob("*.sh")}
     assert found - {"site.sh"} == {*SCRIPTS, *SHARED}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_slurm_would_take_it(cluster, name):
-    told = cluster.client("sbatch", "--test-only", ROOT / "slurm" / name, cwd=ROOT).stderr
-    assert re.search(r"Job \d+ to start at", told)
+def test_slurm_accepts_the_script(cluster, name):
+    output = cluster.client("sbatch", "--test-only", ROOT / "slurm" / name, cwd=ROOT).stderr
+    assert re.search(r"Job \d+ to start at", output)
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_the_time_kept_for_saving_is_the_one_that_is_checked(name):
-    kept = re.search(r"^#SBATCH --signal=B:USR1@(\d+)$", text(name), re.M)[1]
-    assert f"${{SBATCH_SIGNAL:-B:USR1@{kept}}}" in text("common.sh")
+def test_the_time_reserved_for_saving_is_the_default_of_the_check(name):
+    reserved = re.search(r"^#SBATCH --signal=B:USR1@(\d+)$", text(name), re.M)[1]
+    assert f"${{SBATCH_SIGNAL:-B:USR1@{reserved}}}" in text("common.sh")
 
 
-def test_several_nodes_are_one_node_but_for_their_number():
-    one, several = ([line for line in text(name).splitlines() if not line.startswith("# ")]
-                    for name in TRAINING)  # fmt: skip
-    assert [line for line in several if line not in one] == ["#SBATCH --nodes=2"]
+def test_the_training_scripts_differ_only_in_the_number_of_nodes():
+    one_node, several_nodes = (
+        [line for line in text(name).splitlines() if not line.startswith("# ")] for name in TRAINING
+    )
+    assert [line for line in several_nodes if line not in one_node] == ["#SBATCH --nodes=2"]
 
 
-def test_what_the_site_file_offers_is_read():
-    offered = set(re.findall(r"\b(STARGAN_\w+)", text("site.example.sh")))
+def test_every_variable_of_the_site_file_is_read():
+    documented = set(re.findall(r"\b(STARGAN_\w+)", text("site.example.sh")))
     scripts = "".join(map(text, ["common.sh", *SCRIPTS]))
-    assert {name for name in offered if name not in scripts} == set()
+    assert {name for name in documented if name not in scripts} == set()

@@ -1,4 +1,4 @@
-"""Every row of the table through the trainer: it learns what it says, and resumes to the bit."""
+"""Runs of all recipes: resuming, learning rates, saved weights of terms, averages."""
 
 import pytest
 import torch
@@ -17,44 +17,46 @@ from tests.helpers.runs import assert_same_bits
 CPU = torch.device("cpu")
 
 
-def options(run, shards, *args):
-    quiet = ("--monitor.sample_every", "0", "--checkpoint.every", "100")
+def make_config(run, shards, *options):
+    """Return the smoke configuration, without sample grids and with one checkpoint at the end."""
+    fewer_files = ("--monitor.sample_every", "0", "--checkpoint.every", "100")
     return configs.parse(
-        ["--config", str(SMOKE), "--run", str(run), "--data.shards", shards, *quiet, *args]
+        ["--config", str(SMOKE), "--run", str(run), "--data.shards", shards, *fewer_files, *options]
     )
 
 
 @pytest.mark.parametrize("name", [name for name in recipes.TABLE if name != "f"])
-def test_a_row_resumes_to_the_bit(shards, tmp_path, name):
-    """Stopped after three steps, within the five of which the last one steps G in some rows; rates
-    fall meanwhile."""
-    falling = ("--optim.decay_begin", "2", "--optim.decay_end", "9")
-    given = ("--recipe", name, "--steps", "6", *falling)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert train(options(whole, shards, *given)) == FINISHED
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(shards, tmp_path, name):
+    """The run stops after three steps: before G steps, in recipes where it steps in every fifth
+    iteration, and while learning rates decay."""
+    decay = ("--optim.decay_begin", "2", "--optim.decay_end", "9")
+    options = ("--recipe", name, "--steps", "6", *decay)
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    assert train(make_config(uninterrupted, shards, *options)) == FINISHED
     for steps in ("3", "6"):
-        assert train(options(broken, shards, *given, "--steps", steps)) == FINISHED
-    assert_same_bits(str(broken), str(whole))
-    translator = Translator.load(str(broken))
+        assert train(make_config(resumed, shards, *options, "--steps", steps)) == FINISHED
+    assert_same_bits(str(resumed), str(uninterrupted))
+    translator = Translator.load(str(resumed))
     x, y, z = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]), torch.randn(2, 16)
     assert translator.from_latents(x, y, z).isfinite().all()
     assert set(translator.networks) == set(recipes.TABLE[name].style.networks) | {"G"}
 
 
-def test_rates_fall_as_the_configuration_says(shards):
-    given = ("--optim.decay_begin", "10", "--optim.decay_end", "20", "--optim.lr", "0.5")
-    training = TrainState(resolve(options("r", shards, *given)), domain_labels(["a", "b"]), CPU)
+def test_learning_rates_decay_linearly_between_decay_begin_and_decay_end(shards):
+    options = ("--optim.decay_begin", "10", "--optim.decay_end", "20", "--optim.lr", "0.5")
+    spec = resolve(make_config("r", shards, *options))
+    state = TrainState(spec, domain_labels(["a", "b"]), CPU)
     rates = []
     for step in (0, 10, 15, 20, 30):
-        training.set_learning_rates(step)
-        rates.append(training.optimizers["G"].param_groups[0]["lr"])
+        state.set_learning_rates(step)
+        rates.append(state.optimizers["G"].param_groups[0]["lr"])
     assert rates == [0.5, 0.5, 0.25, 0, 0]
 
 
-def test_a_run_keeps_the_numbers_of_its_row(shards, tmp_path):
-    """So a resume notices if the table has other numbers one day."""
+def test_a_checkpoint_holds_the_numbers_of_its_recipe(shards, tmp_path):
+    """So a change of the table is noticed when the run is resumed."""
     run = tmp_path / "run"
-    train(options(run, shards, "--recipe", "a", "--steps", "1"))
+    train(make_config(run, shards, "--recipe", "a", "--steps", "1"))
     saved = checkpoints.find(str(run)).config
     assert saved["loss"] == {
         "reg": 10.0, "cls": 1.0, "sty": None, "cyc": 10.0, "ds": None, "ms": None,
@@ -64,15 +66,16 @@ def test_a_run_keeps_the_numbers_of_its_row(shards, tmp_path):
 
 
 def test_averages_move_in_iterations_of_d_alone_too(shards, tmp_path):
-    """Else what they remember would depend on how often G steps: G steps in the fifth here."""
-    run, given = tmp_path / "run", ("--recipe", "a", "--optim.ema", "0.5")
-    train(options(run, shards, *given, "--steps", "4"))
+    """Otherwise their memory, counted in images, would depend on how often G steps. Here G steps in
+    the fifth of six iterations."""
+    run, options = tmp_path / "run", ("--recipe", "a", "--optim.ema", "0.5")
+    train(make_config(run, shards, *options, "--steps", "4"))
     ema = checkpoints.find(str(run)).tensors("ema.safetensors")
-    networks = checkpoints.find(str(run)).tensors("networks.safetensors")
-    assert all(torch.equal(ema[name], networks[name]) for name in ema)  # as initialised
-    train(options(run, shards, *given, "--steps", "6"))
-    after = checkpoints.find(str(run))
-    moved, average = (after.tensors(f"{n}.safetensors") for n in ("networks", "ema"))
+    initial = checkpoints.find(str(run)).tensors("networks.safetensors")
+    assert all(torch.equal(ema[name], initial[name]) for name in ema)  # G has not stepped yet
+    train(make_config(run, shards, *options, "--steps", "6"))
+    checkpoint = checkpoints.find(str(run))
+    stepped, average = (checkpoint.tensors(f"{n}.safetensors") for n in ("networks", "ema"))
     name = "G.from_rgb.weight"
-    expected = 0.25 * networks[name] + 0.75 * moved[name]
+    expected = 0.25 * initial[name] + 0.75 * stepped[name]
     torch.testing.assert_close(average[name], expected)

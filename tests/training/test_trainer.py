@@ -1,3 +1,5 @@
+"""The trainer and its state: storage, averages, initial weights, learning rates, logged steps."""
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from stargan_dist.distributed.world import World
 from stargan_dist.engines.ddp import DDP
 from stargan_dist.errors import UserError
 from stargan_dist.objectives.recipes import resolve
-from stargan_dist.runs import async_writer as savers
+from stargan_dist.runs import async_writer
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.training.train_state import TrainState
 from stargan_dist.training.trainer import FINISHED, logs_at, train
@@ -19,65 +21,68 @@ from tests.helpers.runs import assert_same_bits
 CPU = torch.device("cpu")
 
 
-def smoke(run, shards, *args):
+def make_config(run, shards, *options):
+    """Return the smoke configuration."""
     return configs.parse(
-        ["--config", str(SMOKE), "--run", str(run), "--data.shards", shards, *args]
+        ["--config", str(SMOKE), "--run", str(run), "--data.shards", shards, *options]
     )
+
+
+def make_state(shards, *options):
+    """Return a new state of training on two domains."""
+    spec = resolve(make_config("r", shards, *options))
+    return TrainState(spec, domain_labels(["a", "b"]), CPU)
+
+
+def learning_rates(state):
+    return {letter: o.param_groups[0]["lr"] for letter, o in state.optimizers.items()}
 
 
 def test_a_run_on_another_file_system_resumes_too(shards, finished_run):
     run = "memory://elsewhere/run"
-    assert train(smoke(run, shards, "--steps", "3")) == FINISHED
+    assert train(make_config(run, shards, "--steps", "3")) == FINISHED
     assert checkpoints.find(run).step == 3
-    assert train(smoke(run, shards)) == FINISHED
+    assert train(make_config(run, shards)) == FINISHED
     assert_same_bits(run, finished_run)
     names = set(storage.list_names(run))
     assert {"config.yaml", "samples", "status.json", "tensorboard"} <= names
     storage.remove_folder("memory://elsewhere")
 
 
-def test_the_average_starts_at_the_initial_weights_and_follows(shards):
-    training = TrainState(
-        resolve(smoke("r", shards, "--optim.ema", "0.75")), domain_labels(["a", "b"]), CPU
-    )
-    average, current = training.ema["G"].from_rgb.weight, training.networks["G"].from_rgb.weight
-    begin = current.detach().clone()
-    assert torch.equal(average, begin)
+def test_the_average_starts_at_the_initial_weights_and_follows_the_network(shards):
+    state = make_state(shards, "--optim.ema", "0.75")
+    average, current = state.ema["G"].from_rgb.weight, state.networks["G"].from_rgb.weight
+    initial = current.detach().clone()
+    assert torch.equal(average, initial)
     with torch.no_grad():
         current += 1
-    training.update_averages(DDP(training.parts, ClipConfig(), {}, World()))
-    torch.testing.assert_close(average, begin + 0.25)
-    assert set(training.ema) == {"G", "F", "E"}
+    state.update_averages(DDP(state.parts, ClipConfig(), {}, World()))
+    torch.testing.assert_close(average, initial + 0.25)
+    assert set(state.ema) == {"G", "F", "E"}
 
 
 def test_initial_weights_depend_on_the_seed_alone(shards):
     def weight(seed):
-        torch.seed()  # whatever the global state is
-        config = smoke("r", shards, "--seed", str(seed))
-        return (
-            TrainState(resolve(config), domain_labels(["a", "b"]), CPU)
-            .networks["G"]
-            .from_rgb.weight
-        )
+        torch.seed()  # another global random state each time
+        return make_state(shards, "--seed", str(seed)).networks["G"].from_rgb.weight
 
     assert torch.equal(weight(1), weight(1))
     assert not torch.equal(weight(1), weight(2))
 
 
-@pytest.mark.parametrize(("rule", "times"), [("off", 1), ("linear", 4), ("sqrt", 2)])
-def test_rates_grow_with_the_batch_by_the_rule(shards, rule, times):
-    config = smoke("r", shards, "--optim.lr_scaling", rule, "--batch_size", "32")
-    training = TrainState(resolve(config), domain_labels(["a", "b"]), CPU)
-    rates = {name: o.param_groups[0]["lr"] for name, o in training.optimizers.items()}
-    assert rates["G"] == pytest.approx(times * 1e-4)
-    assert rates["F"] == pytest.approx(times * 1e-6)
+@pytest.mark.parametrize(("rule", "factor"), [("off", 1), ("linear", 4), ("sqrt", 2)])
+def test_learning_rates_scale_with_the_batch_by_the_rule(shards, rule, factor):
+    rates = learning_rates(make_state(shards, "--optim.lr_scaling", rule, "--batch_size", "32"))
+    assert rates["G"] == pytest.approx(factor * 1e-4)
+    assert rates["F"] == pytest.approx(factor * 1e-6)
 
 
 @pytest.mark.parametrize("failures", [1, 99])
-def test_a_checkpoint_that_cannot_be_written_beside_the_training(
-    shards, tmp_path, monkeypatch, capsys, failures
+def test_a_failed_background_write_of_a_checkpoint_is_repeated(
+    shards, tmp_path, monkeypatch, caplog, failures
 ):
-    """Once: it is told, and the run ends with what it would have. For good: the run ends."""
+    """After one failure the run finishes with all checkpoints. After repeated failures it stops.
+    The failure is reported in both cases."""
     original, calls = checkpoints.save, []
 
     def save(*args):
@@ -87,26 +92,24 @@ def test_a_checkpoint_that_cannot_be_written_beside_the_training(
         original(*args)
 
     monkeypatch.setattr(checkpoints, "save", save)
-    monkeypatch.setattr(savers, "WAIT_SECONDS", 0.0)
-    config = smoke(tmp_path / "run", shards)
+    monkeypatch.setattr(async_writer, "WAIT_SECONDS", 0.0)
+    config = make_config(tmp_path / "run", shards)
     if failures == 1:
         assert train(config) == FINISHED
         assert checkpoints.list_steps(config.run) == [2, 4, 6]
     else:
         with pytest.raises(UserError, match="the disk is full"):
             train(config)
-    assert "the disk is full; training goes on, trying again" in capsys.readouterr().err
+    assert "the disk is full; training continues, retrying" in caplog.text
 
 
-def test_the_mapping_network_has_its_own_learning_rate(shards):
-    config = smoke("r", shards, "--optim.lr", "3e-4", "--optim.lr_mapping", "2e-6")
-    training = TrainState(resolve(config), domain_labels(["a", "b"]), CPU)
-    rates = {name: o.param_groups[0]["lr"] for name, o in training.optimizers.items()}
+def test_the_mapping_network_has_a_separate_learning_rate(shards):
+    rates = learning_rates(make_state(shards, "--optim.lr", "3e-4", "--optim.lr_mapping", "2e-6"))
     assert rates == {"G": 3e-4, "F": 2e-6, "E": 3e-4, "D": 3e-4}
 
 
-def test_steps_that_are_logged_are_of_each_set_in_turn():
-    """By their numbers from 1: step s is of set (s - 1) mod sets."""
+def test_logged_steps_alternate_between_data_sources():
+    """Steps are numbered from 1: step s belongs to source (s - 1) mod the number of sources."""
     assert [s for s in range(1, 13) if logs_at(s, 4, 12, 1)] == [4, 8, 12]
     assert [s for s in range(1, 13) if logs_at(s, 4, 13, 2)] == [3, 8, 11]
     assert [s for s in range(1, 20) if logs_at(s, 6, 20, 3)] == [5, 10, 18]

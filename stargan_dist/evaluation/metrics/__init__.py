@@ -1,1 +1,1 @@
-"""FID, KID, LPIPS and the networks that they use."""
+"""FID, KID and LPIPS, and the networks that they use."""

@@ -1,7 +1,7 @@
-"""A small network that learns from a set's own images what to measure them by.
+"""A small metric network trained on a dataset's own images.
 
-For sets such as the drawn animals, and for machines without pretrained weights. Its numbers are
-called demo_fid, demo_kid and demo_lpips: they compare runs on one set, and nothing else.
+It serves datasets such as the drawn animals, and machines without pretrained weights. Its metrics
+are named demo_fid, demo_kid and demo_lpips. They compare runs on one dataset only.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from stargan_dist.data.order import seeded_rng
 from stargan_dist.data.reader import ShardReader, load_split
 from stargan_dist.evaluation.metrics.lpips import mean_pairwise_distance
 
-NAMES = ("demo_fid", "demo_kid", "demo_lpips")
-SIDE = 32
+METRIC_NAMES = ("demo_fid", "demo_kid", "demo_lpips")
+INPUT_PIXELS = 32
 WIDTHS = (16, 32, 64)
-IMAGES = 500  # of each domain, at most
-STEPS, BATCH, LR = 300, 64, 2e-3
+MAX_IMAGES = 500  # per domain, for training
+STEPS, BATCH_SIZE, LEARNING_RATE = 300, 64, 2e-3
 
 
 class DemoNetwork(nn.Module):
-    """A classifier of domains at 32 px, and the features of its layers."""
+    """A classifier of domains at 32 px that exposes the features of its layers."""
 
     centre: Tensor
     scale: Tensor
@@ -36,24 +36,27 @@ class DemoNetwork(nn.Module):
         self.register_buffer("scale", torch.ones(sum(WIDTHS)))
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, H) in [-1, 1] -> features at 32, 16 and 8 px."""
-        h, features = F.adaptive_avg_pool2d(images, SIDE), []
+        """Return features at 32, 16 and 8 px of images (N, 3, H, H) in [-1, 1]."""
+        h, features = F.adaptive_avg_pool2d(images, INPUT_PIXELS), []
         for i, convolution in enumerate(self.convolutions):
             h = F.relu(convolution(F.max_pool2d(h, 2) if i else h))
             features.append(h)
         return features
 
     def means(self, images: Tensor) -> Tensor:
-        """(N, 112)"""
+        """Return the spatial means of all layers (N, 112)."""
         return torch.cat([layer.mean((2, 3)) for layer in self.layers(images)], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores of the domains (N, K)."""
+        """Return the logits of the domains (N, K)."""
         return self.head(self.layers(images)[-1].mean((2, 3)))
 
 
 class DemoFeatures(nn.Module):
-    """uint8 (N, 3, H, H) -> means of all layers (N, 112), standardised over the training images."""
+    """Maps uint8 images (N, 3, H, H) to spatial means of all layers (N, 112).
+
+    The means are standardised over the training images.
+    """
 
     num_features = sum(WIDTHS)
 
@@ -67,7 +70,7 @@ class DemoFeatures(nn.Module):
 
 
 class DemoDiversity(nn.Module):
-    """As LPIPS, with all channels of a layer weighing the same: (S, n, 3, H, H) -> (S,)."""
+    """LPIPS on the demo network with equal channel weights: (S, n, 3, H, H) -> (S,)."""
 
     def __init__(self, network: DemoNetwork) -> None:
         super().__init__()
@@ -80,29 +83,39 @@ class DemoDiversity(nn.Module):
 
 
 def build(num_domains: int, state: Mapping[str, Tensor]) -> DemoNetwork:
+    """Build the network with trained weights, frozen and in evaluation mode."""
     network = DemoNetwork(num_domains)
     network.load_state_dict(dict(state))
     return network.requires_grad_(False).eval()
 
 
 def train(reader: ShardReader) -> dict[str, Tensor]:
-    """Weights learnt from training images, the same for the same images (and threads)."""
+    """Train the network on a reader's images.
+
+    Returns:
+        The state dict. It is the same for the same images and number of threads.
+    """
     largest = max(reader.num_images(domain) for domain in range(len(reader.index.domains)))
-    split = load_split(reader, SIDE, per_domain=min(IMAGES, largest))
+    split = load_split(reader, INPUT_PIXELS, per_domain=min(MAX_IMAGES, largest))
     images, labels = split.images.float() / 127.5 - 1, split.labels
     rng = seeded_rng(0, "demo network")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**31)))
         network = DemoNetwork(len(split.domains))
-    optimizer = torch.optim.Adam(network.parameters(), lr=LR)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     for _ in range(STEPS):
-        chosen = torch.from_numpy(rng.integers(len(images), size=BATCH))
-        flipped = images[chosen].flip(3) if rng.random() < 0.5 else images[chosen]
+        chosen = torch.from_numpy(rng.integers(len(images), size=BATCH_SIZE))
+        batch = images[chosen].flip(3) if rng.random() < 0.5 else images[chosen]
         optimizer.zero_grad()
-        F.cross_entropy(network(flipped), labels[chosen]).backward()
+        F.cross_entropy(network(batch), labels[chosen]).backward()
         optimizer.step()
-    with torch.no_grad():
-        means = network.means(images)
-        network.centre.copy_(means.mean(0))
-        network.scale.copy_(means.std(0) + 0.1 * means.std())  # some channels are dead
+    _standardise(network, images)
     return network.state_dict()
+
+
+@torch.no_grad()
+def _standardise(network: DemoNetwork, images: Tensor) -> None:
+    """Set the buffers that centre and scale the features of these images."""
+    means = network.means(images)
+    network.centre.copy_(means.mean(0))
+    network.scale.copy_(means.std(0) + 0.1 * means.std())  # the offset: some channels are dead

@@ -1,4 +1,4 @@
-"""The networks that images are measured with."""
+"""Pretrained networks that extract features from images."""
 
 import io
 
@@ -15,10 +15,14 @@ INCEPTION_PIXELS = 299
 
 
 class PaperInception(nn.Module):
-    """The paper's: uint8 (N, 3, H, H) -> pooled features of torchvision's Inception-v3 (N, 2048).
+    """Inception-v3 as in the paper: uint8 (N, 3, H, H) -> pooled features (N, 2048).
 
-    Images are resized as PIL does it, to 8 bits, and normalised by the mean and deviation of
-    ImageNet, which torchvision's own preprocessing of these weights does not do.
+    The network and its weights are torchvision's. Images are resized to 8 bits as PIL does. Unlike
+    in torchvision's own preprocessing for these weights, they are then normalised by the mean and
+    standard deviation of ImageNet.
+
+    Raises:
+        UserError: the weights belong to another network.
     """
 
     num_features = 2048
@@ -28,7 +32,10 @@ class PaperInception(nn.Module):
     def __init__(self, weights: Weights) -> None:
         super().__init__()
         self.network = inception_v3(weights=None, transform_input=False, init_weights=False)
-        _fill(self.network, weights)
+        try:
+            self.network.load_state_dict(weights.state)
+        except RuntimeError as error:
+            raise _mismatch(weights, error) from error
         self.network.AuxLogits = None
         self.network.fc = nn.Identity()
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
@@ -44,7 +51,10 @@ class PaperInception(nn.Module):
 class TensorFlowInception(nn.Module):
     """The network of the original FID: uint8 (N, 3, H, H) -> pooled features (N, 2048).
 
-    torch-fidelity's copy of it, with torchmetrics' antialiased resize.
+    It is torch-fidelity's port with torchmetrics' antialiased resize.
+
+    Raises:
+        UserError: torch-fidelity is not installed, or the weights belong to another network.
     """
 
     num_features = 2048
@@ -58,14 +68,15 @@ class TensorFlowInception(nn.Module):
             raise UserError(
                 "protocol clean needs torch-fidelity: pip install 'stargan_dist[clean]'"
             ) from error
-        # It would unpickle whatever a file holds; ours was loaded safely and is written again.
+        # The constructor unpickles a file without restrictions, so it is given a fresh one with
+        # the weights that were loaded safely.
         file = io.BytesIO()
         torch.save(weights.state, file)
         file.seek(0)
         try:
             self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], file)
         except RuntimeError as error:
-            raise _unfit(weights, error) from error
+            raise _mismatch(weights, error) from error
         self.requires_grad_(False).eval()
         self.network.to(memory_format=torch.channels_last)
 
@@ -73,20 +84,18 @@ class TensorFlowInception(nn.Module):
         return self.network(images)
 
 
-def _fill(network: nn.Module, weights: Weights) -> None:
-    try:
-        network.load_state_dict(weights.state)
-    except RuntimeError as error:
-        raise _unfit(weights, error) from error
-
-
-def _unfit(weights: Weights, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
-    return UserError(f"{weights.file} does not hold the weights of {weights.network}: {reason}")
-
-
 def alexnet_lpips(weights: Weights) -> Lpips:
+    """Build LPIPS with these weights of AlexNet.
+
+    Raises:
+        UserError: the weights belong to another network.
+    """
     try:
         return Lpips(weights.state)
     except (RuntimeError, KeyError) as error:
-        raise _unfit(weights, error) from error
+        raise _mismatch(weights, error) from error
+
+
+def _mismatch(weights: Weights, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{weights.file} does not hold the weights of {weights.network}: {reason}")

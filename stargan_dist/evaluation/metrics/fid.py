@@ -9,8 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Mean (d,) and covariance (d, d) of features, float64; `noise` is what rounding leaves of a
-    variance that is 0."""
+    """A Gaussian fitted to features.
+
+    Attributes:
+        mean: float64 (d,).
+        covariance: float64 (d, d).
+        noise: the rounding error of a variance of 0.
+    """
 
     mean: Tensor
     covariance: Tensor
@@ -18,15 +23,20 @@ class Gaussian:
 
     @cached_property
     def factor(self) -> Tensor:
-        """A with A Aᵀ = covariance, (d, rank)."""
+        """A matrix A (d, rank) with A Aᵀ = covariance."""
         values, vectors = torch.linalg.eigh(self.covariance)
         kept = values > self.noise
         return vectors[:, kept] * values[kept].sqrt()
 
 
 def fit(count: float, total: Tensor, outer: Tensor) -> Gaussian:
-    """The Gaussian of `count` features, at least two, from their sum (d,) and the sum of their
-    outer products (d, d)."""
+    """Fit a Gaussian to features, given their sums.
+
+    Args:
+        count: the number of feature vectors, at least two.
+        total: their sum (d,).
+        outer: the sum of their outer products (d, d).
+    """
     mean = total / count
     covariance = (outer - count * torch.outer(mean, mean)) / (count - 1)
     second_moment = outer.trace().item() / count
@@ -35,11 +45,11 @@ def fit(count: float, total: Tensor, outer: Tensor) -> Gaussian:
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """|μa - μb|² + Tr(Σa + Σb - 2 (Σa Σb)^½).
+    """Compute |μa - μb|² + Tr(Σa + Σb - 2 (Σa Σb)^½).
 
-    With Σa = A Aᵀ and Σb = B Bᵀ the trace of the root is the sum of the singular values of Aᵀ B.
-    Unlike a root of Σa Σb it is exact to rounding where the covariances are singular, as those of
-    fewer images than features are.
+    With Σa = A Aᵀ and Σb = B Bᵀ, the trace of the root is the sum of the singular values of Aᵀ B.
+    Unlike the matrix root of Σa Σb, this is exact to rounding for singular covariances, which
+    occur where there are fewer images than features.
     """
     root = torch.linalg.svdvals(a.factor.T @ b.factor).sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace()

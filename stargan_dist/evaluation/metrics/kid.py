@@ -1,22 +1,30 @@
-"""Kernel distance (KID, arXiv 1801.01401): unbiased, so it suits small sets."""
+"""Kernel distance (KID, arXiv 1801.01401). It is unbiased, so it suits small datasets."""
 
 from torch import Tensor
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    """The paper's: (xᵀy / d + 1)³."""
+    """The paper's polynomial kernel (xᵀy / d + 1)³ of all pairs."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def _mean_of_others(x: Tensor) -> Tensor:
-    """The mean of the kernel over pairs of different features."""
+def _mean_over_distinct_pairs(x: Tensor) -> Tensor:
+    """Mean of the kernel over pairs of different feature vectors."""
     pairs = _kernel(x, x)
     return (pairs.sum() - pairs.diagonal().sum()) / (len(x) * (len(x) - 1))
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
-    """The unbiased estimate of the squared maximum mean discrepancy over all pairs of features
-    (m, d) and (n, d), at least two each. It may be a little below 0."""
+    """Estimate the squared maximum mean discrepancy without bias, over all pairs of features.
+
+    Args:
+        real: (m, d) with m at least 2.
+        fake: (n, d) with n at least 2.
+
+    Returns:
+        The estimate. It may be slightly negative.
+    """
     real, fake = real.double(), fake.double()
     across = _kernel(real, fake).mean()
-    return float(_mean_of_others(real) + _mean_of_others(fake) - 2 * across)
+    within = _mean_over_distinct_pairs(real) + _mean_over_distinct_pairs(fake)
+    return float(within - 2 * across)

@@ -1,4 +1,4 @@
-"""Perceptual diversity of the outputs of one source (LPIPS, arXiv 1801.03924)."""
+"""Perceptual diversity of the outputs of a source (LPIPS, arXiv 1801.03924)."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 
 def mean_pairwise_distance(layers: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """The mean LPIPS distance over all pairs of n images, from one pass over each image.
+    """Mean LPIPS over all pairs of n images, computed from one pass over each image.
 
-    Features (S, n, C, H, W) of each layer are normalised to length 1 over the channels. LPIPS is
-    the weighted sum over channels of their squared differences, averaged over places and summed
-    over layers; and the mean of squared differences over all pairs is twice the variance.
+    LPIPS normalises features to length 1 over the channels. It is the weighted sum over channels of
+    squared differences, averaged over positions and summed over layers. The mean of the squared
+    differences over all pairs is twice the variance.
 
     Args:
-        layers: for S groups of n images.
-        weights: of each layer's channels, (C,).
+        layers: features (S, n, C, H, W) of each layer, for S groups of n images.
+        weights: channel weights (C,) of each layer.
 
     Returns:
         (S,)
@@ -34,17 +34,17 @@ class Lpips(nn.Module):
     """LPIPS 0.1 with AlexNet: images (S, n, 3, H, H) in [-1, 1] -> mean over pairs (S,).
 
     Args:
-        alexnet: torchvision's state dict. The weights of the channels come with `lpips`.
+        alexnet: torchvision's state dict. The channel weights come with the package `lpips`.
     """
 
     def __init__(self, alexnet: Mapping[str, Tensor]) -> None:
         super().__init__()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it calls torchvision in an outdated way
+            warnings.simplefilter("ignore")  # the package calls deprecated torchvision functions
             self.package = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-        own = self.package.net.state_dict()  # slice2.3.weight is features.3.weight
-        renamed = {name: alexnet["features." + name.split(".", 1)[1]] for name in own}
-        self.package.net.load_state_dict(renamed)
+        names = self.package.net.state_dict()  # slice2.3.weight is features.3.weight
+        state = {name: alexnet["features." + name.split(".", 1)[1]] for name in names}
+        self.package.net.load_state_dict(state)
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:

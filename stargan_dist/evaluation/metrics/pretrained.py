@@ -1,4 +1,4 @@
-"""Pretrained weights: files that are downloaded once, or named."""
+"""Pretrained weights: downloaded once into torch's cache, or loaded from a given file."""
 
 import hashlib
 import io
@@ -16,39 +16,47 @@ from stargan_dist import storage
 from stargan_dist.errors import UserError
 
 
-class Source(NamedTuple):
-    """A file of weights as published. Its name ends with the beginning of its SHA-256."""
+class WeightsFile(NamedTuple):
+    """A published file of weights. Its name ends with the first digits of its SHA-256.
+
+    Attributes:
+        network: the network's name in messages and results.
+        url: where the file is published.
+        option: the option of `stargan_dist.evaluate` that names a local copy, without dashes.
+    """
 
     network: str
     url: str
-    option: str  # of `stargan_dist.evaluate`
+    option: str
 
     @property
     def name(self) -> str:
+        """The name of the file."""
         return self.url.rpartition("/")[2]
 
     @property
     def hash_prefix(self) -> str:
+        """The first digits of the file's SHA-256."""
         return Path(self.name).stem.rpartition("-")[2]
 
     @property
-    def cached(self) -> Path:
-        """Where torch keeps it."""
+    def cache_path(self) -> Path:
+        """The path of the file in torch's cache."""
         return Path(torch.hub.get_dir()) / "checkpoints" / self.name
 
 
-PAPER_INCEPTION = Source(
+PAPER_INCEPTION = WeightsFile(
     "torchvision Inception-v3",
     "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
     "inception-weights",
 )
-TF_INCEPTION = Source(
+TF_INCEPTION = WeightsFile(
     "TensorFlow Inception-v3",
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth",
     "inception-weights",
 )
-ALEXNET = Source(
+ALEXNET = WeightsFile(
     "torchvision AlexNet",
     "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
     "alexnet-weights",
@@ -57,7 +65,15 @@ ALEXNET = Source(
 
 @dataclass(frozen=True)
 class Weights:
-    """Loaded weights, and what they are. `official`: those of the published file."""
+    """Loaded weights of a network.
+
+    Attributes:
+        network: the network's name.
+        file: the name of the file.
+        sha256: the hash of the file.
+        official: the file is the published one.
+        state: the state dict.
+    """
 
     network: str
     file: str
@@ -66,65 +82,74 @@ class Weights:
     state: dict[str, Tensor]
 
     @property
-    def facts(self) -> dict[str, str | bool]:
-        """What a result tells of them."""
+    def description(self) -> dict[str, str | bool]:
+        """The description of the weights in a result file."""
         return {"network": self.network, "sha256": self.sha256, "official": self.official}
 
 
-def load_all(wanted: Mapping[Source, str]) -> list[Weights]:
-    """Load files of weights: for each source the file or URL named for it, or "" to download it.
+def load_all(files: Mapping[WeightsFile, str]) -> list[Weights]:
+    """Load several files of weights.
+
+    Args:
+        files: for each published file the path or URL of a copy, or "" to download it.
 
     Raises:
-        UserError: one line about all that cannot be had, or a file that holds no weights.
+        UserError: one line that names all files that are not available, or a file that holds no
+            weights.
     """
-    missing = [complaint for source, file in wanted.items() if (complaint := _fetch(source, file))]
-    if missing:
-        raise UserError("; ".join(missing))
-    return [_load(source, file or str(source.cached)) for source, file in wanted.items()]
+    errors = [error for file, copy in files.items() if (error := _ensure_cached(file, copy))]
+    if errors:
+        raise UserError("; ".join(errors))
+    return [_load(file, copy or str(file.cache_path)) for file, copy in files.items()]
 
 
-def _fetch(source: Source, file: str) -> str:
-    """Have a file in torch's cache unless another is named. Returns what is wrong, if anything."""
-    if file or source.cached.is_file():
+def _ensure_cached(file: WeightsFile, copy: str) -> str:
+    """Download a file into torch's cache unless it is there or a copy is given.
+
+    Returns:
+        An error message, empty on success.
+    """
+    if copy or file.cache_path.is_file():
         return ""
     try:
-        source.cached.parent.mkdir(parents=True, exist_ok=True)
-        with _time_limit(storage.current_config().timeout_seconds):
+        file.cache_path.parent.mkdir(parents=True, exist_ok=True)
+        with _socket_timeout(storage.current_config().timeout_seconds):
             torch.hub.download_url_to_file(
-                source.url, str(source.cached), source.hash_prefix, progress=False
+                file.url, str(file.cache_path), file.hash_prefix, progress=False
             )
         return ""
     except (OSError, RuntimeError) as error:
         return (
-            f"no weights of {source.network}: cannot download {source.url} ({error}); fetch it "
-            f"elsewhere and put it at {source.cached}, or name it with --{source.option} FILE "
-            f"(in training --evaluation.{source.option.replace('-', '_')} FILE)"
+            f"no weights of {file.network}: cannot download {file.url} ({error}); download it "
+            f"elsewhere and copy it to {file.cache_path}, or name it with --{file.option} FILE "
+            f"(in training --evaluation.{file.option.replace('-', '_')} FILE)"
         )
 
 
 @contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Servers that do not answer are not waited for."""
-    before = socket.getdefaulttimeout()
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Set a time limit for servers that do not answer."""
+    previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
         yield
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(previous)
 
 
-def _load(source: Source, file: str) -> Weights:
+def _load(file: WeightsFile, url: str) -> Weights:
     try:
-        data = storage.read_bytes(file)
+        data = storage.read_bytes(url)
     except OSError as error:
-        raise UserError(f"cannot read the weights of {source.network}, {file}: {error}") from error
+        raise UserError(f"cannot read the weights of {file.network}, {url}: {error}") from error
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises nearly anything on foreign bytes
+    except Exception as error:  # the unpickler raises almost any exception on foreign bytes
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{file} holds no weights that can be loaded safely: {reason}") from error
+        raise UserError(f"{url} holds no weights that can be loaded safely: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"{file} holds no weights that can be loaded safely: it is no state dict")
+        reason = "it is not a state dict"
+        raise UserError(f"{url} holds no weights that can be loaded safely: {reason}")
     sha256 = hashlib.sha256(data).hexdigest()
-    official = sha256.startswith(source.hash_prefix)
-    return Weights(source.network, Path(file).name, sha256, official, state)
+    official = sha256.startswith(file.hash_prefix)
+    return Weights(file.network, Path(url).name, sha256, official, state)

@@ -1,8 +1,8 @@
-"""Resizing to 8 bits as PIL does it, on any device.
+"""Bilinear resizing to 8 bits that equals PIL's bit for bit, on any device.
 
 The paper's protocol passes images through files and PIL. PIL resizes rows, rounds to 8 bits, and
-then columns, with weights of 22 fractional bits. Those are small integers, so float64 computes
-them exactly, and the result equals PIL's bit for bit.
+then resizes columns, with weights of 22 fractional bits. All values are small integers, so float64
+computes them exactly.
 """
 
 from functools import lru_cache
@@ -15,26 +15,27 @@ FRACTION_BITS = 22  # of Pillow's weights for images of 8 bits
 
 
 @lru_cache(maxsize=8)
-def _weights(size: int, to: int, device: torch.device) -> Tensor:
-    """The triangular filter of each output pixel over a line of inputs: integers (to, size)."""
-    scale = size / to
+def _weights(in_size: int, out_size: int, device: torch.device) -> Tensor:
+    """Triangular filter of each output pixel over a row of inputs, integers (out_size, in_size)."""
+    scale = in_size / out_size
     support = max(scale, 1.0)  # wider where the image shrinks: antialiased
-    centres = (np.arange(to)[:, None] + 0.5) * scale
-    distances = np.abs(np.arange(size)[None] + 0.5 - centres) / support
+    centres = (np.arange(out_size)[:, None] + 0.5) * scale
+    distances = np.abs(np.arange(in_size)[None] + 0.5 - centres) / support
     weights = np.clip(1 - distances, 0, None)
     weights /= weights.sum(1, keepdims=True)
     return torch.from_numpy(np.floor(weights * 2**FRACTION_BITS + 0.5)).to(device)
 
 
-def _rounded(sums: Tensor) -> Tensor:
+def _round_to_8_bits(sums: Tensor) -> Tensor:
+    """Divide weighted sums by 2**FRACTION_BITS and round them, in place."""
     return sums.add_(2 ** (FRACTION_BITS - 1)).mul_(2.0**-FRACTION_BITS).floor_().clamp_(0, 255)
 
 
-def resize_bilinear(images: Tensor, to: int) -> Tensor:
-    """uint8 (N, 3, H, H) -> integers 0 to 255 as float64 (N, 3, to, to)."""
+def resize_bilinear(images: Tensor, size: int) -> Tensor:
+    """Resize uint8 images (N, 3, H, H) to integers in [0, 255], float64 (N, 3, size, size)."""
     pixels = images.double()
-    if images.shape[-1] == to:
+    if images.shape[-1] == size:
         return pixels
-    weights = _weights(images.shape[-1], to, images.device)
-    lines = _rounded(pixels @ weights.T)
-    return _rounded(weights @ lines)
+    weights = _weights(images.shape[-1], size, images.device)
+    rows = _round_to_8_bits(pixels @ weights.T)
+    return _round_to_8_bits(weights @ rows)

@@ -20,13 +20,14 @@ def images():
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8))
 
 
-def test_the_papers_features_equal_the_literal_way_through_pil(images):
-    """PNG, PIL's resize, torchvision's transforms, and the pooled features caught by a hook."""
+def test_paper_features_equal_a_literal_pipeline_through_pil(images):
+    """The literal pipeline: PIL's resize, torchvision's transforms, and a hook that records the
+    pooled features."""
     state = weights.paper_inception()
     network = inception_v3(weights=None, transform_input=False, init_weights=False).eval()
     network.load_state_dict(state)
-    caught = []
-    network.avgpool.register_forward_hook(lambda *args: caught.append(args[2].flatten(1)))
+    recorded = []
+    network.avgpool.register_forward_hook(lambda *args: recorded.append(args[2].flatten(1)))
     literal = transforms.Compose([
         transforms.Resize((299, 299)),
         transforms.ToTensor(),
@@ -34,20 +35,20 @@ def test_the_papers_features_equal_the_literal_way_through_pil(images):
     ])  # fmt: skip
     with torch.no_grad():
         for image in images:
-            file = Image.fromarray(image.permute(1, 2, 0).numpy())
-            network(literal(file)[None])
-        ours = PaperInception(weights.make_weights("Inception", state))(images)
+            pil_image = Image.fromarray(image.permute(1, 2, 0).numpy())
+            network(literal(pil_image)[None])
+        ours = PaperInception(weights.loaded("Inception", state))(images)
     assert ours.shape == (2, 2048)
-    assert (ours - torch.cat(caught)).norm() < 1e-5 * ours.norm()
+    assert (ours - torch.cat(recorded)).norm() < 1e-5 * ours.norm()
 
 
-def test_the_clean_features_equal_torchmetrics(images, tmp_path):
+def test_clean_features_equal_those_of_torchmetrics(images, tmp_path):
     state = weights.tf_inception()
     file = weights.write(tmp_path / "weights.pth", state)
-    theirs = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(file)).inception
-    ours = TensorFlowInception(weights.make_weights("Inception", state))
+    reference = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(file)).inception
+    ours = TensorFlowInception(weights.loaded("Inception", state))
     with torch.no_grad():
-        expected = theirs(images)
+        expected = reference(images)
         assert (ours(images) - expected).norm() < 1e-5 * expected.norm()
 
 
@@ -59,6 +60,6 @@ def test_the_clean_features_equal_torchmetrics(images, tmp_path):
         (alexnet_lpips, weights.paper_inception),
     ],
 )
-def test_weights_of_another_network_are_named(network, state):
+def test_weights_of_another_network_are_rejected_by_file_and_network(network, state):
     with pytest.raises(UserError, match=r"drawn\.pth does not hold the weights of a network"):
-        network(weights.make_weights("a network", state()))
+        network(weights.loaded("a network", state()))
