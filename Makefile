@@ -5,14 +5,15 @@
 #                 (as root, both first install Debian's Slurm, which some tests start)
 # make docs       the documentation site, in build/site
 # make check      lint, format, types, spelling, documentation site
-# Each sets up a virtual environment in .venv first, once.
+# make setup      the virtual environment in .venv, which the targets above set up first, once
+# make clean      remove build/
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: demo ablation joint test test-slow docs check clean setup
+.PHONY: demo ablation joint announce-test test test-slow docs check clean setup
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -26,15 +27,17 @@ $(READY): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+announce-test:
+	@echo "installs what is missing: the virtual environment $(VENV) and, as root, Debian's packages of Slurm"
+
 # Two test files at a time, in the order of their names. xdist would otherwise leave long files with
 # few tests to the end.
-test: $(READY)
-	@echo "make test: uses $(VENV); as root, installs Debian's Slurm packages if they are missing"
+test: announce-test $(READY)
 	@tests/slurm/install.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  --cov --cov-report term
 
-test-slow: $(READY)
+test-slow: announce-test $(READY)
 	@tests/slurm/install.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
@@ -44,10 +47,12 @@ check: $(READY)
 	$(BIN)/shellcheck --external-sources slurm/*.sh launchers/*.sh tests/slurm/*.sh
 	$(BIN)/mypy
 	$(BIN)/codespell
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(MAKE) --no-print-directory docs
 
+# Not with --quiet: strict mode would then miss the warnings. The variable silences an announcement
+# of mkdocs-material about MkDocs 2.
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "open build/site/index.html"
 
 # Two processes on CPUs; on GPUs as many as there are, down to a power of two.
