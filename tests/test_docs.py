@@ -1,0 +1,90 @@
+"""The documentation names what exists, and its code runs."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_imports import COMMANDS, FLOORS
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "stargan_dist"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# The site does not check links of these files, which code hosts show.
+TOP_FILES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+FOLDERS = "tests|baselines|benchmarks|experiments|configs|launchers|slurm|docs"
+
+
+def inline_code(page):
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"`([^`]+)`", text)
+
+
+@cache
+def sources():
+    """Return the source of each module by its dotted name."""
+    paths = PACKAGE.rglob("*.py")
+    names = ((".".join(path.relative_to(ROOT).with_suffix("").parts), path) for path in paths)
+    return {name.removesuffix(".__init__"): path.read_text() for name, path in names}
+
+
+def exists(dotted):
+    """Return whether a dotted name is a module, or a name in one."""
+    module, _, name = dotted.rpartition(".")
+    if dotted in sources():
+        return True
+    return module in sources() and re.search(rf"\b{name}\b", sources()[module]) is not None
+
+
+def is_member(owner, member):
+    """Return whether a class has a member. Names of other packages' classes are not checked."""
+    defining = [text for text in sources().values() if re.search(rf"^class {owner}\b", text, re.M)]
+    return not defining or any(re.search(rf"\b{member}\b", text) for text in defining)
+
+
+def test_every_room_has_a_page_in_the_api_reference():
+    rooms = {room for floor in FLOORS for room in floor} - {"errors", *COMMANDS}
+    assert {page.stem for page in (ROOT / "docs" / "api").glob("*.md")} == rooms | {"index"}
+
+
+@pytest.mark.parametrize("name", TOP_FILES)
+def test_relative_links_lead_to_files(name):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_in_the_documentation_exist(page):
+    code = " ".join(inline_code(page))
+    rooms = "|".join(path.name for path in PACKAGE.iterdir() if path.is_dir())
+    paths = re.findall(rf"(?<![\w/])(?:(?:{FOLDERS}|{rooms}|stargan_dist)/[\w/.]+\.\w+)\b", code)
+    written_by_users = {"slurm/site.sh"}
+    assert [
+        path
+        for path in {*paths} - written_by_users
+        if not ((ROOT / path).exists() or (PACKAGE / path).exists())
+    ] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_in_the_documentation_exist(page):
+    dotted = re.findall(r"\bstargan_dist(?:\.\w+)+", page.read_text())
+    assert [name for name in dotted if not exists(name)] == []
+    members = re.findall(r"\b([A-Z][a-z]\w+)\.(\w+)", " ".join(inline_code(page)))
+    assert [f"{owner}.{member}" for owner, member in members if not is_member(owner, member)] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/inference.md"])
+def test_examples_in_python_translate_images(page, finished_run):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    for documented, here in {
+        "runs/afhq": str(finished_run), "256": "32", "cuda": "cpu", ', checkpoint="best"': "",
+    }.items():  # fmt: skip
+        code = code.replace(documented, here)
+    names = {}
+    exec(code, names)
+    translated = names["images"] if "images" in names else names["image"]
+    assert translated.shape[1:] == (3, 32, 32)
+    assert torch.isfinite(translated).all()
