@@ -72,7 +72,7 @@ def test_skipped_samples_are_printed_logged_and_saved(copy, tmp_path):
     assert samples > 2
     logged = scalars(tmp_path / "one", ("data/skipped_samples",))["data/skipped_samples"]
     assert logged[-1] == (6, samples)
-    assert f"replaced {samples} samples so far: {samples} of shard {bad}" in done.stdout
+    assert f"replaced {samples} samples so far: {samples} of shard {bad}" in done.stderr
 
     train(tmp_path / "resumed", *SKIP, "--steps", "4")
     train(tmp_path / "resumed", *SKIP)
