@@ -367,7 +367,9 @@ def test_a_plan_rejects_unreadable_labels_unless_samples_are_skipped(tmp_path, f
 
 @pytest.mark.parametrize("recipe", ["b", "c", "d", "e", "f"])
 def test_a_plan_rejects_labels_that_the_recipe_cannot_use(tmp_path, faces, recipe):
-    with pytest.raises(UserError, match=f"recipe: {recipe} .* or use --recipe with one of stargan, a, c_acgan"):
+    with pytest.raises(
+        UserError, match=f"recipe: {recipe} .* or use --recipe with one of stargan, a, c_acgan"
+    ):
         prepared_run(tmp_path / "run", sources_of(faces=faces), "--recipe", recipe)
 
 
