@@ -92,7 +92,7 @@ def test_a_nonfinite_gradient_stops_all_ranks(train, tmp_path, nan_driver):
     assert "step 4: the gradient of D/latent/D was not finite" in line
     assert "--optim.on_nonfinite skip" in line
     report = json.loads((run / "nonfinite" / "step_00000004.json").read_text())
-    assert report["left_as_they_were"] == ["D/latent/D"]
+    assert report["unchanged_networks"] == ["D/latent/D"]
     assert "D/latent/reg" in report["terms_by_rank"][1]
     assert "D/latent/reg" not in report["terms_by_rank"][0]
     assert [sample["slot"] for sample in report["samples"]] == [12, 13, 14, 15]

@@ -41,7 +41,7 @@ def test_several_ranks_print_an_error_once(train, tmp_path):
     errors = [line for line in result.stderr.splitlines() if line.startswith("error")]
     assert errors == [
         "error: batch_size: 5 is the global batch and must be a multiple of the number of "
-        "processes, 2; 6 would do"
+        "processes, 2; 6 works"
     ]
 
 

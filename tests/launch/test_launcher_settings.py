@@ -5,7 +5,8 @@ import pytest
 from stargan_dist import config as configs
 from stargan_dist.errors import UserError
 from stargan_dist.launch.launcher_settings import SETTINGS, check_launcher
-from stargan_dist.training import trainer
+from stargan_dist.objectives.recipes import resolve
+from stargan_dist.training.preparation import prepare
 
 REQUIRED = ["--run", "r", "--data.shards", "s"]
 # Variables that `accelerate launch` always sets.
@@ -96,4 +97,4 @@ def test_every_setting_has_a_case():
 def test_the_launcher_is_checked_before_any_file_is_read(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(UserError, match="ACCELERATE_MIXED_PRECISION is bf16"):
-        trainer.plan(configs.parse(["--run", "/nowhere/r", "--data.shards", "/nowhere/s"]))
+        prepare(resolve(configs.parse(["--run", "/nowhere/r", "--data.shards", "/nowhere/s"])))

@@ -76,7 +76,7 @@ def test_the_sheet_shows_the_pixels_of_the_chosen_images(shards):
     reader = ShardReader(shards, read_index(shards), "train")
     for domain, counts in enumerate(reader.index.counts("train")):
         for number, location in enumerate(spread(counts, 3)):
-            image, _ = reader.image(Location(domain, *location))
+            image, _ = reader.read_image(Location(domain, *location))
             np.testing.assert_array_equal(cell(sheet, layout, domain, number), np.asarray(image))
 
 

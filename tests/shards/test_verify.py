@@ -357,7 +357,7 @@ def test_repeated_keys_are_reported_for_each_pair_of_shards():
 def test_stray_tars_are_reported(folder):
     (folder / "val" / "old.tar").touch()
     (folder / "train" / "notes.txt").touch()
-    (folder / "train" / f"{storage.PARTIAL}x.tar").touch()
+    (folder / "train" / f"{storage.PARTIAL_PREFIX}x.tar").touch()
     assert verify(str(folder)) == ["val/old.tar: not in the index"]
 
 

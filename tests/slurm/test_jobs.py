@@ -104,12 +104,12 @@ def test_a_signal_saves_and_requeues_the_job(slurm, uninterrupted, tmp_path):
     run = tmp_path / "run"
     (tmp_path / "site.sh").write_text(SITE)
     job = slurm.train(run, "--data.workers", "1", STARGAN_SITE=str(tmp_path / "site.sh"))
-    slurm.wait_for_line(job, "^step 6/")
+    slurm.wait_for_line(job, "rank 0  step 6/")
     assert {rank.nice() for rank in slurm.ranks(run).values()} == {os.nice(0) + 3}
     slurm.cluster.client("scancel", "--batch", "--signal=USR1", job)
     record = slurm.wait(job)
     assert record["Restarts"] == "1"
-    step = int(slurm.wait_for_line(job, r"^stopped by SIGUSR1 at step (\d+), saved")[1])
+    step = int(slurm.wait_for_line(job, r"rank 0  stopped by SIGUSR1 at step (\d+), saved")[1])
     assert 6 <= step < STEPS
     log = slurm.log(job)
     assert f"stopped and saved at step {step}; requeueing the job" in log
@@ -121,7 +121,7 @@ def test_a_signal_saves_and_requeues_the_job(slurm, uninterrupted, tmp_path):
 def test_a_killed_rank_fails_the_job_which_is_requeued(slurm, uninterrupted, tmp_path):
     run = tmp_path / "run"
     job = slurm.train(run)
-    slurm.wait_for_line(job, "^step 6/")
+    slurm.wait_for_line(job, "rank 0  step 6/")
     slurm.ranks(run)["1"].kill()
     killed = time.monotonic()
     slurm.wait_for_line(
@@ -187,13 +187,13 @@ def test_a_job_is_requeued_at_its_time_limit_and_saves_when_cancelled(slurm, tra
     run = tmp_path / "run"
     job = slurm.train(run, *ENDLESS, sbatch=(TWO, "--time=2"), SBATCH_SIGNAL="B:USR1@60")
     slurm.wait_for_line(job, "requeueing the job")
-    slurm.wait_for_line(job, r"^\S+: steps [1-9]\d* to")
+    slurm.wait_for_line(job, r"rank 0  \S+: steps [1-9]\d* to")
     slurm.wait_for_line(job, r"(?s)requeueing.*\nstep \d+/")
     slurm.cluster.client("scancel", job)
     record = slurm.wait(job, "CANCELLED")
     slurm.wait_for_line(job, "not requeued by this script: the job's state in Slurm is ")
     assert record["Restarts"] == "1"
-    step = int(slurm.wait_for_line(job, r"^stopped by SIGTERM at step (\d+), saved")[1])
+    step = int(slurm.wait_for_line(job, r"rank 0  stopped by SIGTERM at step (\d+), saved")[1])
     uninterrupted = tmp_path / "uninterrupted"
     train(uninterrupted, *OPTIONS, *ENDLESS, "--steps", str(step), processes=2)
     assert_same_bits(run, uninterrupted)
@@ -206,7 +206,7 @@ def test_a_preempted_job_saves_and_is_requeued(slurm, uninterrupted, tmp_path, s
     setting = "SlurmctldParameters=preempt_send_user_signal"
     with cluster.without(setting) if sent[0] == "T" else nullcontext():
         job = slurm.train(run)
-        slurm.wait_for_line(job, "^step 6/")
+        slurm.wait_for_line(job, "rank 0  step 6/")
         urgent = ("--partition=urgent", "--nodes=2", "--gpus-per-node=8", "--wrap", "sleep 3")
         other = slurm.submit(*urgent)
         assert slurm.wait(job)["Restarts"] == "1"
@@ -233,7 +233,7 @@ def test_a_job_is_requeued_when_a_node_dies(slurm, uninterrupted, tmp_path, batc
     run = tmp_path / "run"
     tasks = 2 if batch == TRAIN else 1
     job = slurm.train(run, batch=batch, sbatch=(f"--ntasks-per-node={tasks}",))
-    slurm.wait_for_line(job, "^step 6/")
+    slurm.wait_for_line(job, "rank 0  step 6/")
     slurm.cluster.machines.kill(lost)
     try:
         slurm.wait(job, "PENDING")
@@ -263,7 +263,7 @@ def test_the_number_of_requeues_after_failures_is_limited(slurm, uninterrupted, 
 def test_a_failure_without_a_new_checkpoint_is_not_requeued(slurm, tmp_path):
     run = tmp_path / "run"
     job = slurm.train(run, *ENDLESS)
-    slurm.wait_for_line(job, "^step 10/")
+    slurm.wait_for_line(job, "rank 0  step 10/")
     slurm.ranks(run)["1"].kill()
     assert slurm.wait(job, "FAILED")["Restarts"] == "0"
     assert "no checkpoint was saved since this start (step 0): not requeued" in slurm.log(job)
@@ -300,7 +300,7 @@ def test_tasks_of_an_array_of_trainings_are_requeued_separately(slurm, uninterru
     array = slurm.submit(TWO, "--array=1-2", "--export=STARGAN_LOGS", tmp_path / "script.sh")
     tasks = [f"{array}_{number}" for number in (1, 2)]
     for task in tasks:
-        slurm.wait_for_line(task, "^step 6/")
+        slurm.wait_for_line(task, "rank 0  step 6/")
     (signalled,) = [each for each in tasks if slurm.cluster.job(each)["JobId"] == array]
     slurm.cluster.client("scancel", "--batch", "--signal=USR1", signalled)
     for number, task in enumerate(tasks, start=1):

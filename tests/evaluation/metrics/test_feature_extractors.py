@@ -37,7 +37,7 @@ def test_paper_features_equal_a_literal_pipeline_through_pil(images):
         for image in images:
             pil_image = Image.fromarray(image.permute(1, 2, 0).numpy())
             network(literal(pil_image)[None])
-        ours = PaperInception(weights.loaded("Inception", state))(images)
+        ours = PaperInception(weights.make_weights("Inception", state))(images)
     assert ours.shape == (2, 2048)
     assert (ours - torch.cat(recorded)).norm() < 1e-5 * ours.norm()
 
@@ -46,7 +46,7 @@ def test_clean_features_equal_those_of_torchmetrics(images, tmp_path):
     state = weights.tf_inception()
     file = weights.write(tmp_path / "weights.pth", state)
     reference = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(file)).inception
-    ours = TensorFlowInception(weights.loaded("Inception", state))
+    ours = TensorFlowInception(weights.make_weights("Inception", state))
     with torch.no_grad():
         expected = reference(images)
         assert (ours(images) - expected).norm() < 1e-5 * expected.norm()
@@ -62,4 +62,4 @@ def test_clean_features_equal_those_of_torchmetrics(images, tmp_path):
 )
 def test_weights_of_another_network_are_rejected_by_file_and_network(network, state):
     with pytest.raises(UserError, match=r"drawn\.pth does not hold the weights of a network"):
-        network(weights.loaded("a network", state()))
+        network(weights.make_weights("a network", state()))
