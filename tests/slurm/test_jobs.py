@@ -188,7 +188,7 @@ def test_a_job_is_requeued_at_its_time_limit_and_saves_when_cancelled(slurm, tra
     job = slurm.train(run, *ENDLESS, sbatch=(TWO, "--time=2"), SBATCH_SIGNAL="B:USR1@60")
     slurm.wait_for_line(job, "requeueing the job")
     slurm.wait_for_line(job, r"rank 0  \S+: steps [1-9]\d* to")
-    slurm.wait_for_line(job, r"(?s)requeueing.*\nstep \d+/")
+    slurm.wait_for_line(job, r"(?s)requeueing.*rank 0  step \d+/")
     slurm.cluster.client("scancel", job)
     record = slurm.wait(job, "CANCELLED")
     slurm.wait_for_line(job, "not requeued by this script: the job's state in Slurm is ")
