@@ -344,8 +344,12 @@ CLEARER_ERRORS = (
     (r'^Parser key "([^"]*)": ', r"\1: "),
     (r"Not of type \w+: (\S+) does not conform to restriction v(.*)$", r"must be \2, not \1"),
     (r"Not of type \w+: ", ""),
+    (r"Does not validate .* Subtypes: \[(.*?)\] Errors: .* Given value: (.*)$",
+     r"expected \1, not \2"),
+    (r"<class '(\w+)'>", r"\1"),
+    (r", NoneType", " or null"),
     (r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)$", r"must be one of \1, not \2"),
-)
+)  # fmt: skip
 
 
 @contextmanager

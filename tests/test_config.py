@@ -251,3 +251,21 @@ def test_contradictory_decay_of_learning_rates_is_rejected(options, message):
     """One of two contradictory fields may come from the recipe."""
     with pytest.raises(UserError, match=message):
         configs.check(resolved(configs.parse([*REQUIRED, "--recipe", "stargan", *options])))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "steps: must be >0, not 0"),
+        (["--data.workers", "-1"], "data.workers: must be >=0, not -1"),
+        (["--optim.lr", "quick"], "optim.lr: expected float or null, not quick"),
+        (
+            ["--model.image_size", "48"],
+            "model.image_size: must be one of 32, 64, 128, 256, 512, 1024, not 48",
+        ),
+    ],
+)
+def test_errors_of_types_are_clear(options, message):
+    with pytest.raises(UserError) as caught:
+        configs.parse([*REQUIRED, *options])
+    assert str(caught.value) == message

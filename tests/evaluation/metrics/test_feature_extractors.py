@@ -61,5 +61,5 @@ def test_clean_features_equal_those_of_torchmetrics(images, tmp_path):
     ],
 )
 def test_weights_of_another_network_are_rejected_by_file_and_network(network, state):
-    with pytest.raises(UserError, match=r"drawn\.pth does not hold the weights of a network"):
+    with pytest.raises(UserError, match=r"random\.pth does not hold the weights of a network"):
         network(weights.make_weights("a network", state()))
