@@ -56,14 +56,14 @@ class MetricsFile:
     def __init__(self, run: str, start: int) -> None:
         self.url = storage.join(run, "metrics.jsonl")
         self.is_local = storage.is_local(run)
-        self.lines = [line for line in self._read() if json.loads(line)["step"] <= start]
+        self.lines = [line for line in self._read() if 0 < _step_of(line) <= start]
         self._write()
 
     def _read(self) -> list[str]:
         with suppress(FileNotFoundError):
             # A killed process may leave half a line at the end.
             complete, _, _ = storage.read_bytes(self.url).rpartition(b"\n")
-            return complete.decode().splitlines()
+            return complete.decode(errors="replace").splitlines()
         return []
 
     def _write(self) -> None:
@@ -78,6 +78,13 @@ class MetricsFile:
     def flush(self) -> None:
         if not self.is_local:
             self._write()
+
+
+def _step_of(line: str) -> int:
+    """Return the step of a line; 0 if it is not a line of this file."""
+    with suppress(ValueError, KeyError, TypeError):
+        return int(json.loads(line)["step"])
+    return 0
 
 
 class MetricLogger:

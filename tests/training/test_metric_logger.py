@@ -77,7 +77,7 @@ def test_metrics_elsewhere_are_written_at_each_flush(run):
     assert read_metrics(run) == expected
 
 
-@pytest.mark.parametrize("torn_line", ["", '{"step": 5, "D/lat', '{"step": 2}'])
+@pytest.mark.parametrize("torn_line", ["", '{"step": 5, "D/lat', '{"step": 2}', "\0\0\n[]\n3\n"])
 def test_a_resumed_run_removes_metrics_of_later_steps_and_a_torn_last_line(run, torn_line):
     write_metrics(run, "".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4)) + torn_line)
     file = MetricsFile(run, 3)
