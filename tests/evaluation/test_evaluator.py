@@ -366,7 +366,7 @@ def test_no_value_is_read_from_the_device_within_a_task(setup, monkeypatch):
     monkeypatch.setattr(World, "device", torch.device("meta"))
     monkeypatch.setattr("stargan_dist.evaluation.collector.GRID_SOURCES", 0)
     (task, *_) = [task for task in tasks(3) if task.guide == LATENT]
-    progress = type("Silent", (), {"advance": lambda self, units: None})()
+    progress = type("Silent", (), {"update": lambda self, units: None})()
     condition = partial(_condition_outputs, translator, task, None, 0)
     translations = collector._translate_share(translator, task.source, condition, progress)
     assert translations.statistics.outer.is_meta
