@@ -17,6 +17,7 @@ from stargan_dist.storage.reading import (
     read_range,
 )
 from stargan_dist.storage.retry import configure, current_config, with_retries
+from stargan_dist.storage.typed_json import decode_json
 from stargan_dist.storage.writing import (
     check_writable,
     exclusive_lock,
@@ -35,6 +36,7 @@ __all__ = [
     "check_writable",
     "configure",
     "current_config",
+    "decode_json",
     "exclusive_lock",
     "exists",
     "filesystem",
