@@ -538,13 +538,13 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values by their dotted names."""
-    flat: dict[str, Any] = {}
+    named: dict[str, Any] = {}
     for name, value in values.items():
         nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return flat
+        named |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return named
 
 
 def _may_change(name: str) -> bool:
@@ -557,7 +557,7 @@ def check_resumable(saved: Config, config: Config, run: str) -> None:
     Raises:
         UserError: a field that is fixed for a run differs. Names all such fields.
     """
-    old, new = _flat(to_dict(saved)), _flat(to_dict(config))
+    old, new = flat(to_dict(saved)), flat(to_dict(config))
     differences = [
         f"{name} was {old.get(name)}, is {new.get(name)}"
         for name in sorted(old.keys() | new.keys())

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -9,12 +10,14 @@ from typing import NoReturn
 USER_ERROR = 2
 STOPPED = 75  # EX_TEMPFAIL: a signal came, the state is saved, the same command resumes
 
+FIRST_RANK_SECONDS = 5.0  # in which rank 0 prints an error that all ranks have
+
 
 class UserError(ValueError):
     """A mistake of the user or a fault of the environment. The message is the explanation.
 
-    Before a process group exists, all ranks raise the same UserError, and rank 0 of each node
-    prints it.
+    Before a process group exists, ranks usually raise the same UserError, and rank 0 of each node
+    prints it. If a single other rank raises one, that rank prints it.
     """
 
     exit_code = USER_ERROR
@@ -46,12 +49,14 @@ def print_error(error: UserError) -> None:
     Once per node and not once per run, because a fault may affect a single node.
     """
     rank = os.environ.get("RANK", "0")
-    if isinstance(error, RankError):
-        if not str(error):
-            return
-        print(f"error (rank {rank}): {error}", file=sys.stderr, flush=True)
-    elif os.environ.get("LOCAL_RANK", rank) == "0":
+    is_first = os.environ.get("LOCAL_RANK", rank) == "0"
+    if is_first and not isinstance(error, RankError):
         print(f"error: {error}", file=sys.stderr, flush=True)
+    elif str(error) and not isinstance(error, WorldError):
+        if not isinstance(error, RankError):
+            # If rank 0 fails alike, it prints the error, and the launcher ends this process now.
+            time.sleep(FIRST_RANK_SECONDS)
+        print(f"error (rank {rank}): {error}", file=sys.stderr, flush=True)
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:

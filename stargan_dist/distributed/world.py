@@ -200,7 +200,8 @@ class World:
 
         Raises:
             WorldError: on every rank, if the task of any rank raised a UserError or ran out of GPU
-                memory. The message is that of the lowest such rank.
+                memory. The message is that of the lowest such rank, which it names if other ranks
+                succeeded.
         """
         message = ""
         try:
@@ -209,10 +210,34 @@ class World:
             message = str(error)
         except torch.OutOfMemoryError as error:
             message = str(error).partition("\n")[0]
-        messages = [message for message in self.all_gather(message) if message]
-        if messages:
-            raise WorldError(messages[0])
+        messages = self.all_gather(message)
+        failed = [rank for rank, message in enumerate(messages) if message]
+        if failed:
+            where = "" if len(failed) == self.size else f" (rank {failed[0]})"
+            raise WorldError(messages[failed[0]] + where)
         return result
+
+    def check_agreement(self, values: Mapping[str, Any]) -> None:
+        """Check that all ranks have the same values. Collective.
+
+        Args:
+            values: picklable values by the names that users know them by.
+
+        Raises:
+            WorldError: on every rank, if they differ. Names all that differ, and one rank.
+        """
+        first, *others = self.all_gather(dict(values))
+        for rank, other in enumerate(others, 1):
+            differences = [
+                f"{name} is {first.get(name)} on rank 0 and {other.get(name)} on rank {rank}"
+                for name in sorted(first.keys() | other.keys())
+                if first.get(name) != other.get(name)
+            ]
+            if differences:
+                raise WorldError(
+                    f"the ranks were started differently: {'; '.join(differences)}; start all of "
+                    "them with the same command, configuration files and version"
+                )
 
     def broadcast_from_main(self, produce: Callable[[], T]) -> T:
         """Run `produce` on rank 0 and return its result on every rank.

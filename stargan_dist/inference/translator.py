@@ -75,7 +75,8 @@ class Translator:
             UserError: the run has no checkpoint, or not this one, or it cannot be read.
         """
         found = checkpoints.find_existing(run, checkpoint)
-        spec, labels = resolve(configs.from_dict(found.config)), found.labels
+        spec = resolve(configs.from_dict(found.manifest.config))
+        labels = found.manifest.labels
         built = spec.recipe.build_networks(labels, spec.config.model)
         networks = {
             letter: network.to(device, spec.policy.weights).eval()

@@ -7,11 +7,10 @@ processes. There is no random state to save: every random draw is a function of 
 """
 
 import hashlib
-import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,15 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from stargan_dist import storage
-from stargan_dist.data.labels import Labels, domain_labels
 from stargan_dist.errors import UserError
+from stargan_dist.runs import manifest as manifests
+from stargan_dist.runs.manifest import Manifest
 from stargan_dist.runs.scores import best_steps
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 LATEST = "latest"
 NETWORKS, EMA, OPTIMIZERS = "networks.safetensors", "ema.safetensors", "optimizers.safetensors"
-VERSION = 2
 
 logger = logging.getLogger(__name__)
 
@@ -52,31 +51,20 @@ class CheckpointState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint, as its manifest describes it.
+    """A complete checkpoint.
 
     Attributes:
         url: the folder.
-        step: the number of completed iterations.
-        config: the run's configuration as plain values.
-        domains: the names of the labels.
-        data: the fingerprint of the data sources.
-        files: size and SHA-256 of each file, by name.
-        labels: the label spaces of the data sources.
-        skipped: samples that were replaced.
-        scales: the loss scales of float16 (`CheckpointState.scales`).
-        nonfinite: the number of iterations with a gradient that was not finite.
+        manifest: what it holds.
     """
 
     url: str
-    step: int
-    config: dict[str, Any]
-    domains: list[str]
-    data: str
-    files: dict[str, dict[str, Any]]
-    labels: Labels
-    skipped: dict[str, Any] = field(default_factory=dict)
-    scales: dict[str, list[float]] = field(default_factory=dict)
-    nonfinite: int = 0
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        """The number of completed iterations."""
+        return self.manifest.step
 
     def read(self, name: str) -> bytes:
         """Read a file and verify its hash.
@@ -84,27 +72,29 @@ class Checkpoint:
         Raises:
             UserError: the file is missing or damaged.
         """
-        url = storage.join(self.url, name)
+        url, remedy = storage.join(self.url, name), _remedy(self.url)
         try:
             data = storage.read_bytes(url)
         except OSError as error:
-            raise UserError(f"cannot read {url}: {error}{self._remedy()}") from error
-        if hashlib.sha256(data).hexdigest() != self.files[name]["sha256"]:
+            raise UserError(f"cannot read {url}: {error}; {remedy}") from error
+        entry = self.manifest.files.get(name)
+        if entry is None or hashlib.sha256(data).hexdigest() != entry.sha256:
             reason = f"its hash differs from that in {MANIFEST}"
-            raise UserError(f"{url} is damaged: {reason}{self._remedy()}")
+            raise UserError(f"{url} is damaged: {reason}; {remedy}")
         return data
-
-    def _remedy(self) -> str:
-        return f"; remove {self.url} to resume from the previous checkpoint"
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read the tensors of a safetensors file. Raises UserError as `read` does."""
-        return load(self.read(name))
+        try:
+            return load(self.read(name))
+        except SafetensorError as error:  # of a manifest without a hash of itself
+            url = storage.join(self.url, name)
+            raise UserError(f"{url} is damaged: {error}; {_remedy(self.url)}") from error
 
     def state(self) -> CheckpointState:
         """Read everything that a run resumes from, on the CPU. Raises UserError as `read` does."""
         networks, ema, optimizers = map(self.tensors, (NETWORKS, EMA, OPTIMIZERS))
-        return CheckpointState(networks, ema, optimizers, self.scales)
+        return CheckpointState(networks, ema, optimizers, self.manifest.scales)
 
 
 def step_name(step: int) -> str:
@@ -116,31 +106,40 @@ def _folder(run: str) -> str:
     return storage.join(run, FOLDER)
 
 
-def _read_manifest(url: str) -> Checkpoint:
+def _remedy(url: str) -> str:
+    pointer = storage.join(storage.parent(url), LATEST)
+    return f"to resume from an earlier checkpoint, write its step into {pointer}"
+
+
+def read(run: str, step: int) -> Checkpoint:
+    """Read the manifest of a checkpoint.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    url = storage.join(_folder(run), step_name(step))
     manifest_url = storage.join(url, MANIFEST)
     try:
-        manifest = json.loads(storage.read_bytes(manifest_url))
-    except (OSError, json.JSONDecodeError) as error:
+        data = storage.read_bytes(manifest_url)
+    except OSError as error:
         raise UserError(f"cannot read the checkpoint {manifest_url}: {error}") from error
-    version = manifest.pop("version", None)
-    if version != VERSION:
-        raise UserError(
-            f"{manifest_url} has format version {version}, this program reads version {VERSION}: "
-            "use the stargan_dist version that wrote it"
-        )
-    # Older manifests have no labels: the labels are the domains.
-    labels = manifest.pop("labels", None)
-    manifest["labels"] = Labels.from_dict(labels) if labels else domain_labels(manifest["domains"])
-    return Checkpoint(url, **manifest)
+    return Checkpoint(url, manifests.from_json(data, manifest_url, step, _remedy(url)))
 
 
 def list_steps(run: str) -> list[int]:
     """Return the steps of the complete checkpoints of a run, in ascending order."""
+    folder = _folder(run)
+    return [
+        step
+        for step in _named_steps(run)
+        if storage.exists(storage.join(folder, step_name(step), MANIFEST))
+    ]
+
+
+def _named_steps(run: str) -> list[int]:
+    """Return the steps of all checkpoint folders, complete or not, in ascending order."""
     names = storage.list_names(_folder(run))
-    steps = [int(name[5:]) for name in names if re.fullmatch(r"step_\d{8,}", name)]
-    return sorted(
-        s for s in steps if storage.exists(storage.join(_folder(run), step_name(s), MANIFEST))
-    )
+    return sorted(int(name[5:]) for name in names if re.fullmatch(r"step_\d{8,12}", name))
 
 
 def find(run: str, selector: str = LATEST, protocol: str | None = None) -> Checkpoint | None:
@@ -148,8 +147,8 @@ def find(run: str, selector: str = LATEST, protocol: str | None = None) -> Check
 
     Args:
         selector: `latest`, `best`, or a step such as 5000 or step_00005000. `latest` is the step
-            named in the file `latest`, or the newest step if there is no such file. A run can be
-            set back by writing an older step's name into that file.
+            in the file `latest`, or the newest step if there is no such file. A run can be set back
+            by writing an older step into that file.
         protocol: the evaluation protocol that determines `best`. None: the one in the
             configuration of the newest checkpoint.
 
@@ -157,7 +156,7 @@ def find(run: str, selector: str = LATEST, protocol: str | None = None) -> Check
         The checkpoint, or None if the run has no checkpoint yet.
 
     Raises:
-        UserError: the run has checkpoints, but not the selected one.
+        UserError: the run has checkpoints, but not the selected one, or its manifest is damaged.
     """
     steps = list_steps(run)
     if not steps:
@@ -168,7 +167,7 @@ def find(run: str, selector: str = LATEST, protocol: str | None = None) -> Check
         step = _best_step(run, steps, protocol)
     else:
         step = _parse_step(run, selector, steps)
-    return _read_manifest(storage.join(_folder(run), step_name(step)))
+    return read(run, step)
 
 
 def find_existing(run: str, selector: str = LATEST, protocol: str | None = None) -> Checkpoint:
@@ -179,16 +178,21 @@ def find_existing(run: str, selector: str = LATEST, protocol: str | None = None)
     return checkpoint
 
 
+def _step_of(text: str, steps: list[int]) -> int | None:
+    """Return the step that a text such as 5000, step_5000 or step_00005000 names, if it exists."""
+    match = re.fullmatch(r"(?:step_)?(\d{1,12})", text)
+    return int(match[1]) if match and int(match[1]) in steps else None
+
+
 def _parse_step(run: str, selector: str, steps: list[int]) -> int:
-    if re.fullmatch(r"(step_)?\d+", selector):
-        step = int(selector.removeprefix("step_"))
-        if step in steps:
-            return step
-    raise UserError(f"{run} has no checkpoint {selector}; it has the steps {steps}")
+    step = _step_of(selector, steps)
+    if step is None:
+        raise UserError(f"{run} has no checkpoint {selector}; it has the steps {steps}")
+    return step
 
 
 def _best_step(run: str, steps: list[int], protocol: str | None) -> int:
-    newest = _read_manifest(storage.join(_folder(run), step_name(steps[-1])))
+    newest = read(run, steps[-1]).manifest
     # Older configurations have no section `evaluation`.
     protocol = protocol or newest.config.get("evaluation", {}).get("protocol", "paper")
     best = best_steps(run, steps, protocol)
@@ -202,12 +206,21 @@ def _best_step(run: str, steps: list[int], protocol: str | None) -> int:
 
 def _latest_step(run: str, steps: list[int]) -> int:
     pointer = storage.join(_folder(run), LATEST)
-    if storage.exists(pointer):
-        name = storage.read_bytes(pointer).decode().strip()
-        matching = [step for step in steps if step_name(step) == name]
-        if matching:
-            return matching[0]
-    return steps[-1]
+    try:
+        data = storage.read_bytes(pointer)
+    except FileNotFoundError:
+        return steps[-1]
+    except OSError as error:
+        raise UserError(f"cannot read {pointer}: {error}") from error
+    # People write this file, too: with an editor's byte order mark, or a slash from a completion.
+    text = data.decode("utf-8-sig", errors="replace").strip().rstrip("/")
+    step = _step_of(text, steps)
+    if step is None:
+        raise UserError(
+            f"{pointer} says {text[:40]!r}, which is no complete checkpoint of this run: write one "
+            f"of the steps {steps} into it, or remove it to use the newest"
+        )
+    return step
 
 
 def tensors_of_network(letter: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -231,28 +244,35 @@ def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def save(run: str, step: int, state: CheckpointState, metadata: Mapping[str, Any]) -> None:
+def save(
+    run: str,
+    step: int,
+    state: CheckpointState,
+    metadata: Mapping[str, Any],
+    confirm: Callable[[], None] = lambda: None,
+) -> None:
     """Publish a checkpoint and point `latest` at it. Called by one rank.
 
     Args:
         metadata: fields of the manifest: `config` (plain values), `domains`, `labels`
             (`Labels.to_dict`), `data` (the fingerprint of the data sources), `skipped` (samples
-            that were replaced) and `nonfinite` (the number of iterations with a gradient that was
-            not finite).
+            that were replaced), `nonfinite` (the number of iterations with a gradient that was
+            not finite) and `fence` (the number of this training).
+        confirm: called before anything is published; raises an error if it must not be.
 
     Raises:
         UserError: the checkpoint cannot be written. Existing checkpoints stay.
     """
     url = storage.join(_folder(run), step_name(step))
     try:
-        with storage.published_folder(url, last=MANIFEST) as folder:
+        with storage.published_folder(url, last=MANIFEST, confirm=confirm) as folder:
             save_file(state.networks, folder / NETWORKS)
             save_file(state.ema, folder / EMA)
             save_file(state.optimizers, folder / OPTIMIZERS)
             files = _hash_files(folder)
-            manifest = {"version": VERSION, "step": step, **metadata, "scales": state.scales}
-            text = json.dumps(manifest | {"files": files}, indent=1) + "\n"
-            (folder / MANIFEST).write_text(text)
+            fields = {"step": step, **metadata, "scales": state.scales, "files": files}
+            (folder / MANIFEST).write_bytes(manifests.to_json(fields))
+        confirm()
         _point_latest(run, step)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot save the checkpoint {url}: {error}") from error
@@ -279,16 +299,23 @@ def superseded_steps(
 
 
 def apply_retention(run: str, step: int, protocol: str, *, keep_last: int, keep_every: int) -> None:
-    """Remove superseded checkpoints after a save at `step`.
+    """Remove superseded checkpoints after a save at `step`, and what is left of earlier ones.
 
     Later steps are ignored: a run that was set back has not reached them again. The manifest is
-    removed first, because a folder without a manifest is not a checkpoint.
+    removed first, because a folder without a manifest is not a checkpoint. A folder that cannot be
+    removed now is tried again after the next save.
     """
-    reached = [s for s in list_steps(run) if s <= step]
     try:
+        reached = [s for s in list_steps(run) if s <= step]
         best = best_steps(run, reached, protocol)
     except (OSError, UserError) as error:
         logger.warning("no checkpoint is removed: the best one cannot be determined (%s)", error)
         return
-    for old in superseded_steps(reached, keep_last=keep_last, keep_every=keep_every, best=best):
-        storage.remove_folder(storage.join(_folder(run), step_name(old)), first=MANIFEST)
+    superseded = superseded_steps(reached, keep_last=keep_last, keep_every=keep_every, best=best)
+    incomplete = [s for s in _named_steps(run) if s < step and s not in reached]
+    for old in (*superseded, *incomplete):
+        url = storage.join(_folder(run), step_name(old))
+        try:
+            storage.remove_folder(url, first=MANIFEST)
+        except OSError as error:
+            logger.warning("cannot remove the old checkpoint %s yet: %s", url, error)

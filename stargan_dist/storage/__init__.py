@@ -20,6 +20,7 @@ from stargan_dist.storage.retry import configure, current_config, with_retries
 from stargan_dist.storage.typed_json import decode_json
 from stargan_dist.storage.writing import (
     check_writable,
+    create_file,
     exclusive_lock,
     published_file,
     published_folder,
@@ -35,6 +36,7 @@ __all__ = [
     "PARTIAL_PREFIX",
     "check_writable",
     "configure",
+    "create_file",
     "current_config",
     "decode_json",
     "exclusive_lock",

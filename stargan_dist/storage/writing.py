@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,14 @@ from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
 
 from stargan_dist.errors import UserError
-from stargan_dist.storage.reading import PARTIAL_PREFIX, exists, filesystem, is_local, join
+from stargan_dist.storage.reading import (
+    PARTIAL_PREFIX,
+    exists,
+    filesystem,
+    is_local,
+    join,
+    read_bytes,
+)
 from stargan_dist.storage.retry import with_retries
 
 
@@ -25,6 +32,29 @@ def write_bytes(url: str, data: bytes) -> None:
             staging.write_bytes(data)
     else:
         with_retries(lambda: fs.pipe_file(path, data))  # an object store's put is atomic
+
+
+def create_file(url: str, data: bytes) -> bool:
+    """Create a file if there is none; of several processes that try, one succeeds.
+
+    An object store may ignore the condition, so that the last of them replaces the file. Therefore
+    it is read back, and `data` must differ between the processes.
+
+    Returns:
+        True if the file now holds `data`.
+
+    Raises:
+        OSError: the storage fails.
+    """
+    fs, path = filesystem(url)
+    with suppress(FileExistsError):
+        if isinstance(fs, LocalFileSystem):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with Path(path).open("xb") as file:
+                file.write(data)
+        else:
+            with_retries(lambda: fs.pipe_file(path, data, mode="create"))
+    return read_bytes(url) == data
 
 
 @contextmanager
@@ -113,13 +143,15 @@ def exclusive_lock(url: str, message: str) -> Iterator[None]:
 
 
 @contextmanager
-def published_folder(url: str, last: str) -> Iterator[Path]:
+def published_folder(
+    url: str, last: str, confirm: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
     """Publish a folder atomically: it appears at the URL complete or not at all.
 
     Yields a local folder to write to. At the end it replaces any folder at the URL. A local folder
     is renamed; elsewhere the files are uploaded, the one named `last` at the very end, and the
     folder is complete if and only if it contains that file. Nothing is published after an
-    exception.
+    exception, one of `confirm` included, which is called right before anything is.
     """
     fs, path = filesystem(url)
     local = isinstance(fs, LocalFileSystem)
@@ -130,10 +162,11 @@ def published_folder(url: str, last: str) -> Iterator[Path]:
     try:
         yield staging
         assert (staging / last).is_file()
+        confirm()
         if local:
             _rename(staging, Path(path))
         else:
-            _upload(staging, url, last)
+            _upload(staging, url, last, confirm)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -165,13 +198,14 @@ def _sync(path: Path) -> None:
     os.close(handle)
 
 
-def _upload(staging: Path, url: str, last: str) -> None:
+def _upload(staging: Path, url: str, last: str, confirm: Callable[[], None]) -> None:
     fs, path = filesystem(url)
     if exists(url):
         remove_folder(url, first=last)
     files = sorted(file for file in staging.rglob("*") if file.is_file())
     for file in sorted(files, key=lambda file: file == staging / last):
         target = join(path, file.relative_to(staging).as_posix())
+        confirm()
         with_retries(partial(fs.put_file, str(file), target))
 
 

@@ -1,12 +1,10 @@
 """The training loop."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stargan_dist import config as configs
@@ -23,7 +21,7 @@ from stargan_dist.data.stream import (
     iterate_batches,
     training_loader,
 )
-from stargan_dist.distributed.world import LAUNCH_REMEDY, World
+from stargan_dist.distributed.world import World
 from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import Engine
 from stargan_dist.errors import STOPPED
@@ -31,8 +29,9 @@ from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.async_writer import AsyncWriter
 from stargan_dist.runs.checkpoint import CheckpointState
+from stargan_dist.runs.owner import Owner
 from stargan_dist.training.nonfinite import NonFiniteGuard
-from stargan_dist.training.preparation import PreparedRun, prepare
+from stargan_dist.training.preparation import PreparedRun, prepared_run
 from stargan_dist.training.reporter import Reporter
 from stargan_dist.training.signals import StopSignals
 from stargan_dist.training.train_state import TrainState
@@ -49,21 +48,14 @@ def train(config: Config) -> int:
     storage.configure(config.storage)
     spec = resolve(config)
     configs.check(spec.config)  # again: a field may contradict one that the recipe filled in
-    prepared = prepare(spec)
-    with _exclusive(spec.config.run):
-        world = World(spec.config.engine.timeout_seconds)
-        with closing(world), StopSignals() as signals, world.reporting_errors():
-            return Trainer(spec, prepared, world, signals).train()
-
-
-@contextmanager
-def _exclusive(run: str) -> Iterator[None]:
-    """Lock the run on rank 0, so that independent processes cannot share it."""
-    if int(os.environ.get("RANK", "0")):
-        yield
-        return
-    with storage.exclusive_lock(run, f"another process is training {run}; {LAUNCH_REMEDY}"):
-        yield
+    world = World(spec.config.engine.timeout_seconds)
+    with (
+        closing(world),
+        StopSignals() as signals,
+        world.reporting_errors(),
+        prepared_run(spec, world) as prepared,
+    ):
+        return Trainer(spec, prepared, world, signals).train()
 
 
 def initialise(
@@ -87,7 +79,7 @@ class Trainer:
     ) -> None:
         config = self.config = spec.config
         self.world, self.signals = world, signals
-        self.start, self.sources = prepared.start, prepared.sources
+        self.start, self.sources, self.owner = prepared.start, prepared.sources, prepared.owner
         labels = self.sources.labels
         self.state, self.engine = initialise(spec, labels, world, prepared.state)
         prepared.state = None  # about a gigabyte at full width
@@ -126,12 +118,15 @@ class Trainer:
                 terms = self.guard.watch(step, terms)
                 received = world.all_reduce_max(self.signals.received)
 
-                if self._logs_at(step):
-                    self._log(step, terms)
+                logs, saves = self._logs_at(step), self._saves_at(step) or received
+                if logs or saves:
+                    skipped = self._checked_faults()
+                if logs:
+                    self.reporter.log(step, terms, skipped, self.guard.iterations)
                 if self._is_due(step, config.monitor.sample_every):
                     self.reporter.sample(step)
-                if self._saves_at(step) or received:
-                    self._save(step)
+                if saves:
+                    self._save(step, skipped)
                 self.writer.check()
                 if self._evaluates_at(step):
                     self.writer.wait()  # the checkpoint exists, whatever happens meanwhile
@@ -167,9 +162,6 @@ class Trainer:
 
     # What these steps do.
 
-    def _log(self, step: int, terms: dict[str, Tensor]) -> None:
-        self.reporter.log(step, terms, self._checked_faults(), self.guard.iterations)
-
     def _checked_faults(self) -> SkippedSamples:
         """Return the samples replaced on all ranks; stop the run if there are too many faults."""
         skipped = SkippedSamples.merge(self.world.all_gather(self.skipped.counts))
@@ -177,12 +169,12 @@ class Trainer:
         self.guard.check()
         return skipped
 
-    def _save(self, step: int) -> None:
-        skipped = self._checked_faults()
+    def _save(self, step: int, skipped: SkippedSamples) -> None:
         state = self.state.snapshot(self.engine, keep=self.world.is_main)
         if state:
             self.reporter.flush()  # a resumed run logs only what follows this checkpoint
-            self.writer.save(partial(_write, self.config, step, state, self._metadata(skipped)))
+            metadata = self._metadata(skipped)
+            self.writer.save(partial(_write, self.config, self.owner, step, state, metadata))
 
     def _metadata(self, skipped: SkippedSamples) -> dict[str, Any]:
         """Return what a checkpoint's manifest holds beside its files."""
@@ -193,6 +185,7 @@ class Trainer:
             "data": self.sources.fingerprint,
             "skipped": skipped.counts,
             "nonfinite": self.guard.iterations,
+            "fence": self.owner.fence,
         }
 
     def _end(self, step: int, *, finished: bool) -> int:
@@ -242,9 +235,11 @@ def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoade
     )
 
 
-def _write(config: Config, step: int, state: CheckpointState, metadata: dict[str, Any]) -> None:
-    """Write a checkpoint and apply the retention."""
-    checkpoints.save(config.run, step, state, metadata)
+def _write(
+    config: Config, owner: Owner, step: int, state: CheckpointState, metadata: dict[str, Any]
+) -> None:
+    """Write a checkpoint and apply the retention, if this training still owns the run."""
+    checkpoints.save(config.run, step, state, metadata, owner.check)
     keep = config.checkpoint
     checkpoints.apply_retention(
         config.run,

@@ -19,6 +19,7 @@ from stargan_dist.data.order import Order, data_source_of_slot, seeded_rng, targ
 from stargan_dist.data.reader import ShardReader, open_reader
 from stargan_dist.data.sources import DataSources, load_labelled_images, open_sources
 from stargan_dist.data.stream import Slots, describe_step
+from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.inference.grids import HEADER_PIXELS
@@ -26,8 +27,7 @@ from stargan_dist.objectives.recipes import resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.checkpoint import CheckpointState
 from stargan_dist.shards.build import build
-from stargan_dist.training import trainer
-from stargan_dist.training.preparation import prepare
+from stargan_dist.training import preparation, trainer
 from tests.conftest import SMOKE
 from tests.data.test_stream import BATCH_SIZE, STEPS, assert_same, load, load_world
 from tests.helpers.runs import assert_same_bits
@@ -346,7 +346,8 @@ def config_of(run, sources, *arguments):
 
 
 def prepared_run(*arguments):
-    return prepare(resolve(config_of(*arguments)))
+    with preparation.prepared_run(resolve(config_of(*arguments)), World()) as prepared:
+        return prepared
 
 
 def test_a_plan_has_all_sources(tmp_path, faces, kinds, joint):
@@ -380,7 +381,7 @@ def test_a_run_is_resumed_only_on_the_same_sources(tmp_path, faces, kinds, urls)
     manifest = {"config": configs.to_dict(config), "domains": sources.domains}
     manifest |= {"data": sources.fingerprint, "labels": sources.labels.to_dict()}
     checkpoints.save(run, 3, CheckpointState({"G.w": torch.zeros(1)}, {}, {}, {}), manifest)
-    assert checkpoints.find(run).labels == sources.labels
+    assert checkpoints.find(run).manifest.labels == sources.labels
     shutil.copytree(urls["faces"], tmp_path / "copy")
     moved = replace(faces, shards=str(tmp_path / "copy"))
     assert prepared_run(run, sources_of(faces=moved, kinds=kinds)).start == 3
@@ -425,8 +426,8 @@ def test_a_resumed_run_on_two_sources_equals_an_uninterrupted_run(
 
 
 def test_a_run_on_two_sources_saves_its_labels_and_latent_grids(finished, joint):
-    checkpoint = checkpoints.find(str(finished))
-    assert (checkpoint.labels, checkpoint.domains) == (joint.labels, joint.domains)
+    manifest = checkpoints.find(str(finished)).manifest
+    assert (manifest.labels, manifest.domains) == (joint.labels, joint.domains)
     names = {path.name for path in (finished / "samples").iterdir()}
     assert names == {"latent_00000000.png", "latent_00000011.png"}  # no reference grids
 

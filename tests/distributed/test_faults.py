@@ -65,10 +65,10 @@ def test_skipped_samples_are_printed_logged_and_saved(copy, tmp_path):
     truncate(folder / bad)
     train = Trainer(str(folder))
     done = train(tmp_path / "one", *SKIP)
-    checkpoint = checkpoints.find(str(tmp_path / "one"))
-    assert list(checkpoint.skipped) == [bad]
-    assert "it is truncated" in checkpoint.skipped[bad]["reason"]
-    samples = checkpoint.skipped[bad]["samples"]
+    manifest = checkpoints.find(str(tmp_path / "one")).manifest
+    assert list(manifest.skipped) == [bad]
+    assert "it is truncated" in manifest.skipped[bad]["reason"]
+    samples = manifest.skipped[bad]["samples"]
     assert samples > 2
     logged = scalars(tmp_path / "one", ("data/skipped_samples",))["data/skipped_samples"]
     assert logged[-1] == (6, samples)
@@ -76,7 +76,7 @@ def test_skipped_samples_are_printed_logged_and_saved(copy, tmp_path):
 
     train(tmp_path / "resumed", *SKIP, "--steps", "4")
     train(tmp_path / "resumed", *SKIP)
-    assert checkpoints.find(str(tmp_path / "resumed")).skipped == checkpoint.skipped
+    assert checkpoints.find(str(tmp_path / "resumed")).manifest.skipped == manifest.skipped
     assert_same_bits(tmp_path / "resumed", tmp_path / "one")
 
 
@@ -88,7 +88,7 @@ def test_two_processes_count_the_same_skipped_samples_as_one(copy, tmp_path):
     for processes in (1, 2):
         run = tmp_path / str(processes)
         Trainer(str(folder))(run, *SKIP, processes=processes)
-        counts.append(checkpoints.find(str(run)).skipped[bad]["samples"])
+        counts.append(checkpoints.find(str(run)).manifest.skipped[bad]["samples"])
     assert counts[0] == counts[1]
 
 

@@ -1,12 +1,15 @@
 """Settings of `accelerate launch` that contradict the configuration are rejected."""
 
+from contextlib import ExitStack
+
 import pytest
 
 from stargan_dist import config as configs
+from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError
 from stargan_dist.launch.launcher_settings import SETTINGS, check_launcher
 from stargan_dist.objectives.recipes import resolve
-from stargan_dist.training.preparation import prepare
+from stargan_dist.training.preparation import prepared_run
 
 REQUIRED = ["--run", "r", "--data.shards", "s"]
 # Variables that `accelerate launch` always sets.
@@ -96,5 +99,7 @@ def test_every_setting_has_a_case():
 
 def test_the_launcher_is_checked_before_any_file_is_read(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(UserError, match="ACCELERATE_MIXED_PRECISION is bf16"):
-        prepare(resolve(configs.parse(["--run", "/nowhere/r", "--data.shards", "/nowhere/s"])))
+    expected = "ACCELERATE_MIXED_PRECISION is bf16"
+    with pytest.raises(UserError, match=expected), ExitStack() as stack:
+        spec = resolve(configs.parse(["--run", "/nowhere/r", "--data.shards", "/nowhere/s"]))
+        stack.enter_context(prepared_run(spec, World()))

@@ -141,5 +141,5 @@ def test_an_engine_file_trains_with_an_agreeing_deepspeed_option_of_accelerate(s
     run = tmp_path / "run"
     done = launch(shards, run, tmp_path, *engine, "--steps", "2", launcher=launcher)
     assert "2 process(es) on cpu" in done.stdout
-    assert checkpoints.find(str(run)).config["engine"]["zero_stage"] == 2
+    assert checkpoints.find(str(run)).manifest.config["engine"]["zero_stage"] == 2
     assert checkpoints.find(str(run)).step == 2

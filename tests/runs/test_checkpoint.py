@@ -37,7 +37,8 @@ def test_a_checkpoint_restores_state_and_metadata(run):
     saved, different = make_state(0), make_state(1)
     checkpoints.save(run, 5, saved, METADATA)
     found = checkpoints.find(run)
-    metadata = {"config": found.config, "domains": found.domains, "data": found.data}
+    manifest = found.manifest
+    metadata = {"config": manifest.config, "domains": manifest.domains, "data": manifest.data}
     assert (found.step, metadata) == (5, METADATA)
     torch.testing.assert_close(vars(found.state()), vars(saved), rtol=0, atol=0)
     with pytest.raises(AssertionError):
@@ -46,12 +47,12 @@ def test_a_checkpoint_restores_state_and_metadata(run):
 
 def test_labels_are_restored_and_default_to_the_domains(run):
     checkpoints.save(run, 1, make_state(0), METADATA)
-    assert checkpoints.find(run).labels == domain_labels(["a", "b"])
+    assert checkpoints.find(run).manifest.labels == domain_labels(["a", "b"])
     labels = Labels(
         (LabelSpace("s", ("x", "y"), binary=True), LabelSpace("t", ("z", "w"), key="kind"))
     )
     checkpoints.save(run, 2, make_state(0), METADATA | {"labels": labels.to_dict()})
-    assert checkpoints.find(run).labels == labels
+    assert checkpoints.find(run).manifest.labels == labels
 
 
 def test_find_selects_a_step_or_the_latest(run):
@@ -63,28 +64,49 @@ def test_find_selects_a_step_or_the_latest(run):
     for missing in ("9", "first"):
         with pytest.raises(UserError, match=r"no checkpoint .*\[1, 2, 3\]"):
             checkpoints.find(run, missing)
-    storage.write_bytes(storage.join(run, "checkpoints", "latest"), b"step_00000002\n")
-    assert checkpoints.find(run).step == 2
-    storage.write_bytes(storage.join(run, "checkpoints", "latest"), b"step_00000009\n")
+    storage.remove_file(storage.join(run, "checkpoints", "latest"))
     assert checkpoints.find(run).step == 3
+
+
+def point_latest(run, data):
+    storage.write_bytes(storage.join(run, "checkpoints", "latest"), data)
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """A run with checkpoints at steps 2 and 4."""
+    run = str(tmp_path_factory.mktemp("two") / "run")
+    for step in (2, 4):
+        checkpoints.save(run, step, make_state(step), METADATA)
+    return run
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"step_00000002\n", b"2", b"step_2", b"step_00000002/\n", b"\xef\xbb\xbfstep_00000002\r\n"],
+)
+def test_latest_may_be_written_by_hand(two_steps, data):
+    point_latest(two_steps, data)
+    assert checkpoints.find(two_steps).step == 2
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"9", b"step_00000009", b"-2", b"2 4", b"\xff\xfe", b"9" * 5000, b"../2"]
+)
+def test_latest_that_names_no_checkpoint_is_rejected(two_steps, data):
+    """Silently resuming from the newest step would let retention remove the one that was meant."""
+    point_latest(two_steps, data)
+    with pytest.raises(UserError, match=r"latest says .* write one of the steps \[2, 4\] into it"):
+        checkpoints.find(two_steps)
 
 
 def test_a_folder_without_a_manifest_is_not_a_checkpoint(run):
     for step in (1, 2):
         checkpoints.save(run, step, make_state(step), METADATA)
-    fs, path = storage.filesystem(checkpoints.find(run, "2").url)
-    fs.rm_file(f"{path}/manifest.json")
+    storage.remove_file(storage.join(checkpoints.find(run, "2").url, "manifest.json"))
+    storage.remove_file(storage.join(run, "checkpoints", "latest"))
     assert checkpoints.list_steps(run) == [1]
     assert checkpoints.find(run).step == 1
-
-
-def test_a_manifest_of_another_version_is_rejected(run):
-    checkpoints.save(run, 1, make_state(0), METADATA)
-    url = storage.join(run, "checkpoints", "step_00000001", "manifest.json")
-    manifest = json.loads(storage.read_bytes(url)) | {"version": 1}
-    storage.write_bytes(url, json.dumps(manifest).encode())
-    with pytest.raises(UserError, match=r"manifest\.json has format version 1, .* version 2"):
-        checkpoints.find(run)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +118,9 @@ def test_a_damaged_file_is_reported_with_a_remedy(run, name):
     data = bytearray(storage.read_bytes(url))
     data[len(data) // 2] ^= 1
     storage.write_bytes(url, bytes(data))
-    with pytest.raises(UserError, match=f"{name} is damaged.*remove .*step_00000005"):
+    with pytest.raises(
+        UserError, match=f"{name} is damaged.*write its step into .*/checkpoints/latest"
+    ):
         checkpoints.find(run).state()
 
 
@@ -180,3 +204,23 @@ def test_a_run_that_was_set_back_keeps_its_new_checkpoint(run):
         checkpoints.save(run, step, make_state(step), METADATA)
     checkpoints.apply_retention(run, 4, "paper", keep_last=1, keep_every=0)
     assert checkpoints.find(run).step == 4
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_tried_again(tmp_path, monkeypatch, caplog):
+    """As on network filesystems, which keep the files that another process has open."""
+    run, remove_folder = str(tmp_path / "run"), storage.remove_folder
+
+    def busy(url, first=""):
+        storage.remove_file(storage.join(url, first))
+        raise OSError(16, "Device or resource busy")
+
+    for step in (1, 2):
+        checkpoints.save(run, step, make_state(step), METADATA)
+    monkeypatch.setattr(storage, "remove_folder", busy)
+    checkpoints.apply_retention(run, 2, "paper", keep_last=1, keep_every=0)
+    (message,) = caplog.messages
+    assert "cannot remove the old checkpoint" in message
+    assert "step_00000001 yet" in message
+    monkeypatch.setattr(storage, "remove_folder", remove_folder)
+    checkpoints.apply_retention(run, 2, "paper", keep_last=1, keep_every=0)
+    assert storage.list_names(storage.join(run, "checkpoints")) == ["latest", "step_00000002"]

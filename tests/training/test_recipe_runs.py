@@ -57,7 +57,7 @@ def test_a_checkpoint_holds_the_numbers_of_its_recipe(shards, tmp_path):
     """So a change of the table is noticed when the run is resumed."""
     run = tmp_path / "run"
     train(make_config(run, shards, "--recipe", "a", "--steps", "1"))
-    saved = checkpoints.find(str(run)).config
+    saved = checkpoints.find(str(run)).manifest.config
     assert saved["loss"] == {
         "reg": 10.0, "cls": 1.0, "sty": None, "cyc": 10.0, "ds": None, "ms": None,
         "ds_iter": 6,
