@@ -7,7 +7,7 @@ import io
 import json
 import tarfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -254,12 +254,14 @@ class LoadedSplit:
         labels: int64 (N,), or float (N, `Labels.vector_dim`).
         paths: paths of the original files, relative to the builder's source.
         domains: names of the labels.
+        locations: locations in the split; none for images that are of no split.
     """
 
     images: Tensor
     labels: Tensor
     paths: list[str]
     domains: list[str]
+    locations: list[Location] = field(default_factory=list)
 
 
 def load_split(
@@ -269,6 +271,7 @@ def load_split(
     first: int = 0,
     per_domain: int | None = None,
     domains: int | None = None,
+    replace_unreadable: bool = False,
 ) -> LoadedSplit:
     """Load images of each domain of a split, in the order of the shards.
 
@@ -278,22 +281,40 @@ def load_split(
         first: number of the first image of each domain; numbers wrap around after the last image.
         per_domain: images per domain; None: all.
         domains: number of domains, from the first; None: all.
+        replace_unreadable: load the next image of the domain in place of an unreadable one.
 
     Raises:
-        UserError: an image cannot be read or decoded.
+        UserError: an image cannot be read or decoded; with `replace_unreadable`, none of its
+            domain.
     """
-    images, labels, paths = [], [], []
+    images, locations, paths = [], [], []
     for domain in range(len(reader.index.domains[:domains])):
         num_images = reader.num_images(domain)
         for i in range(num_images if per_domain is None else per_domain):
-            image, sample = reader.read_image(reader.locate(domain, (first + i) % num_images))
+            candidates = num_images if replace_unreadable else 1
+            location, image, sample = _load_next(reader, domain, first + i, candidates)
             images.append(transforms.resize(image, size))
-            labels.append(domain)
+            locations.append(location)
             paths.append(sample.metadata["path"])
     stacked = np.stack(images) if images else np.zeros((0, 3, size, size), np.uint8)
     return LoadedSplit(
         torch.from_numpy(stacked),
-        torch.tensor(labels, dtype=torch.int64),
+        torch.tensor([location.domain for location in locations], dtype=torch.int64),
         paths,
         reader.index.domains[:domains],
+        locations,
     )
+
+
+def _load_next(
+    reader: ShardReader, domain: int, number: int, candidates: int
+) -> tuple[Location, Image.Image, Sample]:
+    """Load the first of some consecutive images that can be read."""
+    for candidate in range(number, number + candidates):
+        location = reader.locate(domain, candidate % reader.num_images(domain))
+        try:
+            return location, *reader.read_image(location)
+        except UserError:
+            if candidate == number + candidates - 1:
+                raise
+    raise AssertionError("no candidates")

@@ -135,6 +135,7 @@ def load_labelled_images(
     first: int = 0,
     per_domain: int,
     domains: int | None = None,
+    replace_unreadable: bool = False,
 ) -> LoadedSplit:
     """Load images of each domain of each source, source after source; see `load_split`.
 
@@ -144,16 +145,28 @@ def load_labelled_images(
     Raises:
         UserError: an image cannot be read or decoded, or has no label.
     """
+    splits = [
+        load_split(
+            reader,
+            size,
+            first=first,
+            per_domain=per_domain,
+            domains=domains,
+            replace_unreadable=replace_unreadable,
+        )
+        for reader in sources.readers
+    ]
     if sources.labels.by_domain:
-        (reader,) = sources.readers
-        return load_split(reader, size, first=first, per_domain=per_domain, domains=domains)
-    images, labels, paths = [], [], []
-    for source_index, reader in enumerate(sources.readers):
-        split = load_split(reader, size, first=first, per_domain=per_domain, domains=domains)
-        images.append(split.images)
-        paths += split.paths
-        for domain in range(len(split.domains)):
-            for i in range(first, first + per_domain):
-                location = reader.locate(domain, i % reader.num_images(domain))
-                labels.append(sources.label(source_index, location))
-    return LoadedSplit(torch.cat(images), torch.stack(labels), paths, sources.domains)
+        return splits[0]
+    labels = [
+        sources.label(source_index, location)
+        for source_index, split in enumerate(splits)
+        for location in split.locations
+    ]
+    return LoadedSplit(
+        torch.cat([split.images for split in splits]),
+        torch.stack(labels),
+        [path for split in splits for path in split.paths],
+        sources.domains,
+        [location for split in splits for location in split.locations],
+    )

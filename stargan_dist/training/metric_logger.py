@@ -1,8 +1,11 @@
 """Metrics of a run: TensorBoard and RUN/metrics.jsonl."""
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -11,7 +14,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from stargan_dist import storage
 from stargan_dist.console.progress import clock
+from stargan_dist.training.tolerance import Tolerance
 
+TENSORBOARD, METRICS_FILE = "metrics in TensorBoard", "metrics.jsonl"  # as faults name them
+MAX_UNSAVED = 1000  # entries of TensorBoard kept while they cannot be written
 FIRST_TERMS = ("real", "fake", "reg", "adv", "cls", "sty", "ds")  # order in a progress line
 
 
@@ -54,30 +60,39 @@ class MetricsFile:
     """
 
     def __init__(self, run: str, start: int) -> None:
-        self.url = storage.join(run, "metrics.jsonl")
+        self.url, self.start = storage.join(run, "metrics.jsonl"), start
         self.is_local = storage.is_local(run)
-        self.lines = [line for line in self._read() if 0 < _step_of(line) <= start]
-        self._write()
+        self._added: list[str] = []
+        self._complete = False  # the file holds exactly the lines that it should
 
-    def _read(self) -> list[str]:
+    @cached_property
+    def _former(self) -> list[str]:
+        """The lines of finished steps. Raises OSError if they cannot be read."""
         with suppress(FileNotFoundError):
             # A killed process may leave half a line at the end.
             complete, _, _ = storage.read_bytes(self.url).rpartition(b"\n")
-            return complete.decode(errors="replace").splitlines()
+            lines = complete.decode(errors="replace").splitlines()
+            return [line for line in lines if 0 < _step_of(line) <= self.start]
         return []
 
-    def _write(self) -> None:
-        storage.write_bytes(self.url, "".join(f"{line}\n" for line in self.lines).encode())
-
     def append(self, step: int, scalars: Mapping[str, float]) -> None:
-        self.lines.append(json.dumps({"step": step, **scalars}))
-        if self.is_local:
+        """Add a line. Raises OSError if it cannot be written; the next call writes it as well."""
+        line = json.dumps({"step": step, **scalars})
+        self._added.append(line)
+        if self.is_local and self._complete:
+            self._complete = False
             with Path(storage.filesystem(self.url)[1]).open("a") as file:
-                file.write(f"{self.lines[-1]}\n")
+                file.write(f"{line}\n")
+            self._complete = True
+        elif self.is_local:
+            self.flush()
 
     def flush(self) -> None:
-        if not self.is_local:
-            self._write()
+        """Write the whole file, unless it is complete. Raises OSError if that fails."""
+        if not (self.is_local and self._complete):
+            lines = (f"{line}\n" for line in self._former + self._added)
+            storage.write_bytes(self.url, "".join(lines).encode())
+            self._complete = True
 
 
 def _step_of(line: str) -> int:
@@ -87,39 +102,121 @@ def _step_of(line: str) -> int:
     return 0
 
 
+Entry = tuple[int, Callable[[SummaryWriter], None]]  # a step, and what it adds to a board
+
+
+class Board:
+    """TensorBoard's event file of a run, begun again after a fault.
+
+    Entries since the last `flush` are kept in memory. If a write fails, as on a full disk, the next
+    call opens another file and adds them again; TensorBoard drops what it had of their steps.
+
+    Args:
+        start: number of finished steps, at which a resumed run continues.
+    """
+
+    def __init__(self, run: str, start: int) -> None:
+        self.folder, self._saved_step = storage.join(run, "tensorboard"), start
+        self._writer: SummaryWriter | None = None
+        self._unsaved: deque[Entry] = deque(maxlen=MAX_UNSAVED)
+
+    def add(self, step: int, entry: Callable[[SummaryWriter], None]) -> None:
+        """Add an entry. Raises an error if this or an earlier one cannot be written."""
+        self._unsaved.append((step, entry))
+        with self._writing() as (writer, is_new):
+            for _, unsaved in [*self._unsaved] if is_new else [self._unsaved[-1]]:
+                unsaved(writer)
+            if is_new:
+                writer.flush()  # otherwise a disk that is still full is noticed later
+
+    def flush(self) -> None:
+        """Write all entries to disk. Raises an error if that fails."""
+        with self._writing() as (writer, is_new):
+            for _, unsaved in self._unsaved if is_new else ():
+                unsaved(writer)
+            writer.flush()
+        while self._unsaved:
+            self._saved_step, _ = self._unsaved.popleft()
+
+    def close(self) -> None:
+        """Write all entries to disk and end. Raises an error if that fails."""
+        self.flush()
+        with self._writing() as (writer, _):
+            writer.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[SummaryWriter, bool]]:
+        """Yield the writer, and whether it is new. After an error, forget it."""
+        is_new = self._writer is None
+        try:
+            if self._writer is None:
+                # Steps that a killed process logged after its last checkpoint are logged again.
+                purge_step = self._saved_step + 1 if self._saved_step else 0
+                self._writer = SummaryWriter(self.folder, purge_step=purge_step)
+            yield self._writer, is_new
+        except Exception:
+            self._writer = None
+            raise
+
+
+def _ignore_writer_threads(arguments: threading.ExceptHookArgs) -> None:
+    """Print no traceback of TensorBoard's thread: the next call of its writer raises the error."""
+    if type(arguments.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(arguments)
+
+
 class MetricLogger:
     """Scalars and images of rank 0, in TensorBoard and in metrics.jsonl.
 
     Args:
         start: number of finished steps, at which a resumed run continues.
         config: YAML of the configuration, which a new run shows in TensorBoard.
+        tolerance: receives faults, which do not end the training.
     """
 
-    def __init__(self, run: str, start: int, config: str) -> None:
-        # Steps that a killed process logged after its last checkpoint will be logged again.
-        purge_step = start + 1 if start else 0
-        self.board = SummaryWriter(storage.join(run, "tensorboard"), purge_step=purge_step)
-        self.file = MetricsFile(run, start)
+    def __init__(self, run: str, start: int, config: str, tolerance: Tolerance) -> None:
+        threading.excepthook = _ignore_writer_threads
+        self.tolerance = tolerance
+        self.board, self.file = Board(run, start), MetricsFile(run, start)
+        with tolerance.of(METRICS_FILE):
+            self.file.flush()  # without the lines of steps that will be logged again
         if start == 0:
             indented = "\n".join(f"    {line}" for line in config.splitlines())
-            self.board.add_text("config", indented, 0)
+            self._add(0, lambda writer: writer.add_text("config", indented, 0))
+
+    def _add(self, step: int, entry: Callable[[SummaryWriter], None]) -> None:
+        with self.tolerance.of(TENSORBOARD):
+            self.board.add(step, entry)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        for name, value in scalars.items():
-            self.board.add_scalar(name, value, step)
-        self.file.append(step, scalars)
+        self._add(step, partial(_add_scalars, step, scalars))
+        with self.tolerance.of(METRICS_FILE):
+            self.file.append(step, scalars)
 
     def show(self, grids: Mapping[str, Image.Image], step: int) -> None:
-        for name, grid in grids.items():
-            pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
-            shape = (grid.height, grid.width, 3)
-            self.board.add_image(f"samples/{name}", pixels.view(shape), step, dataformats="HWC")
+        self._add(step, partial(_add_grids, step, grids))
 
     def flush(self) -> None:
         """Write everything logged so far to disk."""
-        self.board.flush()
-        self.file.flush()
+        with self.tolerance.of(TENSORBOARD):
+            self.board.flush()
+        with self.tolerance.of(METRICS_FILE):
+            self.file.flush()
 
     def close(self) -> None:
-        self.board.close()
-        self.file.flush()
+        with self.tolerance.of(TENSORBOARD):
+            self.board.close()
+        with self.tolerance.of(METRICS_FILE):
+            self.file.flush()
+
+
+def _add_scalars(step: int, scalars: Mapping[str, float], writer: SummaryWriter) -> None:
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, step)
+
+
+def _add_grids(step: int, grids: Mapping[str, Image.Image], writer: SummaryWriter) -> None:
+    for name, grid in grids.items():
+        pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
+        shape = (grid.height, grid.width, 3)
+        writer.add_image(f"samples/{name}", pixels.view(shape), step, dataformats="HWC")

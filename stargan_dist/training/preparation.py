@@ -80,7 +80,7 @@ def prepared_run(spec: RunSpec, world: World) -> Iterator[PreparedRun]:
         else:
             state = world.run_on_all_ranks(checkpoint.state)
             found = checkpoint.manifest
-            skipped: SkippedCounts = {**found.skipped}
+            skipped = {shard: {**entry} for shard, entry in found.skipped.items()}
             yield PreparedRun(sources, owner, found.step, state, skipped, found.nonfinite)
 
 

@@ -5,8 +5,10 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import torch
+from PIL import Image
 
 from stargan_dist import config as configs
 from stargan_dist import storage
@@ -26,6 +28,7 @@ from stargan_dist.runs.scores import Result
 from stargan_dist.training.environment import describe_environment, peak_memory_bytes
 from stargan_dist.training.metric_logger import MetricLogger, progress_line
 from stargan_dist.training.stopwatch import Stopwatch
+from stargan_dist.training.tolerance import Tolerance
 from stargan_dist.training.train_state import TrainState
 
 GRID_DOMAINS = 8  # domains shown in a grid, at most
@@ -60,14 +63,16 @@ class Reporter:
         self.start, self.began = start, time.monotonic()
         self.last_logged_step = start
         self.reported_skipped: SkippedCounts = {}
+        self.tolerance = Tolerance()
         if self.is_main:
             self._begin()
 
     def _begin(self) -> None:
         config, world = self.config, self.world
         environment = describe_environment(world.size, world.device)
-        self._write("config.yaml", configs.to_yaml(config).encode())
-        self._write("environment.json", json.dumps(environment, indent=1).encode())
+        with self.tolerance.of("config.yaml and environment.json"):
+            self._write("config.yaml", configs.to_yaml(config).encode())
+            self._write("environment.json", json.dumps(environment, indent=1).encode())
         self._write_status("running", self.start)
         logger.info(
             "%s: steps %d to %d, %d process(es) on %s, %s, %s, %d images%s",
@@ -76,25 +81,37 @@ class Reporter:
             self.sources.num_images, ", fast decoding" if config.data.fast_decoding else "",
         )  # fmt: skip
         logger.info("recipe %s: %s", config.recipe, self.state.spec.recipe.description)
-        self.metrics = MetricLogger(config.run, self.start, configs.to_yaml(config))
-        self.inputs, self.references = self._grid_images()
+        self.metrics = MetricLogger(config.run, self.start, configs.to_yaml(config), self.tolerance)
 
     def _write(self, name: str, data: bytes) -> None:
         storage.write_bytes(storage.join(self.config.run, name), data)
 
     def _write_status(self, status: str, step: int, received: int = 0) -> None:
         row = {"status": status, "step": step, "signal": received or None}
-        self._write("status.json", json.dumps(row).encode())
+        with self.tolerance.of("status.json"):
+            self._write("status.json", json.dumps(row).encode())
 
+    @cached_property
     def _grid_images(self) -> list[LoadedSplit]:
-        """Load sources and references of all grids: validation images if each domain has some."""
+        """Sources and references of all grids: validation images if each domain has some.
+
+        Raises:
+            UserError: none of the images of a domain can be read.
+        """
         config, count = self.config, self.config.monitor.sources
         validation_counts = (row for r in self.sources.readers for row in r.index.counts("val"))
         has_validation = all(map(sum, validation_counts))
         sources = open_sources(config.data, "val") if has_validation else self.sources
         size = config.model.image_size
         return [
-            load_labelled_images(sources, size, first=first, per_domain=count, domains=GRID_DOMAINS)
+            load_labelled_images(
+                sources,
+                size,
+                first=first,
+                per_domain=count,
+                domains=GRID_DOMAINS,
+                replace_unreadable=True,
+            )
             for first in (0, count)
         ]
 
@@ -138,15 +155,19 @@ class Reporter:
         """Write grids of translations by the averaged networks, to files and TensorBoard."""
         if not self.is_main:
             return
-        config = self.config
-        translator = self._translator(step)
-        latents = config.monitor.latents if translator.diverse else 1
-        images = {"latent": grids.latent_grid(translator, self.inputs, latents, config.seed)}
+        with self.tolerance.of("sample grids"):
+            images = self._draw_grids(self._translator(step))
+            self.metrics.show(images, step)
+            for name, image in images.items():
+                self._write(f"samples/{name}_{step:08d}.png", grids.to_png(image))
+
+    def _draw_grids(self, translator: Translator) -> dict[str, Image.Image]:
+        inputs, references = self._grid_images
+        latents = self.config.monitor.latents if translator.diverse else 1
+        images = {"latent": grids.latent_grid(translator, inputs, latents, self.config.seed)}
         if translator.guided_by_references:
-            images["reference"] = grids.reference_grid(translator, self.inputs, self.references)
-        for name, image in images.items():
-            self._write(f"samples/{name}_{step:08d}.png", grids.to_png(image))
-        self.metrics.show(images, step)
+            images["reference"] = grids.reference_grid(translator, inputs, references)
+        return images
 
     def evaluate(self, step: int) -> bool:
         """Evaluate the averaged networks on all ranks, unless that was done before. Collective.
@@ -175,7 +196,8 @@ class Reporter:
     def _show(self, result: Result) -> None:
         if self.is_main:
             logger.info("%s\n%s", report.headline(result), report.table(result))
-            report.log_to_tensorboard(self.config.run, result, results.protocol_variant(result))
+            with self.tolerance.of("metrics of evaluations in TensorBoard"):
+                report.log_to_tensorboard(self.config.run, result, results.protocol_variant(result))
 
     def _translator(self, step: int) -> Translator:
         return Translator(self.state.ema, self.state.spec, self.state.labels, step)

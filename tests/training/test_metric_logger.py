@@ -1,7 +1,9 @@
 """Progress lines, metrics.jsonl and TensorBoard."""
 
 import json
+import resource
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stargan_dist import storage
 from stargan_dist.training import metric_logger
-from stargan_dist.training.metric_logger import MetricsFile
+from stargan_dist.training.metric_logger import MetricLogger, MetricsFile
+from stargan_dist.training.tolerance import Tolerance
 from tests.conftest import here
 
 
@@ -36,7 +39,7 @@ def run(request, tmp_path):
 
 
 def read_metrics(run):
-    return storage.read_bytes(storage.join(run, "metrics.jsonl")).decode()
+    return storage.read_bytes(storage.join(str(run), "metrics.jsonl")).decode()
 
 
 def write_metrics(run, text):
@@ -44,13 +47,14 @@ def write_metrics(run, text):
 
 
 def test_the_metrics_file_of_a_new_run_is_empty(run):
-    MetricsFile(run, 0)
+    MetricsFile(run, 0).flush()
     assert read_metrics(run) == ""
 
 
 @pytest.mark.parametrize("run", ["local"], indirect=True)
 def test_metrics_are_appended_at_once_on_a_local_disk(run):
     file = MetricsFile(run, 0)
+    file.flush()
     inode = (Path(run) / "metrics.jsonl").stat().st_ino
     file.append(1, {"D/latent/real": 0.5, "speed/memory_gib": 2.0})
     first_line = '{"step": 1, "D/latent/real": 0.5, "speed/memory_gib": 2.0}\n'
@@ -66,6 +70,7 @@ def test_metrics_are_appended_at_once_on_a_local_disk(run):
 @pytest.mark.parametrize("run", ["memory"], indirect=True)
 def test_metrics_elsewhere_are_written_at_each_flush(run):
     file = MetricsFile(run, 0)
+    file.flush()
     file.append(1, {"D/latent/real": 0.5})
     assert read_metrics(run) == ""
     file.flush()
@@ -81,6 +86,7 @@ def test_metrics_elsewhere_are_written_at_each_flush(run):
 def test_a_resumed_run_removes_metrics_of_later_steps_and_a_torn_last_line(run, torn_line):
     write_metrics(run, "".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4)) + torn_line)
     file = MetricsFile(run, 3)
+    file.flush()
     assert read_metrics(run) == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
     file.append(4, {"D/latent/real": 0.5})
     file.flush()
@@ -120,3 +126,37 @@ def test_losses_are_logged_every_log_every_steps_and_at_the_last_step(train, tmp
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     board.Reload()
     assert [event.step for event in board.Scalars("D/latent/real")] == [4, 6]
+
+
+@contextmanager
+def full_disk():
+    """Fail writes beyond 100 bytes of a file, as a full disk fails them."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_metrics_survive_a_full_disk(tmp_path, caplog, capfd):
+    """They are told once, complete once there is room, and nothing is raised."""
+    caplog.set_level("INFO")
+    logger = MetricLogger(str(tmp_path), 0, "a: 1", Tolerance())
+    logger.log(1, {"D/latent/real": 1.0})
+    with full_disk():
+        for step in (2, 3):
+            logger.log(step, {"D/latent/real": float(step)})
+            logger.flush()
+    logger.log(4, {"D/latent/real": 4.0})
+    logger.close()
+    faults = [message for message in caplog.messages if "tried again later" in message]
+    assert len(faults) == 2  # of TensorBoard and metrics.jsonl
+    assert [m for m in caplog.messages if "works again" in m]
+    assert "Traceback" not in capfd.readouterr().err
+    assert [json.loads(line)["step"] for line in read_metrics(tmp_path).splitlines()] == [1, 2, 3, 4]
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(e.step, e.value) for e in board.Scalars("D/latent/real")] == [
+        (step, step) for step in (1, 2, 3, 4)
+    ]

@@ -1,0 +1,41 @@
+"""What ranks must share is compared before anything is loaded, or decided by rank 0 alone."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.runs import assert_same_bits
+
+DIFFERING = str(Path(__file__).with_name("differing.py"))
+
+
+def errors(result):
+    return [line for line in result.stderr.splitlines() if line.startswith("error")]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            "--optim.lr 0.5 --seed 7 --steps 9",
+            "error: the ranks were started differently: --optim.lr is 0.0001 on rank 0 and 0.5 on "
+            "rank 1; --seed is 0 on rank 0 and 7 on rank 1; --steps is 6 on rank 0 and 9 on rank 1;"
+            " start all of them with the same command, configuration files and version",
+        ),
+        ("--optim.lrr 1", "error (rank 1): "),
+    ],
+)
+def test_ranks_with_different_options_are_told_once(train, tmp_path, options, expected):
+    arguments = {"driver": DIFFERING, "processes": 2, "RANK_1_OPTIONS": options}
+    (error,) = errors(train(tmp_path / "run", code=1, **arguments))
+    assert error.startswith(expected)
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_ranks_resume_from_the_step_that_rank_0_reads(train, run_of_two, tmp_path):
+    """Also if another rank sees an older state of the run's folder."""
+    run = tmp_path / "run"
+    train(run, "--steps", "4", processes=2)
+    result = train(run, processes=2, driver=DIFFERING, RANK_1_SEES="2")
+    assert "steps 4 to 6" in result.stderr + result.stdout
+    assert_same_bits(run, run_of_two)
