@@ -37,5 +37,7 @@ class Tolerance:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the random names of temporary files
     kind = "" if isinstance(error, OSError | UserError) else f"{type(error).__name__}: "
     return kind + " ".join(str(error).split())

@@ -154,9 +154,9 @@ def test_metrics_survive_a_full_disk(tmp_path, caplog, capfd):
     assert len(faults) == 2  # of TensorBoard and metrics.jsonl
     assert [m for m in caplog.messages if "works again" in m]
     assert "Traceback" not in capfd.readouterr().err
-    assert [json.loads(line)["step"] for line in read_metrics(tmp_path).splitlines()] == [1, 2, 3, 4]
+    steps = [json.loads(line)["step"] for line in read_metrics(tmp_path).splitlines()]
+    assert steps == [1, 2, 3, 4]
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
-    assert [(e.step, e.value) for e in board.Scalars("D/latent/real")] == [
-        (step, step) for step in (1, 2, 3, 4)
-    ]
+    events = board.Scalars("D/latent/real")
+    assert [(event.step, event.value) for event in events] == [(step, step) for step in steps]
