@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor
 
+from stargan_dist.console.text import printable
 from stargan_dist.errors import UserError
 
 # CelebA's own list uses -1 and 1.
@@ -60,7 +61,8 @@ class LabelSpace:
         category = str(_attribute(attributes, self.key)) if self.key else domain
         if category not in self.columns:
             label = f"attribute {self.key}" if self.key else "its domain"
-            raise UserError(f"{label} is {category!r}, not one of {', '.join(self.columns)}")
+            columns = printable(", ".join(self.columns))
+            raise UserError(f"{label} is {category!r}, not one of {columns}")
         return np.array([category == name for name in self.columns], np.float32)
 
     def encode_known(self, values: Mapping[str, Any]) -> np.ndarray:
