@@ -18,8 +18,7 @@ import msgspec
 import numpy as np
 
 from stargan_dist import storage
-from stargan_dist.console.text import printable
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 
 INDEX = "index.json"
 SPLITS = ("train", "val", "test")

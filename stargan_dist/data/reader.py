@@ -14,13 +14,12 @@ from torch import Tensor
 
 from stargan_dist import storage
 from stargan_dist.config import DataConfig
-from stargan_dist.console.text import printable
 from stargan_dist.data import transforms
 from stargan_dist.data.cache import ShardCache
 from stargan_dist.data.index import Index, SampleTable, Shard, read_index, read_sample_table
 from stargan_dist.data.order import WINDOW_SHARDS, Location
 from stargan_dist.data.sample import Sample, parse_sample
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 
 STREAMS = 3  # sources, references, second references
 

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 from webdataset.tariterators import base_plus_ext
 
-from stargan_dist.console.text import printable
 from stargan_dist.data.index import MAX_SAMPLE_BYTES
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 
 NOT_WHOLE = "not made of whole tar members: damaged headers, or wrong offsets in the sample table"
 PLAIN_FILE = (tarfile.REGTYPE, tarfile.AREGTYPE)
@@ -80,7 +79,7 @@ def split_sample(data: bytes) -> tuple[str, bytes, bytes]:
     split = [base_plus_ext(member.name) for member in members]
     keys, are_json = {key for key, _ in split}, [suffix == "json" for _, suffix in split]
     if len(keys) != 1 or sorted(are_json) != [False, True]:
-        names = ", ".join(repr(member.name) for member in members)
+        names = ", ".join(f"{member.name!r:.120}" for member in members)
         raise UserError(f"one image and its JSON are expected, not {names}")
     contents = [data[m.begin : m.begin + m.size] for m in members]
     return keys.pop(), contents[are_json.index(False)], contents[are_json.index(True)]
@@ -126,7 +125,7 @@ def parse_metadata(text: bytes) -> Metadata:
         # Not msgspec's parser: attributes of earlier builds may be NaN.
         return msgspec.convert(json.loads(text), Metadata)
     except msgspec.ValidationError as error:
-        raise UserError(f"the JSON is invalid: {printable(str(error))}") from error
+        raise UserError(f"the JSON is invalid: {printable(str(error), 300)}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"the JSON cannot be parsed ({printable(str(error).partition(';')[0])})"

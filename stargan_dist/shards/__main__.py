@@ -14,9 +14,8 @@ from typing import Any, NoReturn
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
-from stargan_dist.console.text import printable
 from stargan_dist.data.index import MAX_SAMPLES, Index, read_index
-from stargan_dist.errors import UserError, run_command
+from stargan_dist.errors import UserError, printable, run_command
 from stargan_dist.shards.build import build
 from stargan_dist.shards.pack import Encoding
 from stargan_dist.shards.preview import preview, write_png

@@ -10,7 +10,6 @@ from dataclasses import asdict
 
 from stargan_dist import storage
 from stargan_dist.console.progress import progress_bar
-from stargan_dist.console.text import is_utf8, printable
 from stargan_dist.data.index import (
     INDEX,
     MAX_INDEX_BYTES,
@@ -21,7 +20,7 @@ from stargan_dist.data.index import (
     sample_table_name,
     slug,
 )
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, is_utf8, printable
 from stargan_dist.shards.listing import Listing, list_source, split_listing
 from stargan_dist.shards.pack import Encoding, PackResult, PackTask, pack
 from stargan_dist.shards.process_pool import map_in_processes

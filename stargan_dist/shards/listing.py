@@ -14,10 +14,9 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from stargan_dist import storage
-from stargan_dist.console.text import is_utf8, printable
 from stargan_dist.data.index import SPLITS
 from stargan_dist.data.order import seeded_rng
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, is_utf8, printable
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 MANIFEST_SUFFIXES = (".csv", ".jsonl")

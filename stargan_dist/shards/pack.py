@@ -14,10 +14,9 @@ import msgspec
 import webdataset as wds
 
 from stargan_dist import storage
-from stargan_dist.console.text import printable
 from stargan_dist.data import transforms
 from stargan_dist.data.index import Shard, ShardFields, sample_table_name, slug
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 from stargan_dist.shards.listing import IMAGE_SUFFIXES, Item
 
 PROGRESS_FOLDER = "progress"  # records of the shards of an unpublished build

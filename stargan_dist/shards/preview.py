@@ -13,11 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stargan_dist import storage
 from stargan_dist.console.progress import progress_bar
-from stargan_dist.console.text import printable
 from stargan_dist.data.index import Index, read_index
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 
 MAX_CELLS_PER_ROW = 8
 GAP = 4  # pixels between cells

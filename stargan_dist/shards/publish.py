@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from stargan_dist import storage
-from stargan_dist.console.text import printable
 from stargan_dist.data.index import (
     INDEX,
     MAX_INDEX_BYTES,
@@ -22,7 +21,7 @@ from stargan_dist.data.index import (
     read_index,
     to_json,
 )
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 from stargan_dist.shards.pack import PROGRESS_FOLDER, read_record
 
 PARTS_FOLDER = "parts"

@@ -3,8 +3,8 @@
 from typing import Any
 
 from stargan_dist.console.tables import format_table
-from stargan_dist.console.text import printable
 from stargan_dist.data.index import Index, Shard
+from stargan_dist.errors import printable
 
 MAX_LEFT_OUT_SHOWN = 20
 HEADER = ("split", "domain", "images", "shards", "MiB", "pixels")

@@ -23,7 +23,6 @@ from webdataset.tariterators import base_plus_ext
 
 from stargan_dist import storage
 from stargan_dist.console.progress import progress_bar
-from stargan_dist.console.text import printable
 from stargan_dist.data import transforms
 from stargan_dist.data.index import (
     MAX_SAMPLE_BYTES,
@@ -34,7 +33,7 @@ from stargan_dist.data.index import (
     sample_table_name,
 )
 from stargan_dist.data.sample import BLOCK, parse_header, parse_metadata, split_sample
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 from stargan_dist.shards.process_pool import map_in_processes
 from stargan_dist.storage import with_retries
 

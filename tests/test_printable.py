@@ -1,4 +1,4 @@
-from stargan_dist.console.text import is_utf8, printable
+from stargan_dist.errors import is_utf8, printable
 
 
 def test_text_stays_as_it_is():
