@@ -30,6 +30,7 @@ SHARD_NAME = re.compile(r"(train|val|test)/[0-9]{4,9}-[A-Za-z0-9_-]{1,40}-[0-9]{
 
 # Bounds of what is read, far above all that the builder writes.
 MAX_INDEX_BYTES = 2**29  # ten thousand shards take 3 MiB; each image left out about 100 bytes
+MAX_NAME = 4096  # characters of a domain, as of a path on Linux
 MAX_SAMPLES = 2**24  # of a shard; the builder's --shard-images has the same limit
 MAX_SAMPLE_BYTES = 2**30  # images of the largest size take half of it uncompressed
 MAX_PIXELS_OF_SIDE = 2**26
@@ -135,7 +136,7 @@ Pixels = Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS_OF_SIDE)]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Checksum = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 Range = Annotated[list[Pixels], msgspec.Meta(min_length=2, max_length=2)]
-Name = Annotated[str, msgspec.Meta(min_length=1)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 
 
 class ShardFields(msgspec.Struct, forbid_unknown_fields=True):
@@ -215,7 +216,7 @@ def _check_names(origin: str, index: Index) -> None:
     shards = [shard.name for shard in index.shards()]
     for kind, names in (("domain", index.domains), ("shard", shards)):
         if repeated := _first_repeated(names):
-            raise UserError(f"{origin} names the {kind} {printable(repeated)} twice: {REMEDY}")
+            raise UserError(f"{origin} names the {kind} {printable(repeated, 200)} twice: {REMEDY}")
     for split, domains in index.splits.items():
         for shard in (shard for shards_of_domain in domains.values() for shard in shards_of_domain):
             if not shard.name.startswith(f"{split}/"):

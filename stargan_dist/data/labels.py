@@ -60,7 +60,7 @@ class LabelSpace:
         category = str(_attribute(attributes, self.key)) if self.key else domain
         if category not in self.columns:
             label = f"attribute {self.key}" if self.key else "its domain"
-            columns = printable(", ".join(self.columns))
+            columns = printable(", ".join(self.columns), 1000)
             raise UserError(f"{label} is {category!r:.100}, not one of {columns}")
         return np.array([category == name for name in self.columns], np.float32)
 

@@ -215,8 +215,8 @@ def check_split(index: Index, split: str, minimum: int, url: str) -> None:
     for domain, counts in zip(index.domains, index.counts(split), strict=True):
         if sum(counts) < minimum:
             raise UserError(
-                f"{url}: domain {printable(domain)} has {sum(counts)} images in split {split}, "
-                f"at least {minimum} are needed: add images and rebuild the shards"
+                f"{url}: domain {printable(domain, 200)} has {sum(counts)} images in split "
+                f"{split}, at least {minimum} are needed: add images and rebuild the shards"
             )
 
 

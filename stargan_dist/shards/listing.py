@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from stargan_dist import storage
-from stargan_dist.data.index import SPLITS
+from stargan_dist.data.index import MAX_NAME, SPLITS
 from stargan_dist.data.order import seeded_rng
 from stargan_dist.errors import UserError, is_utf8, printable
 
@@ -23,7 +23,6 @@ MANIFEST_SUFFIXES = (".csv", ".jsonl")
 MANIFEST_FIELDS = ("path", "domain", "split")  # further fields are attributes
 UNSPLIT = ""  # name of the split of a source without splits
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-MAX_NAME = 4096  # characters of a path or domain in a manifest, as of a path on Linux
 MAX_DEPTH = 32  # of lists and objects in a row of a manifest
 SHOWN = 200  # characters of a row's contents that an error shows
 

@@ -62,7 +62,9 @@ def check_trainable(source: str, domains: list[str], train: Mapping[str, Sized])
     """
     for domain in domains:
         if not train.get(domain):
-            raise UserError(f"{source}: no usable training image in domain {printable(domain)}")
+            raise UserError(
+                f"{source}: no usable training image in domain {printable(domain, 200)}"
+            )
 
 
 def publish(dest: str, index: Index) -> None:

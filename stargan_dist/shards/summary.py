@@ -41,7 +41,7 @@ def _totals(shards: list[Shard]) -> dict[str, Any]:
 def summary_table(summary: dict[str, Any]) -> str:
     """Format the result of `summarise` as a table with notes."""
     rows = [
-        (split, printable(domain), *_cells(totals))
+        (split, printable(domain, 200), *_cells(totals))
         for split, domains in summary["splits"].items()
         for domain, totals in domains.items()
     ]

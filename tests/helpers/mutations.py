@@ -1,5 +1,6 @@
 """Seeded damage to valid bytes and JSON, and the check that a parser succeeds or says one line."""
 
+import copy
 import json
 import os
 import random
@@ -117,15 +118,15 @@ def _change_value(container: dict | list, rng: random.Random) -> None:
     key, action = rng.choice(keys), rng.choice(["replace", "replace", "remove", "copy", "swap"])
     value = container[key]
     if action == "replace":
-        container[key] = rng.choice(ODD_VALUES)
+        container[key] = copy.deepcopy(rng.choice(ODD_VALUES))
     elif action == "remove":
         del container[key]
     elif action == "swap":
-        container[key] = container[rng.choice(keys)]
+        container[key] = copy.deepcopy(container[rng.choice(keys)])
     elif isinstance(container, list):
-        container.append(value)
+        container.append(copy.deepcopy(value))
     else:
-        container[str(rng.choice(ODD_VALUES))] = value
+        container[str(rng.choice(ODD_VALUES))] = copy.deepcopy(value)
 
 
 @contextmanager

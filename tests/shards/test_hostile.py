@@ -187,6 +187,7 @@ INDEXES = {
     "domains of other types": (lambda f: f.update(domains=["a", 1]), "Expected `str`, got `int`"),
     "no domains": (lambda f: f.update(domains=[]), "length >= 1"),
     "empty domain": (lambda f: f.update(domains=["a", ""]), "length >= 1"),
+    "long domain": (lambda f: f.update(domains=["a" * 5000]), "length <= 4096"),
     "duplicate domains": (lambda f: f.update(domains=["a", "a"]), "names the domain a twice"),
     "duplicate shards": (
         lambda f: f["splits"]["train"]["b"].append(first_shard(f)),
