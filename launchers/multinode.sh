@@ -37,6 +37,9 @@
 # otherwise the exit code of the machine that failed first.
 set -euo pipefail
 
+# [USER@]MACHINE. A name is a word of ssh's command line, where it must not be an option, and the name
+# of a log file.
+HOST='^([A-Za-z0-9_][A-Za-z0-9_.-]{0,63}@)?[A-Za-z0-9][A-Za-z0-9_.:%-]{0,252}$'
 FORWARDED='^(AWS|CUDA|GLOO|HF|MKL|NCCL|OMP|STARGAN|TORCH)_'
 # BatchMode: nobody can answer a prompt. The other options: a machine that is off is noticed after
 # 15 seconds. Its peers have not failed by then, so the last line names the right machine.
@@ -56,14 +59,20 @@ fail() {
     exit 2
 }
 
+shown() { # TEXT: its beginning, on one line of a terminal
+    printf '%.100q' "${1::100}"
+}
+
 read_hosts() { # FILE
     local line host slots number=0
-    [[ -r $1 ]] || fail "$1: no such file; it must list one machine per line (see --help)"
+    [[ -r $1 && ! -d $1 ]] || fail "$1: no such file; it must list one machine per line (see --help)"
     while read -r line || [[ $line ]]; do
         ((++number))
         read -r host slots <<<"${line%%#*}" || true
         [[ $host ]] || continue
-        [[ $slots =~ ^(slots=[1-9][0-9]*)?$ ]] || fail "$1, line $number: \"$slots\" is not slots=N"
+        [[ $host =~ $HOST ]] || fail "$1, line $number: $(shown "$host") is not the name of a machine"
+        [[ $slots =~ ^(slots=[1-9][0-9]{0,4})?$ ]] ||
+            fail "$1, line $number: \"$(shown "$slots")\" is not slots=N"
         [[ " ${HOSTS[*]} " != *" $host "* ]] || fail "$1, line $number: $host is listed twice"
         HOSTS+=("$host")
         SLOTS+=("${slots#slots=}")

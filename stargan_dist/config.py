@@ -6,6 +6,7 @@ configuration is written into the run folder, and a resumed run must agree with 
 
 import dataclasses
 import logging
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import (
+    ArgumentError,
+    ArgumentParser,
+    Namespace,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from stargan_dist.errors import UserError
@@ -352,6 +360,51 @@ CLEARER_ERRORS = (
 )  # fmt: skip
 
 
+# YAML.
+
+MAX_YAML_CHARACTERS = 2**20
+MAX_YAML_VALUES = 100_000  # with aliases expanded, as all later code sees them
+_load_any_yaml = get_loader("yaml")
+
+
+def _load_yaml(text: str) -> Any:
+    """Load YAML of bounded size: ten lines of aliases of aliases can stand for billions of values.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or too large.
+    """
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise yaml.YAMLError(f"more than {MAX_YAML_CHARACTERS} characters")
+    try:
+        value = _load_any_yaml(text)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # constructors of dates and numbers raise errors of their own
+        raise yaml.YAMLError(str(error).partition(";")[0]) from error
+    if _count_values(value, {}) > MAX_YAML_VALUES:
+        raise yaml.YAMLError(f"aliases that expand to more than {MAX_YAML_VALUES} values")
+    return value
+
+
+set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
+
+
+def _count_values(value: Any, counts: dict[int, float]) -> float:
+    """Count the values in a list or mapping and below; infinitely many if it contains itself.
+
+    Args:
+        value: a value loaded from YAML. Aliases are the same object.
+        counts: results by identity, which are added here.
+    """
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in counts:
+        counts[id(value)] = math.inf  # found again inside itself
+        children = value.values() if isinstance(value, dict) else value
+        counts[id(value)] = 1 + sum(_count_values(child, counts) for child in children)
+    return counts[id(value)]
+
+
 @contextmanager
 def _parse_errors() -> Iterator[None]:
     """Convert errors of the parser to UserErrors of one line."""
@@ -362,9 +415,28 @@ def _parse_errors() -> Iterator[None]:
         for pattern, replacement in CLEARER_ERRORS:
             message = re.sub(pattern, replacement, message)
         raise UserError(message) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config: a file is not UTF-8: {error}; save it as UTF-8") from error
+
+
+def _check_groups(kind: Any, values: Any, name: str = "") -> None:
+    """Check what the parser does not: groups of settings are not single values, numbers not null.
+
+    Raises:
+        UserError: one is.
+    """
+    if not isinstance(values, Namespace | dict):
+        raise UserError(f"{name}: expected settings by name, not {values!r:.200}")
+    for field_ in dataclasses.fields(kind):
+        field_name = f"{name}.{field_.name}" if name else field_.name
+        if dataclasses.is_dataclass(field_.type):
+            _check_groups(field_.type, values.get(field_.name), field_name)
+        elif values.get(field_.name) is None and field_.default is not None:
+            raise UserError(f"{field_name}: must have a value, not null")
 
 
 def _build(parser: ArgumentParser, namespace: Namespace) -> Config:
+    _check_groups(Config, namespace)
     return Config(**_plain(parser.instantiate(namespace).as_dict()))
 
 

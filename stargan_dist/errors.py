@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -41,6 +42,34 @@ class LostRankError(RankError):
     """
 
     exit_code = 1
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """Return the text of others (names of files, contents) so that it stays on one line.
+
+    Control characters, line breaks and lone surrogates are escaped.
+
+    Args:
+        text: any text.
+        limit: number of characters after which it is cut; None: not cut.
+    """
+    cut = text if limit is None or len(text) <= limit else text[:limit] + "…"
+    return cut if cut.isprintable() else "".join(map(_escape, cut))
+
+
+def _escape(character: str) -> str:
+    category = unicodedata.category(character)
+    changes_the_line = category[0] == "C" or category in ("Zl", "Zp")
+    return ascii(character)[1:-1] if changes_the_line else character
+
+
+def is_utf8(name: str) -> bool:
+    """Return False if a name has lone surrogates, which stand for bytes that are not UTF-8."""
+    try:
+        name.encode()
+        return True
+    except UnicodeEncodeError:
+        return False
 
 
 def print_error(error: UserError) -> None:

@@ -97,6 +97,46 @@ def test_unknown_keys_in_a_file_are_rejected(tmp_path):
         configs.parse(["--config", str(tmp_path / "a.yaml"), *REQUIRED])
 
 
+def aliases(begin, levels):
+    """Return YAML in which each list holds the one before nine times."""
+    lists = [f"{begin}a0: &a0 [x]", *(f"{begin}a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]"
+             for i in range(levels))]  # fmt: skip
+    return "\n".join(lists)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (aliases("", 30), "aliases that expand to more than 100000 values"),
+        ("storage:\n  options:\n    s3:\n" + aliases("      ", 30), "aliases that expand to more"),
+        ("storage: {options: {s3: &a {b: *a}}}", "aliases that expand to more than"),
+        ("#" * 2**20 + "\n", "more than 1048576 characters"),
+        ("run: " + "[" * 10**5, "exceeded maximum nesting depth"),
+        ("steps: " + "9" * 5000, "Exceeds the limit (4300 digits)"),
+        ("steps: !!timestamp 2020-99-99", "month must be in 1..12"),
+        ("steps: !!timestamp x", "Problems parsing config"),
+        (b"run: \xff", "--config: a file is not UTF-8"),
+        ("model: null", "model: expected settings by name, not None"),
+        ("optim: {clip: 3}", "optim.clip: expected settings by name, not 3"),
+        ("engine: !!set {a, b}", "engine: expected settings by name, not {"),
+        ("data: {sources: null}", "data.sources: must have a value, not null"),
+    ],
+)
+def test_a_file_of_a_stranger_costs_one_line(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as error:
+        configs.parse([*REQUIRED, "--config", str(tmp_path / "a.yaml")])
+    assert message in str(error.value)
+    assert str(error.value).isprintable()
+
+
+def test_a_few_aliases_are_welcome(tmp_path):
+    options = "{options: {s3: &a {key: [1, 2]}, gs: *a, az: *a}}"
+    (tmp_path / "a.yaml").write_text(f"storage: {options}")
+    config = configs.parse([*REQUIRED, "--config", str(tmp_path / "a.yaml")])
+    assert config.storage.options["az"] == {"key": [1, 2]}
+
+
 def test_the_global_batch_must_divide_evenly_among_the_ranks():
     config = configs.parse([*REQUIRED, "--batch_size", "6"])
     configs.check_world(config, 3)

@@ -87,6 +87,8 @@ class ShardCache:
         digest = hashlib.sha256()
         with partial.open("r+b") as file:
             for block in storage.read_blocks(url):
+                if file.tell() + len(block) > shard.bytes:  # no more than was reserved
+                    raise OSError(f"it is longer than the {shard.bytes} bytes of the index")
                 digest.update(block)
                 file.write(block)
             file.truncate()

@@ -8,17 +8,34 @@ The index of ten million samples in ten thousand shards therefore stays at a few
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
 from stargan_dist import storage
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 
 INDEX = "index.json"
+SPLITS = ("train", "val", "test")
 VERSION = 2
+
+# Names of shards as the builder writes them: SPLIT/NNNN-slug-NNNNNN.tar. No other file is opened,
+# written or removed, whatever an index says.
+SHARD_NAME = re.compile(r"(train|val|test)/[0-9]{4,9}-[A-Za-z0-9_-]{1,40}-[0-9]{6,12}\.tar")
+
+# Bounds of what is read, far above all that the builder writes.
+MAX_INDEX_BYTES = 2**29  # ten thousand shards take 3 MiB; each image left out about 100 bytes
+MAX_NAME = 4096  # characters of a domain, as of a path on Linux
+MAX_SAMPLES = 2**24  # of a shard; the builder's --shard-images has the same limit
+MAX_SAMPLE_BYTES = 2**30  # images of the largest size take half of it uncompressed
+MAX_PIXELS_OF_SIDE = 2**26
+JSON_BYTES_PER_SAMPLE = 64  # in a sample table: an offset and a CRC-32 take at most 34
+REMEDY = "restore the file, or rebuild the shards"
 
 
 @dataclass(frozen=True)
@@ -38,8 +55,8 @@ class Shard:
     samples: int
     bytes: int
     sha256: str
-    widths: list[int]
-    heights: list[int]
+    widths: list[int] = field(hash=False)
+    heights: list[int] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,7 @@ def read_index(url: str) -> Index:
     """
     index_url = storage.join(url, INDEX)
     try:
-        return from_json(index_url, storage.read_bytes(index_url))
+        return from_json(index_url, storage.read_bytes(index_url, MAX_INDEX_BYTES))
     except FileNotFoundError as error:
         raise UserError(
             f"no shards at {url} ({INDEX} is missing): "
@@ -111,6 +128,57 @@ def read_index(url: str) -> Index:
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {index_url}: {error}") from error
+
+
+# Formats of the files. Parsing checks everything that later code relies on.
+
+Pixels = Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS_OF_SIDE)]
+Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Checksum = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+Range = Annotated[list[Pixels], msgspec.Meta(min_length=2, max_length=2)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+
+
+class ShardFields(msgspec.Struct, forbid_unknown_fields=True):
+    """The fields of a `Shard` in JSON."""
+
+    name: str
+    samples: Annotated[int, msgspec.Meta(ge=1, le=MAX_SAMPLES)]
+    bytes: Offset
+    sha256: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    widths: Range
+    heights: Range
+
+    def shard(self, origin: str) -> Shard:
+        """Return the shard.
+
+        Raises:
+            UserError: its name is not one that the builder gives.
+        """
+        if not SHARD_NAME.fullmatch(self.name):
+            raise UserError(
+                f"{origin} names the shard {self.name[:200]!a}, which is not of the form "
+                f"SPLIT/NNNN-DOMAIN-NNNNNN.tar: {REMEDY}"
+            )
+        return Shard(**msgspec.structs.asdict(self))
+
+
+class _IndexVersion(msgspec.Struct):
+    version: int
+
+
+class _IndexFields(msgspec.Struct, forbid_unknown_fields=True):
+    version: int
+    domains: Annotated[list[Name], msgspec.Meta(min_length=1)]
+    splits: dict[Literal["train", "val", "test"], dict[Name, list[ShardFields]]]
+    source: str
+    encoding: dict[str, int | str] | None = None
+    skipped: list[str] = []
+
+
+class _SampleTableFields(msgspec.Struct, forbid_unknown_fields=True):
+    offsets: list[Offset]
+    crc32: list[Checksum]
 
 
 def from_json(origin: str, data: bytes) -> Index:
@@ -123,31 +191,40 @@ def from_json(origin: str, data: bytes) -> Index:
     Raises:
         UserError: the data is not a valid index, or is of another version.
     """
-    try:
-        fields = json.loads(data)
-        version = fields.pop("version")
-        if version != VERSION:
-            raise UserError(
-                f"{origin} has version {version}, but this program reads version {VERSION}: "
-                "rebuild the shards"
-            )
-        fields["splits"] = {
-            split: {domain: [_parse_shard(s) for s in shards] for domain, shards in domains.items()}
-            for split, domains in fields["splits"].items()
-        }
-        return Index(**fields)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{origin} is not an index of shards: {error!r}") from error
+    version = storage.decode_json(data, _IndexVersion, origin, REMEDY).version
+    if version != VERSION:
+        raise UserError(
+            f"{origin} has version {version}, but this program reads version {VERSION}: "
+            "rebuild the shards"
+        )
+    fields = storage.decode_json(data, _IndexFields, origin, REMEDY)
+    splits: dict[str, dict[str, list[Shard]]] = {
+        split: {domain: [s.shard(origin) for s in shards] for domain, shards in domains.items()}
+        for split, domains in fields.splits.items()
+    }
+    index = Index(fields.domains, splits, fields.source, fields.encoding, fields.skipped)
+    _check_names(origin, index)
+    return index
 
 
-def _parse_shard(fields: dict[str, Any]) -> Shard:
-    shard = Shard(**fields)
-    numbers = shard.samples, shard.bytes, *shard.widths, *shard.heights
-    if not (len(shard.widths) == len(shard.heights) == 2 and {*map(type, numbers)} == {int}):
-        raise ValueError(f"shard {shard.name}: {numbers}")
-    return shard
+def _check_names(origin: str, index: Index) -> None:
+    """Check that no domain and no shard occurs twice, and that shards are in the split's folder.
+
+    Raises:
+        UserError: a name does or is not.
+    """
+    shards = [shard.name for shard in index.shards()]
+    for kind, names in (("domain", index.domains), ("shard", shards)):
+        if repeated := _first_repeated(names):
+            raise UserError(f"{origin} names the {kind} {printable(repeated, 200)} twice: {REMEDY}")
+    for split, domains in index.splits.items():
+        for shard in (shard for shards_of_domain in domains.values() for shard in shards_of_domain):
+            if not shard.name.startswith(f"{split}/"):
+                raise UserError(f"{origin} has the shard {shard.name} in split {split}: {REMEDY}")
+
+
+def _first_repeated(names: list[str]) -> str | None:
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def slug(label: int, domain: str) -> str:
@@ -163,18 +240,31 @@ def sample_table_name(shard_name: str) -> str:
     return shard_name.removesuffix(".tar") + ".json"
 
 
-def read_sample_table(url: str, shard_name: str) -> SampleTable:
+def read_sample_table(url: str, shard: Shard) -> SampleTable:
     """Read the sample table of a shard of the dataset at `url`.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not in the builder's format.
+        UserError: it is not in the builder's format, or does not match the shard.
     """
-    name = sample_table_name(shard_name)
-    data = storage.read_bytes(storage.join(url, name))
-    try:
-        fields = json.loads(data)
-        offsets, crc32 = np.array(fields["offsets"], np.int64), np.array(fields["crc32"], np.uint32)
-        return SampleTable(offsets, crc32)
-    except (KeyError, TypeError, OverflowError) as error:
-        raise ValueError(f"{name}: {error!r}") from error
+    name = sample_table_name(shard.name)
+    limit = JSON_BYTES_PER_SAMPLE * (shard.samples + 100)
+    data = storage.read_bytes(storage.join(url, name), limit)
+    fields = storage.decode_json(data, _SampleTableFields, name)
+    if reason := _table_fault(fields, shard):
+        raise UserError(f"{name} is invalid: {reason}")
+    return SampleTable(np.array(fields.offsets, np.int64), np.array(fields.crc32, np.uint32))
+
+
+def _table_fault(table: _SampleTableFields, shard: Shard) -> str | None:
+    """Return the reason why a sample table cannot be that of a shard, or None."""
+    sizes = [end - begin for begin, end in pairwise(table.offsets)]
+    if not len(sizes) == len(table.crc32) == shard.samples:
+        return f"{len(sizes)} samples and {len(table.crc32)} checksums of {shard.samples} samples"
+    if table.offsets[0] != 0 or min(sizes) <= 0:
+        return "the offsets do not ascend from 0"
+    if table.offsets[-1] > shard.bytes:
+        return f"it ends at byte {table.offsets[-1]} of {shard.bytes}"
+    if max(sizes) > MAX_SAMPLE_BYTES:
+        return f"a sample of {max(sizes)} bytes, more than {MAX_SAMPLE_BYTES}"
+    return None

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor
 
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 
 # CelebA's own list uses -1 and 1.
 BINARY_VALUES = {"1": 1.0, "true": 1.0, "0": 0.0, "-1": 0.0, "false": 0.0}
@@ -60,7 +60,8 @@ class LabelSpace:
         category = str(_attribute(attributes, self.key)) if self.key else domain
         if category not in self.columns:
             label = f"attribute {self.key}" if self.key else "its domain"
-            raise UserError(f"{label} is {category!r}, not one of {', '.join(self.columns)}")
+            columns = printable(", ".join(self.columns), 1000)
+            raise UserError(f"{label} is {category!r:.100}, not one of {columns}")
         return np.array([category == name for name in self.columns], np.float32)
 
     def encode_known(self, values: Mapping[str, Any]) -> np.ndarray:
@@ -91,7 +92,7 @@ def _to_binary(name: str, value: Any) -> float:
     """Convert true or false, 1, 0 or -1, or their text, to 1.0 or 0.0."""
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     if text.strip().lower() not in BINARY_VALUES:
-        raise UserError(f"attribute {name} is {value!r}, neither true (1) nor false (0, -1)")
+        raise UserError(f"attribute {name} is {value!r:.100}, neither true (1) nor false (0, -1)")
     return BINARY_VALUES[text.strip().lower()]
 
 

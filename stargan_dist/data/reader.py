@@ -1,21 +1,16 @@
-"""Random access to single samples of shards: byte ranges through fsspec, parsed by WebDataset.
+"""Random access to single samples of shards, by byte ranges through fsspec.
 
 The index holds the position of every sample, so a reader fetches only the samples it needs.
 """
 
-import io
-import json
-import tarfile
 import zlib
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from stargan_dist import storage
 from stargan_dist.config import DataConfig
@@ -23,23 +18,15 @@ from stargan_dist.data import transforms
 from stargan_dist.data.cache import ShardCache
 from stargan_dist.data.index import Index, SampleTable, Shard, read_index, read_sample_table
 from stargan_dist.data.order import WINDOW_SHARDS, Location
-from stargan_dist.errors import UserError
+from stargan_dist.data.sample import Sample, parse_sample
+from stargan_dist.errors import UserError, printable
 
 STREAMS = 3  # sources, references, second references
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One encoded image, and the JSON metadata that the builder stored beside it."""
-
-    key: str
-    image: bytes
-    metadata: dict[str, Any]
-
-
 @lru_cache(maxsize=1024)
-def _sample_table(url: str, shard_name: str, _fingerprint: str) -> SampleTable:
-    return read_sample_table(url, shard_name)
+def _sample_table(url: str, shard: Shard) -> SampleTable:
+    return read_sample_table(url, shard)
 
 
 class ShardReader:
@@ -54,7 +41,6 @@ class ShardReader:
 
     def __init__(self, url: str, index: Index, split: str, cache: ShardCache | None = None) -> None:
         self.url, self.index, self.split, self.cache = url, index, split, cache
-        self._fingerprint = index.fingerprint
         self._starts = [np.cumsum([0, *counts]) for counts in index.counts(split)]
         # Shard -> reason. Each attempt on an unreachable shard takes long, and a step waits for
         # all ranks: such a shard is not tried again.
@@ -97,16 +83,16 @@ class ShardReader:
 
     def _read(self, shard: Shard, number: int) -> Sample:
         try:
-            return _parse(self._read_checked(shard, number), shard.name)
+            return parse_sample(self._read_checked(shard, number))
         except DamagedError:
             if not self.cache:
                 raise
             # Only the cached copy may be damaged: download it again.
             self.cache.discard(storage.join(self.url, shard.name), shard)
-            return _parse(self._read_checked(shard, number), shard.name)
+            return parse_sample(self._read_checked(shard, number))
 
     def _read_checked(self, shard: Shard, number: int) -> bytes:
-        table = _sample_table(self.url, shard.name, self._fingerprint)
+        table = _sample_table(self.url, shard)
         begin, end = table.offsets[number : number + 2].tolist()
         return _checked(self._fetch(shard, begin, end), end - begin, int(table.crc32[number]))
 
@@ -144,10 +130,8 @@ class DamagedError(OSError):
     """The bytes of a sample do not match the index."""
 
 
-# Faults that last until the shard is replaced. WebDataset raises ValueError, tarfile TarError.
-PERMANENT_FAULTS = (
-    DamagedError, FileNotFoundError, ValueError, KeyError, IndexError, tarfile.TarError,
-)  # fmt: skip
+# Faults that last until the shard is replaced. A UserError, about contents, is a ValueError.
+PERMANENT_FAULTS = (DamagedError, FileNotFoundError, ValueError)
 
 
 def _describe(error: Exception) -> str:
@@ -171,15 +155,6 @@ def _checked(data: bytes, size: int, crc32: int) -> bytes:
     if zlib.crc32(data) != crc32:
         raise DamagedError("it is damaged, a checksum is wrong")
     return data
-
-
-def _parse(data: bytes, url: str) -> Sample:
-    """Parse the tar members of one sample; WebDataset's stages read them as a tar of their own."""
-    members = tar_file_expander([{"url": url, "stream": io.BytesIO(data)}])
-    (fields,) = group_by_keys(members)
-    metadata = json.loads(fields.pop("json"))
-    (suffix,) = (name for name in fields if not name.startswith("__"))
-    return Sample(fields["__key__"], fields[suffix], metadata)
 
 
 def open_readers(config: DataConfig, split: str) -> list[ShardReader]:
@@ -240,8 +215,8 @@ def check_split(index: Index, split: str, minimum: int, url: str) -> None:
     for domain, counts in zip(index.domains, index.counts(split), strict=True):
         if sum(counts) < minimum:
             raise UserError(
-                f"{url}: domain {domain} has {sum(counts)} images in split {split}, "
-                f"at least {minimum} are needed: add images and rebuild the shards"
+                f"{url}: domain {printable(domain, 200)} has {sum(counts)} images in split "
+                f"{split}, at least {minimum} are needed: add images and rebuild the shards"
             )
 
 
@@ -295,7 +270,7 @@ def load_split(
             location, image, sample = _load_next(reader, domain, first + i, candidates)
             images.append(transforms.resize(image, size))
             locations.append(location)
-            paths.append(sample.metadata["path"])
+            paths.append(sample.metadata.path)
     stacked = np.stack(images) if images else np.zeros((0, 3, size, size), np.uint8)
     return LoadedSplit(
         torch.from_numpy(stacked),

@@ -14,12 +14,12 @@ from stargan_dist.data.labels import Labels, LabelSpace
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import (
     LoadedSplit,
-    Sample,
     ShardReader,
     check_split,
     load_split,
     open_readers,
 )
+from stargan_dist.data.sample import Sample
 from stargan_dist.errors import UserError
 
 
@@ -73,8 +73,7 @@ class DataSources:
             return torch.from_numpy(self.labels.vector(source_index, columns))
         sample = sample or reader.read(location)
         try:
-            attributes = sample.metadata.get("attributes", {})
-            columns = space.encode(attributes, sample.metadata["domain"])
+            columns = space.encode(sample.metadata.attributes, sample.metadata.domain)
         except UserError as error:
             raise UserError(
                 f"sample {sample.key} of shard {reader.shard(location).name} in {reader.url}: "

@@ -24,7 +24,8 @@ from stargan_dist.data.order import (
     seeded_rng,
     target_permutation,
 )
-from stargan_dist.data.reader import Sample, ShardReader
+from stargan_dist.data.reader import ShardReader
+from stargan_dist.data.sample import Sample
 from stargan_dist.data.skipped import Fault, SkippedSamples
 from stargan_dist.data.sources import DataSources
 from stargan_dist.data.workers import iterate, open_loader

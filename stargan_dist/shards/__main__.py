@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
-from stargan_dist.data.index import Index, read_index
-from stargan_dist.errors import UserError, run_command
+from stargan_dist.data.index import MAX_SAMPLES, Index, read_index
+from stargan_dist.errors import UserError, printable, run_command
 from stargan_dist.shards.build import build
 from stargan_dist.shards.pack import Encoding
 from stargan_dist.shards.preview import preview, write_png
@@ -74,7 +74,7 @@ def _part(text: str) -> BuildPart:
 def _storage_options(text: str) -> dict[str, dict[str, Any]]:
     try:
         options = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         options = None
     if not isinstance(options, dict) or not all(isinstance(o, dict) for o in options.values()):
         raise argparse.ArgumentTypeError('must be like {"s3": {"endpoint_url": "http://…"}}')
@@ -149,7 +149,7 @@ def _add_build(commands: Any) -> None:
     _add_split_options(parser)
     _add_encoding_options(parser)
     parser.add_argument(
-        "--shard-images", type=_integer(1), default=1024, metavar="N",
+        "--shard-images", type=_integer(1, MAX_SAMPLES), default=1024, metavar="N",
         help="images per shard (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -309,7 +309,8 @@ def _part_line(part: BuildPart, dest: str, index: Index) -> str:
     shards = index.shards()
     return (
         f"part {part.number} of {part.count}: {sum(s.samples for s in shards)} images in "
-        f"{len(shards)} shards; when all parts are there, join them: {PROGRAM} merge {dest}"
+        f"{len(shards)} shards; when all parts are there, join them: "
+        f"{PROGRAM} merge {printable(dest)}"
     )
 
 
@@ -339,9 +340,9 @@ def _preview(args: argparse.Namespace) -> None:
         raise UserError(f"--out {args.out}: the sheet is a PNG: name a file that ends with .png")
     sheet, faults = preview(args.url, split=args.split, per_domain=args.per_domain, size=args.size)
     for fault in faults:
-        print(f"crossed out: {fault}", file=sys.stderr)
+        print(printable(f"crossed out: {fault}"), file=sys.stderr)
     write_png(args.out, sheet)
-    print(args.out)
+    print(printable(args.out))
 
 
 def main() -> int | None:

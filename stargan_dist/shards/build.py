@@ -10,14 +10,24 @@ from dataclasses import asdict
 
 from stargan_dist import storage
 from stargan_dist.console.progress import progress_bar
-from stargan_dist.data.index import INDEX, Index, Shard, from_json, sample_table_name, slug
-from stargan_dist.errors import UserError
+from stargan_dist.data.index import (
+    INDEX,
+    MAX_INDEX_BYTES,
+    MAX_SAMPLES,
+    Index,
+    Shard,
+    from_json,
+    sample_table_name,
+    slug,
+)
+from stargan_dist.errors import UserError, is_utf8, printable
 from stargan_dist.shards.listing import Listing, list_source, split_listing
 from stargan_dist.shards.pack import Encoding, PackResult, PackTask, pack
 from stargan_dist.shards.process_pool import map_in_processes
 from stargan_dist.shards.publish import (
     WHOLE_BUILD,
     BuildPart,
+    check_destination,
     check_trainable,
     publish,
     reject_other_builds,
@@ -65,13 +75,16 @@ def build(
     Raises:
         UserError: an option, the source or the destination cannot be used.
     """
-    if not 0 <= val_fraction < 1 or shard_images < 1:
-        raise UserError("val_fraction must be in [0, 1), and shard_images at least 1")
+    if not 0 <= val_fraction < 1 or not 1 <= shard_images <= MAX_SAMPLES:
+        raise UserError(f"val_fraction must be in [0, 1), shard_images in 1 … {MAX_SAMPLES}")
+    if not is_utf8(source):
+        raise UserError(f"{printable(source)}: the name is not UTF-8: rename it")
     old_index = _index_to_replace(dest, overwrite)
     listing = split_listing(list_source(source, val_list), val_fraction, seed)
     if not skip_bad:
         _reject_faults(listing.faults, source)
     check_trainable(source, listing.domains, listing.splits.get("train", {}))
+    check_destination(dest)
     storage.check_writable(dest)
     tasks = list(plan_shards(listing, dest, shard_images, encoding, skip_bad))
     plan = hashlib.sha256("".join(task.plan for task in tasks).encode()).hexdigest()
@@ -130,7 +143,7 @@ def _index_to_replace(dest: str, overwrite: bool) -> Index | None:
             f"{dest} holds shards already: name another destination, or replace them by --overwrite"
         )
     try:
-        return from_json(url, storage.read_bytes(url))
+        return from_json(url, storage.read_bytes(url, MAX_INDEX_BYTES))
     except UserError as error:
         raise UserError(f"{error}; --overwrite cannot replace it: remove {dest} first") from error
 

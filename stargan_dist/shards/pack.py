@@ -10,15 +10,17 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import msgspec
 import webdataset as wds
 
 from stargan_dist import storage
 from stargan_dist.data import transforms
-from stargan_dist.data.index import Shard, sample_table_name, slug
-from stargan_dist.errors import UserError
+from stargan_dist.data.index import Shard, ShardFields, sample_table_name, slug
+from stargan_dist.errors import UserError, printable
 from stargan_dist.shards.listing import IMAGE_SUFFIXES, Item
 
 PROGRESS_FOLDER = "progress"  # records of the shards of an unpublished build
+MAX_RECORD_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ def pack(task: PackTask) -> PackResult:
     """
     try:
         record = read_record(task.dest, task.name)
-        if record and record["plan"] == task.plan:
-            return PackResult(Shard(**record["shard"]), [])
+        if record and record.plan == task.plan:
+            return PackResult(record.shard, [])
         storage.remove_file(record_url(task.dest, task.name))  # the shard will be replaced
         return _pack(task)
     except OSError as error:
@@ -119,8 +121,7 @@ def _pack(task: PackTask) -> PackResult:
     samples_url = storage.join(task.dest, sample_table_name(task.name))
     _write_json(samples_url, {"offsets": offsets, "crc32": crc32})
     if not faults:
-        record = {"plan": task.plan, "shard": asdict(shard)}
-        _write_json(record_url(task.dest, task.name), record)
+        _write_json(record_url(task.dest, task.name), asdict(Record(task.plan, shard)))
     return PackResult(shard, faults)
 
 
@@ -131,13 +132,28 @@ def _write_json(url: str, content: dict[str, Any]) -> None:
 # Records of packed shards.
 
 
-def read_record(dest: str, shard_name: str) -> dict[str, Any] | None:
-    """Read the record of a shard of an unpublished build: its `plan` and its `shard` fields."""
+@dataclass(frozen=True)
+class Record:
+    """A packed shard of an unpublished build, and the plan by which it was packed."""
+
+    plan: str
+    shard: Shard
+
+
+class _RecordFields(msgspec.Struct, forbid_unknown_fields=True):
+    plan: str
+    shard: ShardFields
+
+
+def read_record(dest: str, shard_name: str) -> Record | None:
+    """Read the record of a shard of an unpublished build; None if there is no valid one."""
+    url = record_url(dest, shard_name)
     try:
-        record = json.loads(storage.read_bytes(record_url(dest, shard_name)))
-        return record if record.keys() == {"plan", "shard"} else None
-    except (FileNotFoundError, ValueError, AttributeError):
+        fields = storage.decode_json(storage.read_bytes(url, MAX_RECORD_BYTES), _RecordFields, url)
+        record = Record(fields.plan, fields.shard.shard(url))
+    except (FileNotFoundError, UserError):
         return None
+    return record if record.shard.name == shard_name else None
 
 
 def record_url(dest: str, shard_name: str) -> str:
@@ -179,11 +195,11 @@ def _read_images(task: PackTask, faults: list[str]) -> Iterator[tuple[int, Item,
             data = storage.read_bytes(_item_url(task.root, item.path))
             yield number, item, prepare_image(data, item.path, task.encoding)
         except (UserError, FileNotFoundError, IsADirectoryError) as error:
-            faults.append(f"{item.path}: {error}")
+            faults.append(printable(f"{item.path}: {error}"))
         except OSError as error:
             if not (isinstance(error, PermissionError) and storage.is_local(task.root)):
-                raise OSError(f"{item.path} cannot be read: {error}") from error
-            faults.append(f"{item.path}: {error}")
+                raise OSError(f"{printable(item.path)} cannot be read: {error}") from error
+            faults.append(printable(f"{item.path}: {error}"))
 
 
 def _item_url(root: str, path: str) -> str:

@@ -16,12 +16,13 @@ from stargan_dist.console.progress import progress_bar
 from stargan_dist.data.index import Index, read_index
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 
 MAX_CELLS_PER_ROW = 8
 GAP = 4  # pixels between cells
 MARGIN = 24  # pixels around the sheet and between domains
 MAX_PIXELS = 2**26  # limit of a sheet
+MAX_NAME = 500  # characters of a name that is measured to be shortened
 ASPECT = 1.4  # desired ratio of width to height for sheets of many domains
 
 PAPER, MAT, INK, FAINT, CROSS = "#fcfcfa", "#eeeeea", "#1c1c1c", "#80807a", "#c83c32"
@@ -124,7 +125,8 @@ def preview(
     """
     index = read_index(url)
     if split not in index.splits:
-        raise UserError(f"{url} has no split {split}: name one of {', '.join(index.splits)}")
+        splits = ", ".join(index.splits)
+        raise UserError(f"{url} has no split {printable(split)}: name one of {splits}")
     counts = [sum(shard_counts) for shard_counts in index.counts(split)]
     layout = Layout(len(counts), max(1, min(per_domain, max(counts))), size)
     _check_size(layout)
@@ -247,7 +249,7 @@ def _write_text(
     width: int,
 ) -> None:
     """Write a name and, fainter, a note. Shorten the name if both exceed the width."""
-    name, note = texts
+    name, note = (printable(text, MAX_NAME) for text in texts)
     font = _font(name + note, size)
     max_length = width - draw.textlength(note, font) - size
     if draw.textlength(name, font) > max_length:

@@ -1,15 +1,27 @@
 """Publish a dataset by writing its index last; join the parts of a build before that."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from stargan_dist import storage
-from stargan_dist.data.index import INDEX, Index, Shard, from_json, read_index, to_json
-from stargan_dist.errors import UserError
+from stargan_dist.data.index import (
+    INDEX,
+    MAX_INDEX_BYTES,
+    SPLITS,
+    Index,
+    Shard,
+    from_json,
+    read_index,
+    to_json,
+)
+from stargan_dist.errors import UserError, printable
 from stargan_dist.shards.pack import PROGRESS_FOLDER, read_record
 
 PARTS_FOLDER = "parts"
@@ -27,6 +39,21 @@ class BuildPart:
 WHOLE_BUILD = BuildPart()
 
 
+def check_destination(dest: str) -> None:
+    """Check that no folder that a build writes to is a link out of the destination.
+
+    Raises:
+        UserError: one is.
+    """
+    progress = [storage.join(PROGRESS_FOLDER, split) for split in SPLITS]
+    for folder in (*SPLITS, PARTS_FOLDER, PROGRESS_FOLDER, *progress):
+        if not storage.is_inside(dest, folder):
+            raise UserError(
+                f"{storage.join(dest, folder)} is a link that leads out of {dest}: remove it, or "
+                "name another destination"
+            )
+
+
 def check_trainable(source: str, domains: list[str], train: Mapping[str, Sized]) -> None:
     """Check that every domain has training images.
 
@@ -35,7 +62,9 @@ def check_trainable(source: str, domains: list[str], train: Mapping[str, Sized])
     """
     for domain in domains:
         if not train.get(domain):
-            raise UserError(f"{source}: no usable training image in domain {domain}")
+            raise UserError(
+                f"{source}: no usable training image in domain {printable(domain, 200)}"
+            )
 
 
 def publish(dest: str, index: Index) -> None:
@@ -60,13 +89,20 @@ def write_part(dest: str, part: BuildPart, index: Index, plan: str) -> None:
     storage.write_bytes(storage.join(dest, PARTS_FOLDER, _part_name(part)), text.encode())
 
 
+class _PartFields(msgspec.Struct, forbid_unknown_fields=True):
+    """The plan of a part, a hash shared by all parts of a build, and its index."""
+
+    plan: str
+    index: msgspec.Raw
+
+
 def reject_other_builds(dest: str, plan: str) -> None:
     """Raise UserError if `dest` holds parts of a build with another plan.
 
     This build would replace the shards of those parts.
     """
     for name in _list_parts(dest):
-        if _read_part(dest, name)["plan"] != plan:
+        if _read_part(dest, name).plan != plan:
             raise UserError(
                 f"{dest} holds part {name} of another build, with other images or other options: "
                 f"merge its parts first, or remove the folder {PARTS_FOLDER} there"
@@ -82,6 +118,7 @@ def merge(dest: str, overwrite: bool = False) -> Index:
     """
     if storage.exists(storage.join(dest, INDEX)) and not overwrite:
         raise UserError(f"{dest} has an index already: replace it by --overwrite")
+    check_destination(dest)
     index = _join_parts(dest, _complete_parts(dest))
     _check_shards(dest, index)
     publish(dest, index)
@@ -111,12 +148,13 @@ def _part_name(part: BuildPart) -> str:
 
 def _list_parts(dest: str) -> list[str]:
     names = storage.list_names(storage.join(dest, PARTS_FOLDER))
-    return [name for name in names if re.fullmatch(r"\d+-of-\d+\.json", name)]
+    return [name for name in names if re.fullmatch(r"[0-9]{1,9}-of-[0-9]{1,9}\.json", name)]
 
 
-def _read_part(dest: str, name: str) -> dict[str, Any]:
-    """Read the `plan` of a part, a hash shared by all parts of a build, and its `index`."""
-    return json.loads(storage.read_bytes(storage.join(dest, PARTS_FOLDER, name)))
+def _read_part(dest: str, name: str) -> _PartFields:
+    url = storage.join(dest, PARTS_FOLDER, name)
+    remedy = "build that part again"
+    return storage.decode_json(storage.read_bytes(url, MAX_INDEX_BYTES), _PartFields, url, remedy)
 
 
 def _complete_parts(dest: str) -> list[str]:
@@ -129,35 +167,51 @@ def _complete_parts(dest: str) -> list[str]:
     if not names:
         raise UserError(f"{dest} holds no parts: build them with --part 1/N … N/N")
     count = int(names[0].removesuffix(".json").rpartition("-of-")[2])
-    expected = [_part_name(BuildPart(number, count)) for number in range(1, count + 1)]
-    if set(names) - set(expected):
+    # A name may claim any count: the list of all parts is not made before they are there.
+    numbers = {int(name.partition("-of-")[0]) for name in names}
+    if {_part_name(BuildPart(number, count)) for number in numbers} != {*names} or not (
+        1 <= min(numbers) <= max(numbers) <= count
+    ):
         raise UserError(
             f"{dest}/{PARTS_FOLDER} holds parts of several builds: remove those of the old one"
         )
-    missing = [name for name in expected if name not in names]
-    if missing:
+    if len(numbers) < count:
+        first = next(number for number in itertools.count(1) if number not in numbers)
         raise UserError(
-            f"{dest}: {len(missing)} of {count} parts are missing, the first is {missing[0]}: "
-            "build them"
+            f"{dest}: {count - len(numbers)} of {count} parts are missing, "
+            f"the first is {_part_name(BuildPart(first, count))}: build them"
         )
-    return expected
+    return [_part_name(BuildPart(number, count)) for number in sorted(numbers)]
 
 
 def _join_parts(dest: str, names: list[str]) -> Index:
     contents = [_read_part(dest, name) for name in names]
-    if len({content["plan"] for content in contents}) > 1:
+    if len({content.plan for content in contents}) > 1:
         raise UserError(
             f"the parts in {dest} were built from different images or with different options: "
             "build them again"
         )
-    indexes = [from_json(dest, json.dumps(content["index"]).encode()) for content in contents]
+    indexes = [
+        from_json(storage.join(dest, PARTS_FOLDER, name), bytes(content.index))
+        for name, content in zip(names, contents, strict=True)
+    ]
     first = indexes[0]
+    if any(_layout(index) != _layout(first) for index in indexes):
+        raise UserError(
+            f"the parts in {dest} have different domains: remove the folder {PARTS_FOLDER} there "
+            "and build them again"
+        )
     splits = {
         split: {domain: _join_shards(indexes, split, domain) for domain in domains}
         for split, domains in first.splits.items()
     }
     skipped = sorted(fault for index in indexes for fault in index.skipped)
     return Index(first.domains, splits, first.source, first.encoding, skipped)
+
+
+def _layout(index: Index) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the domains, and those of each split in order."""
+    return index.domains, {split: [*domains] for split, domains in index.splits.items()}
 
 
 def _join_shards(indexes: list[Index], split: str, domain: str) -> list[Shard]:
@@ -176,7 +230,7 @@ def _check_shards(dest: str, index: Index) -> None:
     with ThreadPoolExecutor(READ_THREADS) as pool:
         records = pool.map(lambda shard: read_record(dest, shard.name), index.shards())
         for shard, record in zip(index.shards(), records, strict=True):
-            if record and record["shard"] != asdict(shard):
+            if record and record.shard != shard:
                 raise UserError(
                     f"{dest}: {shard.name} was packed again since its part was built: "
                     "build that part again"

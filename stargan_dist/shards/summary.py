@@ -4,6 +4,7 @@ from typing import Any
 
 from stargan_dist.console.tables import format_table
 from stargan_dist.data.index import Index, Shard
+from stargan_dist.errors import printable
 
 MAX_LEFT_OUT_SHOWN = 20
 HEADER = ("split", "domain", "images", "shards", "MiB", "pixels")
@@ -40,7 +41,7 @@ def _totals(shards: list[Shard]) -> dict[str, Any]:
 def summary_table(summary: dict[str, Any]) -> str:
     """Format the result of `summarise` as a table with notes."""
     rows = [
-        (split, domain, *_cells(totals))
+        (split, printable(domain, 200), *_cells(totals))
         for split, domains in summary["splits"].items()
         for domain, totals in domains.items()
     ]
@@ -71,11 +72,11 @@ def _format_sizes(widths: list[int], heights: list[int]) -> str:
 def _format_encoding(encoding: dict[str, Any] | None) -> str:
     if not encoding:
         return "original bytes"
-    return ", ".join(f"{name} {value}" for name, value in encoding.items())
+    return printable(", ".join(f"{name} {value}" for name, value in encoding.items()))
 
 
 def _left_out_lines(faults: list[str]) -> list[str]:
-    lines = [f"left out: {fault}" for fault in faults[:MAX_LEFT_OUT_SHOWN]]
+    lines = [printable(f"left out: {fault}") for fault in faults[:MAX_LEFT_OUT_SHOWN]]
     if len(faults) > MAX_LEFT_OUT_SHOWN:
         lines.append(f"… and {len(faults) - MAX_LEFT_OUT_SHOWN} more")
     return lines

@@ -9,14 +9,13 @@ a shard are in memory at a time.
 
 import hashlib
 import io
-import json
 import tarfile
 import zlib
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -25,13 +24,20 @@ from webdataset.tariterators import base_plus_ext
 from stargan_dist import storage
 from stargan_dist.console.progress import progress_bar
 from stargan_dist.data import transforms
-from stargan_dist.data.index import Index, Shard, read_index, read_sample_table, sample_table_name
-from stargan_dist.errors import UserError
+from stargan_dist.data.index import (
+    MAX_SAMPLE_BYTES,
+    Index,
+    Shard,
+    read_index,
+    read_sample_table,
+    sample_table_name,
+)
+from stargan_dist.data.sample import BLOCK, parse_header, parse_metadata, split_sample
+from stargan_dist.errors import UserError, printable
 from stargan_dist.shards.process_pool import map_in_processes
 from stargan_dist.storage import with_retries
 
 MIN_END_BYTES = 2 * tarfile.BLOCKSIZE  # zeros after the last member of a tar, at least
-NOT_WHOLE = "not made of whole tar members: damaged headers, or wrong offsets in the sample table"
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def verify_shard(task: VerifyTask) -> VerifyResult:
         faults, keys = ["is missing"], np.zeros(0, np.uint64)
     except OSError as error:
         faults, keys = [f"cannot be read: {error}"], np.zeros(0, np.uint64)
-    return VerifyResult([_printable(f"{task.shard.name}: {fault}") for fault in faults], keys)
+    return VerifyResult([printable(f"{task.shard.name}: {fault}") for fault in faults], keys)
 
 
 def _read_shard(task: VerifyTask) -> tuple[list[str], np.ndarray]:
@@ -124,11 +130,6 @@ def _read_shard(task: VerifyTask) -> tuple[list[str], np.ndarray]:
             faults.append(f"{name}: {'; '.join(sample_faults)}")
     has_tar_end = _is_tar_end(stream)
     return faults + _file_faults(reader, task.shard, offsets, has_tar_end), keys
-
-
-def _printable(text: str) -> str:
-    """Return the text on one line: damaged names may hold any bytes."""
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _hash_key(key: str) -> int:
@@ -212,25 +213,17 @@ def _locate_samples(task: VerifyTask) -> tuple[list[int], list[int] | None, list
     name = sample_table_name(task.shard.name)
     faults, crc32 = [], None
     try:
-        samples = read_sample_table(task.url, task.shard.name)
+        samples = read_sample_table(task.url, task.shard)
         offsets, crc32 = samples.offsets.tolist(), samples.crc32.tolist()
-        if not _is_plausible(offsets, crc32, task.shard.bytes):
-            raise ValueError("offsets, checksums and the size of the tar do not match each other")
     except FileNotFoundError:
         faults.append(f"{name} is missing")
         offsets, crc32 = _scan_tar(storage.join(task.url, task.shard.name)), None
-    except (OSError, ValueError) as error:
-        faults.append(f"{name} cannot be used: {error!r}")
+    except (OSError, UserError) as error:
+        faults.append(str(error) if isinstance(error, UserError) else f"{name}: {error}")
         offsets, crc32 = _scan_tar(storage.join(task.url, task.shard.name)), None
     if len(offsets) - 1 != task.shard.samples:
         faults.append(f"{len(offsets) - 1} samples, but {task.shard.samples} in the index")
     return offsets, crc32, faults
-
-
-def _is_plausible(offsets: list[int], crc32: list[int], size: int) -> bool:
-    if len(offsets) != len(crc32) + 1 or offsets[0] != 0 or offsets[-1] > size:
-        return False
-    return all(begin < end for begin, end in pairwise(offsets))
 
 
 def _scan_tar(url: str) -> list[int]:
@@ -238,19 +231,23 @@ def _scan_tar(url: str) -> list[int]:
 
     The list ends before the first damaged header.
     """
-    offsets, last_key = [0], None
-    try:
-        with tarfile.open(fileobj=io.BufferedReader(_HashingReader(url)), mode="r|") as tar:
-            while member := tar.next():
-                key, _ = base_plus_ext(member.name)
-                if member.offset and key != last_key:
-                    offsets.append(member.offset)
-                last_key = key
-            return [*offsets, tar.offset] if last_key else offsets
-    except OSError:
-        raise
-    except Exception:  # tarfile raises nearly any exception on damaged headers
-        return offsets
+    stream = io.BufferedReader(_HashingReader(url))
+    offsets, offset, last_key = [0], 0, None
+    with suppress(UserError):  # at the end, or at a damaged header
+        while offset - offsets[-1] <= MAX_SAMPLE_BYTES:
+            member = parse_header(stream.read(BLOCK), offset)
+            key, _ = base_plus_ext(member.name)
+            if offset and key != last_key:
+                offsets.append(offset)
+            _skip(stream, member.end - member.begin)
+            last_key, offset = key, member.end
+    return [*offsets, offset] if offset else offsets
+
+
+def _skip(stream: BinaryIO, size: int) -> None:
+    """Read over bytes, or to the end of the stream."""
+    while size and (block := stream.read(min(size, storage.BLOCK_BYTES))):
+        size -= len(block)
 
 
 # One sample.
@@ -267,64 +264,25 @@ def verify_sample(data: bytes, crc32: int | None, task: VerifyTask) -> tuple[str
     if crc32 is not None and zlib.crc32(data) != crc32:
         faults.append("the bytes differ from their checksum (CRC-32)")
     try:
-        key, image, metadata = _parse_sample(data)
+        key, image, metadata = split_sample(data)
     except UserError as error:
         return None, [*faults, str(error)]
     return key, faults + _metadata_faults(metadata, task) + _image_faults(image, task.shard)
 
 
-def _parse_sample(data: bytes) -> tuple[str, bytes, bytes]:
-    """Return the key, the image and the JSON of a sample.
-
-    Raises:
-        UserError: the members are not exactly one image and its JSON.
-    """
-    members = _parse_members(data)
-    split = [base_plus_ext(member.name) for member in members]
-    keys, are_json = {key for key, _ in split}, [suffix == "json" for _, suffix in split]
-    if len(keys) != 1 or sorted(are_json) != [False, True]:
-        names = ", ".join(repr(member.name) for member in members)
-        raise UserError(f"one image and its JSON are expected, not {names}")
-    contents = [data[m.offset_data : m.offset_data + m.size] for m in members]
-    return keys.pop(), contents[are_json.index(False)], contents[are_json.index(True)]
-
-
-def _parse_members(data: bytes) -> list[tarfile.TarInfo]:
-    """Parse the headers of the members.
-
-    Raises:
-        UserError: the data are not whole members, or a member is not a plain file.
-    """
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            members, end = tar.getmembers(), tar.offset
-    except Exception as error:  # tarfile raises nearly any exception on damaged headers
-        raise UserError(f"{NOT_WHOLE} ({error})") from error
-    if end != len(data):  # tarfile takes a damaged header after the first for the end
-        raise UserError(NOT_WHOLE)
-    for member in members:
-        if not member.isreg() or member.issparse():
-            raise UserError(f"{member.name!r} is not a plain file")
-        if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
-            raise UserError(f"{member.name!r} points outside the tar")
-    return members
-
-
 def _metadata_faults(text: bytes, task: VerifyTask) -> list[str]:
     try:
-        metadata = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return [f"the JSON cannot be parsed ({error})"]
-    if not isinstance(metadata, dict):
-        return ["the JSON is not an object"]
-    faults = [
-        f"the JSON's {name} is {metadata.get(name)!r}, but {value!r} in the index"
-        for name, value in (("domain", task.domain), ("label", task.label))
-        if metadata.get(name) != value
+        metadata = parse_metadata(text)
+    except UserError as error:
+        return [str(error)]
+    return [
+        f"the JSON's {name} is {found!r:.200}, but {expected!r} in the index"
+        for name, found, expected in (
+            ("domain", metadata.domain, task.domain),
+            ("label", metadata.label, task.label),
+        )
+        if found != expected
     ]
-    if not isinstance(metadata.get("path"), str):
-        faults.append("the JSON has no path")
-    return faults
 
 
 def _image_faults(data: bytes, shard: Shard) -> list[str]:

@@ -35,6 +35,14 @@ def is_local(url: str) -> bool:
     return isinstance(filesystem(url)[0], LocalFileSystem)
 
 
+def is_inside(url: str, path: str) -> bool:
+    """Return False if a path in a local folder leads out of it through links. True elsewhere."""
+    fs, folder = filesystem(url)
+    if not isinstance(fs, LocalFileSystem):
+        return True
+    return Path(folder, path).resolve().is_relative_to(Path(folder).resolve())
+
+
 def join(url: str, *parts: str) -> str:
     """Join a URL and the parts of a path in it."""
     base = url if url.endswith("://") else url.rstrip("/") + "/"
@@ -107,13 +115,29 @@ def find_files(url: str) -> dict[str, dict[str, Any]]:
     return files
 
 
-def read_bytes(url: str) -> bytes:
+def read_bytes(url: str, limit: int | None = None) -> bytes:
     """Read a whole file.
+
+    Args:
+        url: the file.
+        limit: largest size, in bytes, of such a file. It costs no request of its own.
 
     Raises:
         OSError: after the configured number of tries; at once if the file does not exist.
+        UserError: the file is larger than `limit`, of which little more has been read.
     """
-    return with_retries(lambda: b"".join(read_blocks(url)))
+    return with_retries(lambda: b"".join(_bounded(url, read_blocks(url), limit)))
+
+
+def _bounded(url: str, blocks: Iterator[bytes], limit: int | None) -> Iterator[bytes]:
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if limit is not None and size > limit:
+            raise UserError(
+                f"{url} has more than {limit} bytes, too many for such a file: restore it"
+            )
+        yield block
 
 
 def _read_range_once(url: str, begin: int, end: int) -> bytes:

@@ -4,7 +4,7 @@ from typing import TypeVar
 
 import msgspec
 
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 
 T = TypeVar("T")
 
@@ -24,5 +24,5 @@ def decode_json(data: bytes, kind: type[T], origin: str, remedy: str = "") -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        reason = printable(str(error), 300)  # it may name a field of the data
         raise UserError(f"{origin} is invalid: {reason}{remedy and f'; {remedy}'}") from error

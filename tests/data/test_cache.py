@@ -79,6 +79,22 @@ def test_a_damaged_download_is_not_cached(tmp_path):
     assert cache_bytes(cache) == 0
 
 
+def test_a_longer_download_takes_no_more_than_was_reserved(tmp_path, monkeypatch):
+    storage.configure(RETRY_AT_ONCE)
+    shard = write_shard(str(tmp_path / "a.tar"), b"x" * 100)
+    taken = []
+
+    def endless(url):
+        while True:
+            taken.append(url)
+            yield b"x" * 40
+
+    monkeypatch.setattr(storage, "read_blocks", endless)
+    with pytest.raises(OSError, match="it is longer than the 100 bytes of the index"):
+        ShardCache(str(tmp_path / "cache"), 1000).read_range("url", shard, 0, 1)
+    assert len(taken) == 3 * RETRY_AT_ONCE.tries
+
+
 def test_an_interrupted_download_is_retried(http, tmp_path):
     storage.configure(RETRY_AT_ONCE)
     shard = write_shard(str(tmp_path / "served" / "a.tar"), b"x" * 100)

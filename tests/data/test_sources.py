@@ -208,7 +208,7 @@ def test_labels_equal_the_metadata_of_the_samples(joint, sequence):
     for step in (0, 1):
         for i in range(BATCH_SIZE):
             slot = step * BATCH_SIZE + i
-            attributes = joint.readers[step].read(slots.source(slot)).metadata["attributes"]
+            attributes = joint.readers[step].read(slots.source(slot)).metadata.attributes
             y = sequence[step].y[i].tolist()
             if step == 0:
                 hairs = [float(attributes[name] == 1) for name in ("black", "blond", "brown")]

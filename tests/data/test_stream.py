@@ -153,8 +153,8 @@ def test_latents_and_augmentations_differ_between_slots(slots):
 def test_a_reader_returns_the_original_bytes(shards, animals):
     reader = ShardReader(shards, read_index(shards), "val")
     sample = reader.read(Location(1, 0, 1))
-    assert sample.metadata["domain"] == "dog"
-    assert sample.image == (animals / sample.metadata["path"]).read_bytes()
+    assert sample.metadata.domain == "dog"
+    assert sample.image == (animals / sample.metadata.path).read_bytes()
 
 
 def test_a_rank_reads_only_its_own_samples(shards, http):

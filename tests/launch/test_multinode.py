@@ -200,6 +200,13 @@ def error_of(tmp_path, *words, **env):
         ("one\ntwo 4", 'hosts, line 2: "4" is not slots=N'),
         ("one slots=0", 'hosts, line 1: "slots=0" is not slots=N'),
         ("one\n\ntwo\none slots=2", "hosts, line 4: one is listed twice"),
+        ("one slots=4444444", 'hosts, line 1: "slots=4444444" is not slots=N'),
+        ("-oProxyCommand=x", "hosts, line 1: -oProxyCommand=x is not the name of a machine"),
+        ("me@-l", "hosts, line 1: me@-l is not the name of a machine"),
+        ("one\n../one", "hosts, line 2: ../one is not the name of a machine"),
+        ("one\r\ntwo\r\n", "hosts, line 1: $'one\\r' is not the name of a machine"),
+        ("one \x1b[31m", "hosts, line 1: \"$'\\E[31m'\" is not slots=N"),
+        ("a" * 300, f"hosts, line 1: {'a' * 100} is not the name of a machine"),
     ],
 )
 def test_an_invalid_hostfile_is_an_error(tmp_path, hosts, error):
@@ -210,6 +217,7 @@ def test_an_invalid_hostfile_is_an_error(tmp_path, hosts, error):
 def test_missing_files_and_arguments_are_errors(tmp_path):
     (tmp_path / "hosts").write_text("one")
     assert "hosts2: no such file" in error_of(tmp_path, "hosts2", "-m", "x")
+    assert ".: no such file" in error_of(tmp_path, ".", "-m", "x")
     assert "--help" in error_of(tmp_path, "hosts")
     assert "no such folder" in error_of(tmp_path, "hosts", "-m", "x", STARGAN_VENV="venv2")
 

@@ -106,6 +106,20 @@ def test_the_table_shows_left_out_images_and_the_encoding(shards):
     assert lines[-21:] == [*(f"left out: {i}.png: damaged" for i in range(20)), "… and 3 more"]
 
 
+def test_control_characters_of_names_are_escaped_in_the_table(shards):
+    index = read_index(shards)
+    index = replace(
+        index,
+        splits={"train": {"a\nb\x1b[2J": []}},
+        encoding={"a\nb": "\r"},
+        skipped=["c\nd: damaged"],
+    )
+    lines = summary_table(summarise(index)).splitlines()
+    assert lines[1].split()[:3] == ["train", r"a\nb\x1b[2J", "0"]
+    assert lines[-3] == r"encoding: a\nb \r"
+    assert lines[-1] == r"left out: c\nd: damaged"
+
+
 def test_build_applies_its_options(run, folder, tmp_path):
     (tmp_path / "list").write_text("a/0.png\nb c/1.png\n")
     options = ["--val-list", tmp_path / "list", "--shard-images", 1, "--size", 8, *ONE_PROCESS]
@@ -201,6 +215,7 @@ def test_storage_options_reach_fsspec(run):
         (["merge", "/nowhere"], "holds no parts"),
         (["inspect", "/nowhere"], "no shards at /nowhere"),
         (["inspect", "x", "--storage", "{"], 'must be like {"s3"'),
+        (["inspect", "x", "--storage", "[" * 10**5], 'must be like {"s3"'),
         (["inspect", "x", "--storage", '{"s3": 1}'], 'must be like {"s3"'),
         (["verify", "/nowhere"], "no shards at /nowhere"),
         (["verify", "x", "--processes", "0"], "0 must be at least 1"),

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from stargan_dist import storage
-from stargan_dist.data.index import read_index, read_sample_table
+from stargan_dist.data.index import read_index, read_sample_table, write_index
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import UserError
@@ -107,15 +108,15 @@ def test_unreadable_images_are_crossed_out(shards, tmp_path):
     folder = shutil.copytree(shards, tmp_path / "set")
     index = read_index(shards)
     shard, sample = spread(index.counts("train")[1], 2)[0]
-    name = index.splits["train"]["dog"][shard].name
-    data = bytearray((folder / name).read_bytes())
-    data[int(read_sample_table(shards, name).offsets[sample]) + 700] ^= 0xFF
-    (folder / name).write_bytes(data)
+    shard = index.splits["train"]["dog"][shard]
+    data = bytearray((folder / shard.name).read_bytes())
+    data[int(read_sample_table(shards, shard).offsets[sample]) + 700] ^= 0xFF
+    (folder / shard.name).write_bytes(data)
     (sheet, faults), (intact, _) = (
         preview(str(f), per_domain=2, size=SIZE) for f in (folder, shards)
     )
     assert len(faults) == 1
-    assert name in faults[0]
+    assert shard.name in faults[0]
     layout = Layout(3, 2, SIZE)
     crossed = (cell(sheet, layout, 1, 0) == ImageColor.getrgb(CROSS)).all(2)
     assert crossed[[0, -1]].all()  # the frame
@@ -135,6 +136,33 @@ def test_long_non_ascii_and_empty_names_are_drawn():
         left, top = layout.block_corner(domain)
         heading = sheet[top : top + layout.heading_height, left : left + layout.block_size[0]]
         assert not (heading == paper).all()
+
+
+def test_names_with_line_breaks_are_drawn_on_one_line(shards, tmp_path):
+    """The name of the folder, which is the title, and of a domain."""
+    folder = tmp_path / "a\nb"
+    shutil.copytree(shards, folder)
+    index = read_index(shards)
+    domains = ["c\nd\x1b", *index.domains[1:]]
+    splits = {s: dict(zip(domains, d.values(), strict=True)) for s, d in index.splits.items()}
+    write_index(str(folder), replace(index, domains=domains, splits=splits))
+    sheet, faults = preview(str(folder), per_domain=1, size=64)
+    assert faults == []
+    escaped = draw_sheet(
+        Layout(3, 1, 64),
+        (r"a\nb", "train: 27 images of 3 domains"),
+        [r"c\nd\x1b", *domains[1:]],
+        [9] * 3,
+        [[]] * 3,
+    )
+    top = Layout(3, 1, 64).cell_corner(0, 0)[1]
+    np.testing.assert_array_equal(np.asarray(sheet)[:top], np.asarray(escaped)[:top])
+
+
+def test_a_name_of_any_length_is_shortened():
+    layout = Layout(1, 1, 64)
+    sheets = [draw_sheet(layout, ("s", ""), ["x" * length], [1], [[]]) for length in (10**3, 10**6)]
+    np.testing.assert_array_equal(*map(np.asarray, sheets))
 
 
 def test_domains_without_images_are_drawn(shards):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
-from stargan_dist.data.index import read_index, read_sample_table, sample_table_name, write_index
+from stargan_dist.data.index import read_index, sample_table_name, write_index
 from stargan_dist.errors import UserError
 from stargan_dist.shards.verify import repeated_keys, verify
 from stargan_dist.storage import reading
@@ -47,6 +47,12 @@ def edit_index(folder, name, **changes):
         for shards in domains.values():
             shards[:] = [replace(s, **changes) if s.name == name else s for s in shards]
     write_index(str(folder), index)
+
+
+def sample_table(folder, name):
+    """Return the offsets and the checksums of the samples of a shard."""
+    table = json.loads((folder / sample_table_name(name)).read_text())
+    return table["offsets"], table["crc32"]
 
 
 def edit_sample_index(folder, name, **changes):
@@ -132,7 +138,18 @@ CONTENTS = {
     "name without a suffix": (lambda j, p: [j, (header("other"), p[1])], "one image and its JSON"),
     "no member": (lambda j, p: [(header("x.json"), b"{}")], "one image and its JSON"),
     "broken json": (lambda j, p: [(j[0], j[1][:-1]), p], "the JSON cannot be parsed"),
-    "json of something else": (lambda j, p: [(j[0], b"[1]"), p], "the JSON is not an object$"),
+    "json of something else": (
+        lambda j, p: [(j[0], b"[1]"), p],
+        "the JSON is invalid: Expected `object`",
+    ),
+    "json nested deep": (
+        lambda j, p: [(j[0], b'{"a":' * 10**5 + b"1" + b"}" * 10**5), p],
+        r"the JSON cannot be parsed \(maximum recursion depth",
+    ),
+    "json of other types": (
+        lambda j, p: [(j[0], edit_json(j[1], domain=7)), p],
+        r"the JSON is invalid: Expected `str`, got `int` - at `\$\.domain`$",
+    ),
     "wrong domain": (
         lambda j, p: [(j[0], edit_json(j[1], domain="cat")), p],
         "the JSON's domain is 'cat', but 'dog' in the index$",
@@ -141,7 +158,7 @@ CONTENTS = {
         lambda j, p: [(j[0], edit_json(j[1], label=2)), p],
         "the JSON's label is 2, but 1 in the index$",
     ),
-    "no path": (lambda j, p: [(j[0], edit_json(j[1], path=None)), p], "the JSON has no path$"),
+    "no path": (lambda j, p: [(j[0], edit_json(j[1], path=None)), p], "required field `path`$"),
     "truncated image": (
         lambda j, p: [j, (p[0], p[1][: len(p[1]) // 2])],
         r"the image cannot be decoded \(truncated",
@@ -156,9 +173,9 @@ CONTENTS = {
 
 def flip(folder, name, position):
     """Damage one byte of the sample. A negative position counts from its end."""
-    offsets = read_sample_table(str(folder), name).offsets
+    offsets, _ = sample_table(folder, name)
     data = bytearray((folder / name).read_bytes())
-    data[int(offsets[SAMPLE] if position >= 0 else offsets[SAMPLE + 1]) + position] ^= 0xFF
+    data[(offsets[SAMPLE] if position >= 0 else offsets[SAMPLE + 1]) + position] ^= 0xFF
     (folder / name).write_bytes(data)
 
 
@@ -169,7 +186,7 @@ def cut(folder, name, size):
 
 def cut_and_reindex(folder, name):
     """Remove the end of the tar and update its size and checksum in the index."""
-    end = int(read_sample_table(str(folder), name).offsets[-1]) + 512
+    end = sample_table(folder, name)[0][-1] + 512
     cut(folder, name, end)
     data = (folder / name).read_bytes()
     edit_index(folder, name, bytes=end, sha256=hashlib.sha256(data).hexdigest())
@@ -177,7 +194,7 @@ def cut_and_reindex(folder, name):
 
 def shift(folder, name, by):
     """Move the offset of a sample."""
-    offsets = read_sample_table(str(folder), name).offsets.tolist()
+    offsets, _ = sample_table(folder, name)
     offsets[SAMPLE] += by
     data = (folder / name).read_bytes()
     crc32 = [zlib.crc32(data[begin:end]) for begin, end in pairwise(offsets)]
@@ -186,7 +203,7 @@ def shift(folder, name, by):
 
 def forget(folder, name):
     """Remove the last sample from the sample table."""
-    offsets, crc32 = (array.tolist() for array in read_sample_table(str(folder), name))
+    offsets, crc32 = sample_table(folder, name)
     edit_sample_index(folder, name, offsets=offsets[:-1], crc32=crc32[:-1])
 
 
@@ -227,11 +244,12 @@ FILES = {
         lambda f, n: edit_index(f, n, sha256="0" * 64),
         [r"the bytes differ from their checksum in the index \(SHA-256\)$"],
     ),
-    "wrong count": (lambda f, n: edit_index(f, n, samples=5), ["4 samples, but 5 in the index$"]),
+    "wrong count": (
+        lambda f, n: edit_index(f, n, samples=5),
+        ["4 samples and 4 checksums of 5 samples$", "4 samples, but 5 in the index$"],
+    ),
     "wrong checksum": (
-        lambda f, n: edit_sample_index(
-            f, n, crc32=[*read_sample_table(str(f), n).crc32.tolist()[:3], 7]
-        ),
+        lambda f, n: edit_sample_index(f, n, crc32=[*sample_table(f, n)[1][:3], 7]),
         [r"sample 3 \(.*\): the bytes differ from their checksum \(CRC-32\)$"],
     ),
     "no sample table": (
@@ -240,23 +258,23 @@ FILES = {
     ),
     "empty sample table": (
         lambda f, n: (f / sample_table_name(n)).write_text(""),
-        ["json cannot be used: JSONDecodeError"],
+        ["json is invalid: Input data was truncated$"],
     ),
     "no checksums": (
         lambda f, n: (f / sample_table_name(n)).write_text('{"offsets": [0]}'),
-        ["json cannot be used: .*KeyError"],
+        ["json is invalid: Object missing required field `crc32`$"],
     ),
     "fewer offsets": (
         lambda f, n: edit_sample_index(f, n, offsets=[0, 512]),
-        ["do not match each other"],
+        ["1 samples and 4 checksums of 4 samples$"],
     ),
     "decreasing offsets": (
         lambda f, n: edit_sample_index(f, n, offsets=[0, 512, 1024, 512, 2048]),
-        ["do not match each other"],
+        ["the offsets do not ascend from 0$"],
     ),
     "offset beyond the end": (
         lambda f, n: edit_sample_index(f, n, offsets=[0, 512, 1024, 1536, 10**9]),
-        ["do not match each other"],
+        [r"it ends at byte 1000000000 of \d+$"],
     ),
     "a sample begins earlier": (
         lambda f, n: shift(f, n, -512),
@@ -268,7 +286,7 @@ FILES = {
     ),
     "sample missing in the sample table": (
         forget,
-        ["3 samples, but 4 in the index$", "the last sample is not followed by the end of a tar$"],
+        ["3 samples and 3 checksums of 4 samples$"],
     ),
 }
 
