@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stargan_dist import storage
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, explained
 
 INDEX = "index.json"
 VERSION = 2
@@ -110,7 +110,7 @@ def read_index(url: str) -> Index:
             f"build them with `python -m stargan_dist.shards build IMAGES {url}`"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot read {index_url}: {error}") from error
+        raise explained(f"cannot read {index_url}: {error}", error) from error
 
 
 def from_json(origin: str, data: bytes) -> Index:

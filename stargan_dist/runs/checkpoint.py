@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from stargan_dist import storage
 from stargan_dist.data.labels import Labels, domain_labels
-from stargan_dist.errors import UserError
+from stargan_dist.errors import OutsideFault, UserError, explained
 from stargan_dist.runs.scores import best_steps
 
 FOLDER = "checkpoints"
@@ -88,7 +88,7 @@ class Checkpoint:
         try:
             data = storage.read_bytes(url)
         except OSError as error:
-            raise UserError(f"cannot read {url}: {error}{self._remedy()}") from error
+            raise explained(f"cannot read {url}: {error}{self._remedy()}", error) from error
         if hashlib.sha256(data).hexdigest() != self.files[name]["sha256"]:
             reason = f"its hash differs from that in {MANIFEST}"
             raise UserError(f"{url} is damaged: {reason}{self._remedy()}")
@@ -121,7 +121,7 @@ def _read_manifest(url: str) -> Checkpoint:
     try:
         manifest = json.loads(storage.read_bytes(manifest_url))
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read the checkpoint {manifest_url}: {error}") from error
+        raise explained(f"cannot read the checkpoint {manifest_url}: {error}", error) from error
     version = manifest.pop("version", None)
     if version != VERSION:
         raise UserError(
@@ -241,7 +241,8 @@ def save(run: str, step: int, state: CheckpointState, metadata: Mapping[str, Any
             not finite).
 
     Raises:
-        UserError: the checkpoint cannot be written. Existing checkpoints stay.
+        UserError: the checkpoint cannot be written; OutsideFault if another try may succeed.
+            Existing checkpoints stay.
     """
     url = storage.join(_folder(run), step_name(step))
     try:
@@ -254,8 +255,10 @@ def save(run: str, step: int, state: CheckpointState, metadata: Mapping[str, Any
             text = json.dumps(manifest | {"files": files}, indent=1) + "\n"
             (folder / MANIFEST).write_text(text)
         _point_latest(run, step)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot save the checkpoint {url}: {error}") from error
+    except SafetensorError as error:  # a write that failed
+        raise OutsideFault(f"cannot save the checkpoint {url}: {error}") from error
+    except OSError as error:
+        raise explained(f"cannot save the checkpoint {url}: {error}", error) from error
 
 
 def _point_latest(run: str, step: int) -> None:
