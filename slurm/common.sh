@@ -4,8 +4,9 @@
 # (stargan_dist/launch/slurm_task.py).
 
 # Exit codes of the training.
-USER_ERROR=2 # the user has to fix something
-STOPPED=75   # stopped by a signal with the state saved; the same command resumes
+USER_ERROR=2     # the user has to fix something
+OUTSIDE_FAULT=74 # storage, a disk or a machine failed; the same command may succeed
+STOPPED=75       # stopped by a signal with the state saved; the same command resumes
 
 # Last line in the log of a rank that was stopped. The task itself exits with 0, because Slurm would
 # take the exit code 75 for a failure.
@@ -242,6 +243,8 @@ handle_failure() {
     requeue "failed, but the run advanced from step $before to $after"
   elif ((CODE == STOPPED)); then
     requeue "stopped before it completed another step"
+  elif ((CODE == OUTSIDE_FAULT)); then
+    requeue "failed by a fault of storage, a disk or a machine that may pass"
   elif ((CODE != USER_ERROR)) && ! nodes_answer; then
     requeue "failed, and a node of $SLURM_JOB_NODELIST does not answer"
   else

@@ -5,13 +5,14 @@ configuration is written into the run folder, and a resumed run must agree with 
 """
 
 import dataclasses
+import json
 import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import yaml
 from jsonargparse import (
@@ -22,12 +23,36 @@ from jsonargparse import (
     set_loader,
     set_parsing_settings,
 )
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, is_utf8
 
 logger = logging.getLogger(__name__)
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+INFINITY = float("inf")
+LONGEST_SECONDS = 1e9  # 30 years: timers fail at larger numbers
+
+# Numbers within bounds: none is infinite or NaN.
+if TYPE_CHECKING:
+    FiniteFloat: TypeAlias = float
+    PositiveFloat: TypeAlias = float
+    NonNegativeFloat: TypeAlias = float
+    Seconds: TypeAlias = float
+    NonNegativeSeconds: TypeAlias = float
+    Seed: TypeAlias = int
+else:
+
+    def _float(name: str, *bounds: tuple[str, float]) -> type:
+        return restricted_number_type(name, float, list(bounds))
+
+    FiniteFloat = _float("FiniteFloat", (">", -INFINITY), ("<", INFINITY))
+    PositiveFloat = _float("PositiveFiniteFloat", (">", 0), ("<", INFINITY))
+    NonNegativeFloat = _float("NonNegativeFiniteFloat", (">=", 0), ("<", INFINITY))
+    Seconds = _float("Seconds", (">", 0), ("<=", LONGEST_SECONDS))
+    NonNegativeSeconds = _float("NonNegativeSeconds", (">=", 0), ("<=", LONGEST_SECONDS))
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)])
 
 
 @dataclass(frozen=True)
@@ -100,11 +125,12 @@ class StorageConfig:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Options of fsspec's file systems by protocol: {s3: {endpoint_url: …}}. Keep secrets in the
     environment: these options are written into the run folder."""
-    tries: PositiveInt = 4
-    """Attempts of each read and write, the first one included."""
-    wait_seconds: NonNegativeFloat = 1.0
-    """Maximum wait before the second attempt; doubled for each further one."""
-    timeout_seconds: PositiveFloat = 10.0
+    tries: PositiveInt = 8
+    """Attempts of each read and write, the first one included. With the default waits, a server may
+    be away for 90 s."""
+    wait_seconds: NonNegativeSeconds = 1.0
+    """Wait before the second attempt; doubled for each further one, up to 30 s."""
+    timeout_seconds: Seconds = 10.0
     """Time limit of a read of up to 8 MiB. Local files have none; writes and listings have that of
     the store's own client."""
 
@@ -128,7 +154,7 @@ class ModelConfig:
     """Width of the mapping network F."""
     mapping: Literal["branches", "heads", "conditional"] = "branches"
     """Form of F: 4 shared layers and 4 per domain; 6 and 1; or conditional, for many domains."""
-    w_hpf: float = 0.0
+    w_hpf: FiniteFloat = 0.0
     """Weight of G's high-pass option. It needs landmark masks, which training does not produce yet:
     must be 0."""
 
@@ -137,17 +163,17 @@ class ModelConfig:
 class LossConfig:
     """Weights of the loss terms; null: the recipe's own."""
 
-    reg: float | None = None
+    reg: FiniteFloat | None = None
     """R1, or the gradient penalty, of D."""
-    cls: float | None = None
+    cls: FiniteFloat | None = None
     """Classification by an ACGAN discriminator."""
-    sty: float | None = None
+    sty: FiniteFloat | None = None
     """Style (or latent) reconstruction."""
-    cyc: float | None = None
+    cyc: FiniteFloat | None = None
     """Cycle consistency."""
-    ds: float | None = None
+    ds: FiniteFloat | None = None
     """Diversity, at the first step."""
-    ms: float | None = None
+    ms: FiniteFloat | None = None
     """Mode seeking, MSGAN's form of diversity."""
     ds_iter: PositiveInt = 100_000
     """Step at which the diversity weight, decaying linearly, reaches 0."""
@@ -167,15 +193,15 @@ class ClipConfig:
 class OptimConfig:
     """Adam, one per network, and the averages of the weights; null: the recipe's own."""
 
-    lr: float | None = None
+    lr: FiniteFloat | None = None
     """Learning rate of G, E and D."""
-    lr_mapping: float | None = None
+    lr_mapping: FiniteFloat | None = None
     """Learning rate of F."""
-    betas: tuple[float, float] | None = None
+    betas: tuple[FiniteFloat, FiniteFloat] | None = None
     """Adam's decay rates."""
-    weight_decay: float | None = None
+    weight_decay: FiniteFloat | None = None
     """L2 penalty, not decoupled."""
-    ema: float | None = None
+    ema: FiniteFloat | None = None
     """Decay per step of the averaged weights of G, F and E; 0: no averaging."""
     decay_begin: int | None = None
     """Step at which all learning rates begin to decay linearly …"""
@@ -208,7 +234,7 @@ class EngineConfig:
     """JSON file of further DeepSpeed settings (bucket sizes, overlap, …)."""
     accumulate: PositiveInt = 1
     """Micro-batches per process and batch: less memory, same gradient."""
-    timeout_seconds: PositiveFloat = 600.0
+    timeout_seconds: Seconds = 600.0
     """Time to wait for a rank before the run ends."""
     tf32: bool = True
     """On GPUs: multiply float32 numbers with 10-bit mantissas, which is many times faster."""
@@ -232,7 +258,8 @@ class CheckpointConfig:
     keep_every: NonNegativeInt = 0
     """Keep checkpoints at multiples of this step for good; 0: none."""
     background: bool = True
-    """Write while training continues. A failed write is retried, then stops the run."""
+    """Write while training continues. In either case a failed write is retried for 90 s, then stops
+    the run."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +308,7 @@ class Config:
     """Iterations in total."""
     batch_size: PositiveInt = 8
     """Sources per iteration, over all ranks."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initial weights, sample order, augmentations and latents."""
     precision: Literal["float32", "bfloat16", "bfloat16_most", "float16", "float64"] = "float32"
     """Compute dtype of the networks. bfloat16: G alone; bfloat16_most and float16: also the trunks
@@ -351,6 +378,10 @@ def from_dict(values: dict[str, Any]) -> Config:
 CLEARER_ERRORS = (
     (r'^Parser key "([^"]*)": ', r"\1: "),
     (r"Not of type \w+: (\S+) does not conform to restriction v(.*)$", r"must be \2, not \1"),
+    (r"(must be .*) and v<inf, not", r"\1 and finite, not"),
+    (r"must be >-inf and finite", "must be finite"),
+    (r"(must be .*) and v<", r"\1 and <"),
+    (r"(<class ')?jsonargparse\.typing\.FiniteFloat('>)?", "a finite number"),
     (r"Not of type \w+: ", ""),
     (r"Does not validate .* Subtypes: \[(.*?)\] Errors: .* Given value: (.*)$",
      r"expected \1, not \2"),
@@ -410,13 +441,13 @@ def _parse_errors() -> Iterator[None]:
     """Convert errors of the parser to UserErrors of one line."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config: a file is not UTF-8 ({error}); save it as UTF-8") from error
     except ArgumentError as error:
         message = " ".join(str(error).split())
         for pattern, replacement in CLEARER_ERRORS:
             message = re.sub(pattern, replacement, message)
         raise UserError(message) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"--config: a file is not UTF-8: {error}; save it as UTF-8") from error
 
 
 def _check_groups(kind: Any, values: Any, name: str = "") -> None:
@@ -472,6 +503,7 @@ def check(config: Config) -> None:
     """
     rules = [
         (config.run, "run: name the folder of the run (--run RUN)"),
+        *_text_rules(config),
         *_source_rules(config.data),
         *_training_rules(config),
         *_engine_rules(config),
@@ -479,6 +511,15 @@ def check(config: Config) -> None:
     for condition, message in rules:
         if not condition:
             raise UserError(message)
+
+
+def _text_rules(config: Config) -> list[Rule]:
+    """Require text that can be saved: arguments that are not UTF-8 contain surrogates."""
+    return [
+        (is_utf8(name + json.dumps(value, ensure_ascii=False, default=str)),
+         f"{name!a}: {value!a} is not UTF-8; rename it")
+        for name, value in flat(to_dict(config)).items()
+    ]  # fmt: skip
 
 
 def _training_rules(config: Config) -> list[Rule]:

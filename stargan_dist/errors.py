@@ -1,6 +1,9 @@
 """User-facing errors: one line that says what is wrong, where, and what to do."""
 
+import errno
+import io
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -9,6 +12,7 @@ from typing import NoReturn
 
 # Exit codes of the commands.
 USER_ERROR = 2
+OUTSIDE_FAULT = 74  # EX_IOERR: storage, a disk or the machine failed; the same command may succeed
 STOPPED = 75  # EX_TEMPFAIL: a signal came, the state is saved, the same command resumes
 
 FIRST_RANK_SECONDS = 5.0  # in which rank 0 prints an error that all ranks have
@@ -22,6 +26,21 @@ class UserError(ValueError):
     """
 
     exit_code = USER_ERROR
+
+    def __init__(self, message: str = "", exit_code: int | None = None) -> None:
+        super().__init__(message)
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+class OutsideFault(UserError):
+    """A fault of storage, a disk or the machine that may pass: no mistake of the user."""
+
+    exit_code = OUTSIDE_FAULT
+
+
+class PermanentError(OSError):
+    """A failed read or write that another try does not cure: damaged data, a refused request."""
 
 
 class WorldError(UserError):
@@ -72,6 +91,55 @@ def is_utf8(name: str) -> bool:
         return False
 
 
+# Errors that the same command meets again. Any other OSError may pass.
+PERMANENT_ERRORS = (
+    PermanentError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError,
+    FileExistsError, ValueError, TypeError, ImportError, NotImplementedError,
+)  # fmt: skip
+PERMANENT_CODES = (errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS)
+
+# Faults of the machine for which torch raises a RuntimeError: pattern -> explanation. A pattern's
+# group is part of the explanation.
+MACHINE_FAULTS = (
+    (r"(No space left on device|Bus error|unable to (?:open|resize|allocate) shared memory)",
+     "the shared memory of this machine, /dev/shm, is full ({}): give it more space (docker run "
+     "--shm-size), or use fewer loader processes (--data.workers)",
+     r"/torch_|shared memory"),
+    (r"DataLoader worker \(pid.*?\) (is killed by signal: \w+|exited unexpectedly)",
+     "a loader process {}: the machine is probably out of memory; use fewer loader processes "
+     "(--data.workers) or request more memory",
+     ""),
+)  # fmt: skip
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return True if another try may succeed after an error."""
+    code = getattr(error, "errno", None)
+    return not (isinstance(error, PERMANENT_ERRORS) or code in PERMANENT_CODES)
+
+
+def explained(message: str, cause: BaseException) -> UserError:
+    """Return a UserError: an OutsideFault if its cause is one, or is an OSError that may pass."""
+    outside = isinstance(cause, OSError) and may_pass(cause)
+    code = getattr(cause, "exit_code", OUTSIDE_FAULT if outside else USER_ERROR)
+    return OutsideFault(message) if code == OUTSIDE_FAULT else UserError(message)
+
+
+def as_user_error(error: Exception) -> Exception:
+    """Return the UserError that explains a fault of storage or the machine, else the error itself.
+
+    A BrokenPipeError is returned as it is: the reader of the output has exited.
+    """
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        return explained(" ".join(f"{type(error).__name__}: {error}".split()), error)
+    if isinstance(error, RuntimeError):
+        for pattern, explanation, context in MACHINE_FAULTS:
+            match = re.search(pattern, str(error))
+            if match and re.search(context, str(error)):
+                return OutsideFault(explanation.format(match[1]))
+    return error
+
+
 def print_error(error: UserError) -> None:
     """Print the error to stderr, once per node unless it is a RankError.
 
@@ -91,15 +159,35 @@ def print_error(error: UserError) -> None:
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run the `main` of a command line and exit with its result.
 
-    A UserError is printed as one line and ends the process with the error's exit code.
+    A UserError is printed as one line and ends the process with the error's exit code. So is a
+    fault of storage or the machine.
     """
+    _escape_unprintable()
     try:
+        _check_arguments()
         sys.exit(main())
-    except UserError as error:
-        print_error(error)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader (head, less) has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as error:
+        explanation = as_user_error(error)
+        if not isinstance(explanation, UserError):
+            raise
+        print_error(explanation)
+        sys.exit(explanation.exit_code)
+
+
+def _escape_unprintable() -> None:
+    """Let the standard streams escape characters that they cannot encode, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _check_arguments() -> None:
+    """Raise a UserError if an argument is not UTF-8: it could not be written into any file."""
+    for argument in sys.argv[1:]:
+        if not is_utf8(argument):
+            raise UserError(f"the argument {argument!a} is not UTF-8: rename the file")

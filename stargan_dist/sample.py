@@ -21,7 +21,7 @@ from stargan_dist.data import transforms
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.reader import LoadedSplit
 from stargan_dist.data.sources import load_labelled_images, open_sources
-from stargan_dist.errors import UserError, run_command
+from stargan_dist.errors import UserError, explained, run_command
 from stargan_dist.inference import grids
 from stargan_dist.inference.translator import Translator
 from stargan_dist.runs.checkpoint import step_name
@@ -91,7 +91,7 @@ def _load_image(url: str, size: int) -> np.ndarray:
     try:
         return transforms.resize(transforms.decode(storage.read_bytes(url)), size)
     except (OSError, UserError) as error:
-        raise UserError(f"cannot read the image {url}: {error}") from error
+        raise explained(f"cannot read the image {url}: {error}", error) from error
 
 
 def load_files(urls: list[str], labels: Tensor, domains: list[str], size: int) -> LoadedSplit:

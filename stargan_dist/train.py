@@ -1,7 +1,8 @@
 """Command line of training: `accelerate launch -m stargan_dist.train --config configs/afhq.yaml`.
 
 Exit codes: 0 finished; 75 stopped by SIGTERM, SIGINT or SIGUSR1 and saved, the same command
-continues; 2 a user error, explained in one line; 1 any other failure.
+continues; 74 a fault of storage, a disk or the machine that outlasted all tries, in one line: the
+same command may succeed; 2 a user error, explained in one line; 1 any other failure.
 """
 
 import os

@@ -298,7 +298,7 @@ def test_contradictory_decay_of_learning_rates_is_rejected(options, message):
     [
         (["--steps", "0"], "steps: must be >0, not 0"),
         (["--data.workers", "-1"], "data.workers: must be >=0, not -1"),
-        (["--optim.lr", "quick"], "optim.lr: expected float or null, not quick"),
+        (["--optim.lr", "quick"], "optim.lr: expected a finite number or null, not quick"),
         (
             ["--model.image_size", "48"],
             "model.image_size: must be one of 32, 64, 128, 256, 512, 1024, not 48",

@@ -1,10 +1,11 @@
 """A bounded cache of whole shards on a local disk, shared by all processes of a node."""
 
+import errno
 import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,11 +13,20 @@ from filelock import FileLock
 
 from stargan_dist import storage
 from stargan_dist.data.index import Shard
-from stargan_dist.errors import UserError
+from stargan_dist.errors import OutsideFault, PermanentError, UserError
 from stargan_dist.storage import with_retries
 
 DOWNLOAD_LOCKS = 64
 ABANDONED_SECONDS = 3600.0
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _DamagedDownload(OSError):
+    """A download that differs from the index: another try may succeed."""
+
+
+class CacheFault(OutsideFault):
+    """The cache's disk is full. No shard is at fault."""
 
 
 class ShardCache:
@@ -35,8 +45,9 @@ class ShardCache:
         """Read the bytes [begin, end) of the shard at `url`; download the shard if it is missing.
 
         Raises:
-            OSError: the download fails or arrives damaged.
+            OSError: the download fails; PermanentError if it arrives damaged at every try.
             UserError: the shard is larger than the cache.
+            CacheFault: the cache's disk is full.
         """
         with self._open(url, shard) as file:
             os.utime(file.fileno())  # marks it as the most recently used
@@ -54,11 +65,27 @@ class ShardCache:
         path = self._path(url, shard)
         with suppress(FileNotFoundError):
             return path.open("rb")
+        with self._full_disk_explained():
+            return self._open_or_download(url, shard, path)
+
+    def _open_or_download(self, url: str, shard: Shard, path: Path) -> BinaryIO:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".lock-{int(path.name[:8], 16) % DOWNLOAD_LOCKS}"):
             with suppress(FileNotFoundError):  # another process has downloaded it meanwhile
                 return path.open("rb")
             return self._download(url, shard, path)
+
+    @contextmanager
+    def _full_disk_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL_DISK:
+                raise
+            raise CacheFault(
+                f"the disk of the cache {self.folder} is full ({error.strerror}): free space on "
+                "it, or lower data.cache_gib below the space that the cache may take"
+            ) from error
 
     def _download(self, url: str, shard: Shard, path: Path) -> BinaryIO:
         """Return the open file, which stays readable even if it is evicted right away."""
@@ -72,6 +99,8 @@ class ShardCache:
             with_retries(lambda: self._download_once(url, shard, partial))
             file = partial.open("rb")
             partial.replace(path)
+        except _DamagedDownload as error:
+            raise PermanentError(str(error)) from error
         finally:
             partial.unlink(missing_ok=True)
         with self._eviction_lock():
@@ -95,7 +124,7 @@ class ShardCache:
             file.flush()
             os.fsync(file.fileno())  # a file under its final name is complete, even after a crash
         if digest.hexdigest() != shard.sha256:
-            raise OSError(
+            raise _DamagedDownload(
                 "its hash is not the index's: the shard is damaged, truncated or replaced"
             )
 

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from stargan_dist import storage
-from stargan_dist.errors import UserError, printable
+from stargan_dist.errors import UserError, explained, printable
 
 INDEX = "index.json"
 SPLITS = ("train", "val", "test")
@@ -127,7 +127,7 @@ def read_index(url: str) -> Index:
             f"build them with `python -m stargan_dist.shards build IMAGES {url}`"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot read {index_url}: {error}") from error
+        raise explained(f"cannot read {index_url}: {error}", error) from error
 
 
 # Formats of the files. Parsing checks everything that later code relies on.

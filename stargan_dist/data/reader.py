@@ -19,7 +19,7 @@ from stargan_dist.data.cache import ShardCache
 from stargan_dist.data.index import Index, SampleTable, Shard, read_index, read_sample_table
 from stargan_dist.data.order import WINDOW_SHARDS, Location
 from stargan_dist.data.sample import Sample, parse_sample
-from stargan_dist.errors import UserError, printable
+from stargan_dist.errors import PermanentError, UserError, explained, printable
 
 STREAMS = 3  # sources, references, second references
 
@@ -79,7 +79,7 @@ class ShardReader:
             remedy = "restore the shard or rebuild the dataset"
             raise UserError(f"cannot read {where}: {_describe(error)}; {remedy}") from error
         except OSError as error:
-            raise UserError(f"cannot read {where}: {_describe(error)}") from error
+            raise explained(f"cannot read {where}: {_describe(error)}", error) from error
 
     def _read(self, shard: Shard, number: int) -> Sample:
         try:
@@ -126,7 +126,7 @@ class ShardReader:
             raise UserError(f"sample {sample.key} of {self.url}: {error}") from error
 
 
-class DamagedError(OSError):
+class DamagedError(PermanentError):
     """The bytes of a sample do not match the index."""
 
 
@@ -146,10 +146,11 @@ def _checked(data: bytes, size: int, crc32: int) -> bytes:
 
     Raises:
         DamagedError: the size or the checksum differs.
-        OSError: there are more bytes than requested.
+        PermanentError: there are more bytes than requested.
     """
     if len(data) > size:
-        raise OSError("the server does not serve ranges of bytes: set data.cache to a local folder")
+        message = "the server does not serve ranges of bytes: set data.cache to a local folder"
+        raise PermanentError(message)
     if len(data) < size:
         raise DamagedError("it is truncated")
     if zlib.crc32(data) != crc32:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from stargan_dist.data import transforms
 from stargan_dist.data.batch import Batch
+from stargan_dist.data.cache import CacheFault
 from stargan_dist.data.order import (
     Location,
     Order,
@@ -29,7 +30,7 @@ from stargan_dist.data.sample import Sample
 from stargan_dist.data.skipped import Fault, SkippedSamples
 from stargan_dist.data.sources import DataSources
 from stargan_dist.data.workers import iterate, open_loader
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, explained
 
 MAX_SUBSTITUTES = 10  # substitutes tried for one image before the run stops
 
@@ -152,18 +153,24 @@ class AugmentedImages:
         """
         try:
             return load(location, role, slot), location
+        except CacheFault:  # not a fault of the sample
+            raise
         except UserError as error:
             if not self.replace_unreadable:
                 remedy = "or train without it (--data.on_bad_shard skip)"
-                raise UserError(f"{error}, {remedy}") from error
+                raise explained(f"{error}, {remedy}", error) from error
+            last: UserError = error
             faults.append(Fault(self.reader.shard(location).name, str(error)))
         for substitute in self.order.substitutes(location.domain, MAX_SUBSTITUTES, role, slot):
             if substitute not in excluded | {location}:
                 try:
                     return load(substitute, role, slot), substitute
+                except CacheFault:
+                    raise
                 except UserError as error:
+                    last = error
                     faults.append(Fault(self.reader.shard(substitute).name, str(error)))
-        raise UserError(f"{faults[-1].reason}; all substitutes for it failed as well")
+        raise explained(f"{last}; all substitutes for it failed as well", last)
 
 
 class Slots(Dataset[LoaderOutput]):

@@ -52,13 +52,15 @@ def iterate(loader: DataLoader[T]) -> Generator[T, None, None]:
     """Iterate over a loader. Its workers end when the generator is closed or fails.
 
     Raises:
-        UserError: as raised by a worker, without the traceback that torch adds.
+        UserError: as raised by a worker, of its type, without the traceback that torch adds.
+        RuntimeError: a worker was killed or the shared memory is full (`errors.as_user_error`).
     """
     iterator = iter(loader)
     try:
         yield from iterator
     except UserError as error:
-        raise UserError(str(error).rsplit(f"{UserError.__name__}: ", 1)[-1].strip()) from error
+        kind = type(error)
+        raise kind(str(error).rsplit(f"{kind.__name__}: ", 1)[-1].strip()) from error
     finally:
         # Workers ignore SIGTERM: an interpreter that finds them at exit would wait forever.
         if hasattr(iterator, "_shutdown_workers"):

@@ -12,7 +12,14 @@ from accelerate import PartialState
 from torch import Tensor
 
 from stargan_dist.distributed.heartbeat import Heartbeat
-from stargan_dist.errors import LostRankError, RankError, UserError, WorldError
+from stargan_dist.errors import (
+    USER_ERROR,
+    LostRankError,
+    RankError,
+    UserError,
+    WorldError,
+    as_user_error,
+)
 
 T = TypeVar("T")
 
@@ -199,22 +206,26 @@ class World:
         """Run a task on this rank, and return its result once all ranks have finished theirs.
 
         Raises:
-            WorldError: on every rank, if the task of any rank raised a UserError or ran out of GPU
-                memory. The message is that of the lowest such rank, which it names if other ranks
-                succeeded.
+            WorldError: on every rank, if the task of any rank raised a UserError, met a fault of
+                storage or the machine (`as_user_error`), or ran out of GPU memory. Message and exit
+                code are those of the lowest such rank, which is named if other ranks succeeded.
         """
-        message = ""
+        failure: tuple[str, int] | None = None
         try:
             result = task()
-        except UserError as error:
-            message = str(error)
         except torch.OutOfMemoryError as error:
-            message = str(error).partition("\n")[0]
-        messages = self.all_gather(message)
-        failed = [rank for rank, message in enumerate(messages) if message]
+            failure = str(error).partition("\n")[0], USER_ERROR
+        except Exception as error:
+            explanation = as_user_error(error)
+            if not isinstance(explanation, UserError):
+                raise
+            failure = str(explanation), explanation.exit_code
+        failures = self.all_gather(failure)
+        failed = [rank for rank, failure in enumerate(failures) if failure]
         if failed:
+            message, exit_code = failures[failed[0]]
             where = "" if len(failed) == self.size else f" (rank {failed[0]})"
-            raise WorldError(messages[failed[0]] + where)
+            raise WorldError(message + where, exit_code)
         return result
 
     def check_agreement(self, values: Mapping[str, Any]) -> None:
@@ -271,16 +282,17 @@ class World:
 
         Returns:
             The error itself if it is a WorldError or RankError, or if only a developer can fix its
-            cause; a RankError with the same message for any other UserError; a LostRankError, whose
-            message is already printed, if another rank is lost. In a world of one process, always
-            the error itself.
+            cause; a RankError with the same message and exit code for any other UserError, and for
+            a fault of storage or the machine; a LostRankError, whose message is already printed, if
+            another rank is lost. In a world of one process, always the error itself.
         """
         if self._heartbeat is None or isinstance(error, WorldError | RankError):
             return error
         self._broken = True
-        if isinstance(error, UserError) or not _is_peer_failure(error):
+        told = as_user_error(error)
+        if isinstance(told, UserError) or not _is_peer_failure(error):
             self._heartbeat.announce_exit()
-            return RankError(str(error)) if isinstance(error, UserError) else error
+            return RankError(str(told), told.exit_code) if isinstance(told, UserError) else error
         self._heartbeat.report_cause()
         return LostRankError()
 

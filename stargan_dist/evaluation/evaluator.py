@@ -19,7 +19,7 @@ from stargan_dist.console.progress import ProgressBar, progress_bar
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.index import slug
 from stargan_dist.distributed.world import World
-from stargan_dist.errors import UserError, WorldError
+from stargan_dist.errors import UserError, WorldError, explained
 from stargan_dist.evaluation import results
 from stargan_dist.evaluation.collector import Collector, Stopped, Translations
 from stargan_dist.evaluation.metrics.statistics import Statistics, distances
@@ -283,7 +283,7 @@ class Evaluation:
         try:
             storage.write_bytes(url, data)
         except OSError as error:
-            raise UserError(f"cannot write {url}: {error}") from error
+            raise explained(f"cannot write {url}: {error}", error) from error
 
     def _translation_row(self, task: Task, real: Statistics, translations: Translations) -> Row:
         """Return the metrics of a task's translations, and write its image grid."""

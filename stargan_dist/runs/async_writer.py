@@ -8,8 +8,9 @@ import tenacity
 
 from stargan_dist.errors import UserError
 
-MAX_ATTEMPTS = 3
-WAIT_SECONDS = 10.0  # between attempts
+MAX_ATTEMPTS = 5
+WAIT_SECONDS = 10.0  # before the second attempt; then 20 and 30: a disk may be full for 90 s
+LONGEST_WAIT_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +18,9 @@ logger = logging.getLogger(__name__)
 class AsyncWriter:
     """Runs one write at a time, in its own thread or in the caller's.
 
-    In the background a failed write is logged and retried. If the last attempt fails, the error is
-    raised by the next `check`, `wait` or `save`, or logged by `close`; it is never lost.
+    A failed write is logged and retried, with growing waits. If the last attempt fails in the
+    background, the error is raised by the next `check`, `wait` or `save`, or logged by `close`; it
+    is never lost.
 
     Args:
         background: write in a thread.
@@ -36,7 +38,7 @@ class AsyncWriter:
         """
         self.wait()
         if self._executor is None:
-            write()
+            _write_with_retries(write)
         else:
             self._pending = self._executor.submit(_write_with_retries, write)
 
@@ -63,7 +65,7 @@ class AsyncWriter:
 def _write_with_retries(write: Callable[[], None]) -> None:
     tenacity.Retrying(
         stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
-        wait=tenacity.wait_fixed(WAIT_SECONDS),
+        wait=tenacity.wait_exponential(WAIT_SECONDS, LONGEST_WAIT_SECONDS),
         retry=tenacity.retry_if_exception_type(UserError),
         before_sleep=_log_retry,
         reraise=True,
@@ -72,4 +74,5 @@ def _write_with_retries(write: Callable[[], None]) -> None:
 
 def _log_retry(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    logger.warning("%s; training continues, retrying in %.0f s", error, WAIT_SECONDS)
+    wait = state.next_action.sleep if state.next_action else 0.0
+    logger.warning("%s; retrying in %.0f s", error, wait)

@@ -19,7 +19,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from stargan_dist import storage
-from stargan_dist.errors import UserError
+from stargan_dist.errors import OutsideFault, UserError, explained
 from stargan_dist.runs import manifest as manifests
 from stargan_dist.runs.manifest import Manifest
 from stargan_dist.runs.scores import best_steps
@@ -76,7 +76,7 @@ class Checkpoint:
         try:
             data = storage.read_bytes(url)
         except OSError as error:
-            raise UserError(f"cannot read {url}: {error}; {remedy}") from error
+            raise explained(f"cannot read {url}: {error}; {remedy}", error) from error
         entry = self.manifest.files.get(name)
         if entry is None or hashlib.sha256(data).hexdigest() != entry.sha256:
             reason = f"its hash differs from that in {MANIFEST}"
@@ -122,7 +122,7 @@ def read(run: str, step: int) -> Checkpoint:
     try:
         data = storage.read_bytes(manifest_url)
     except OSError as error:
-        raise UserError(f"cannot read the checkpoint {manifest_url}: {error}") from error
+        raise explained(f"cannot read the checkpoint {manifest_url}: {error}", error) from error
     return Checkpoint(url, manifests.from_json(data, manifest_url, step, _remedy(url)))
 
 
@@ -211,7 +211,7 @@ def _latest_step(run: str, steps: list[int]) -> int:
     except FileNotFoundError:
         return steps[-1]
     except OSError as error:
-        raise UserError(f"cannot read {pointer}: {error}") from error
+        raise explained(f"cannot read {pointer}: {error}", error) from error
     # People write this file, too: with an editor's byte order mark, or a slash from a completion.
     text = data.decode("utf-8-sig", errors="replace").strip().rstrip("/")
     step = _step_of(text, steps)
@@ -261,7 +261,8 @@ def save(
         confirm: called before anything is published; raises an error if it must not be.
 
     Raises:
-        UserError: the checkpoint cannot be written. Existing checkpoints stay.
+        UserError: the checkpoint cannot be written; OutsideFault if another try may succeed.
+            Existing checkpoints stay.
     """
     url = storage.join(_folder(run), step_name(step))
     try:
@@ -274,8 +275,10 @@ def save(
             (folder / MANIFEST).write_bytes(manifests.to_json(fields))
         confirm()
         _point_latest(run, step)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot save the checkpoint {url}: {error}") from error
+    except SafetensorError as error:  # a write that failed
+        raise OutsideFault(f"cannot save the checkpoint {url}: {error}") from error
+    except OSError as error:
+        raise explained(f"cannot save the checkpoint {url}: {error}", error) from error
 
 
 def _point_latest(run: str, step: int) -> None:

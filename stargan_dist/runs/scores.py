@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 from stargan_dist import storage
-from stargan_dist.errors import UserError
+from stargan_dist.errors import explained
 
 EVALUATIONS = "evaluation"  # folder of a run
 # Metrics of two results are comparable if the results agree in these fields.
@@ -34,7 +34,7 @@ def read_result(url: str) -> Result | None:
     except (FileNotFoundError, ValueError):
         return None
     except OSError as error:
-        raise UserError(f"cannot read {url}: {error}") from error
+        raise explained(f"cannot read {url}: {error}", error) from error
     required = {"score", "step", "seed", *COMPARISON_FIELDS}
     if not (isinstance(result, dict) and required <= result.keys()):
         return None

@@ -350,10 +350,7 @@ def main() -> int | None:
     storage.configure(StorageConfig(options=args.storage))
     # SIGTERM, as sent by a scheduler, ends the worker processes too, like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        exit_code: int | None = args.run(args)
-    except OSError as error:  # a storage failure without a more specific message
-        raise UserError(f"{type(error).__name__}: {error}") from error
+    exit_code: int | None = args.run(args)
     return exit_code
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from stargan_dist import storage
 from stargan_dist.data.index import MAX_NAME, SPLITS
 from stargan_dist.data.order import seeded_rng
-from stargan_dist.errors import UserError, is_utf8, printable
+from stargan_dist.errors import UserError, explained, is_utf8, printable
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 MANIFEST_SUFFIXES = (".csv", ".jsonl")
@@ -216,7 +216,7 @@ def _list_manifest(url: str) -> Listing:
     except UserError as error:
         raise UserError(f"{url}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the manifest {url}: {error}") from error
+        raise explained(f"cannot read the manifest {url}: {error}", error) from error
     if UNSPLIT in splits and len(splits) > 1:
         raise UserError(f"{url}: only some rows name a split: name it in all rows or in none")
     return Listing(root, splits)
@@ -363,7 +363,7 @@ def _read_paths(url: str) -> set[str]:
     try:
         lines = set(storage.read_bytes(url).decode("utf-8-sig").split("\n")) - {""}
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the list {url}: {error}") from error
+        raise explained(f"cannot read the list {url}: {error}", error) from error
     return {line.rstrip("\r") for line in lines}
 
 

@@ -16,7 +16,7 @@ import webdataset as wds
 from stargan_dist import storage
 from stargan_dist.data import transforms
 from stargan_dist.data.index import Shard, ShardFields, sample_table_name, slug
-from stargan_dist.errors import UserError, printable
+from stargan_dist.errors import PermanentError, UserError, explained, may_pass, printable
 from stargan_dist.shards.listing import IMAGE_SUFFIXES, Item
 
 PROGRESS_FOLDER = "progress"  # records of the shards of an unpublished build
@@ -93,10 +93,11 @@ def pack(task: PackTask) -> PackResult:
         storage.remove_file(record_url(task.dest, task.name))  # the shard will be replaced
         return _pack(task)
     except OSError as error:
-        raise UserError(
+        message = (
             f"cannot pack {storage.join(task.dest, task.name)}: {error}; "
             "run the same command again to continue the build"
-        ) from error
+        )
+        raise explained(message, error) from error
 
 
 def _pack(task: PackTask) -> PackResult:
@@ -198,7 +199,8 @@ def _read_images(task: PackTask, faults: list[str]) -> Iterator[tuple[int, Item,
             faults.append(printable(f"{item.path}: {error}"))
         except OSError as error:
             if not (isinstance(error, PermissionError) and storage.is_local(task.root)):
-                raise OSError(f"{printable(item.path)} cannot be read: {error}") from error
+                kind = OSError if may_pass(error) else PermanentError
+                raise kind(f"{printable(item.path)} cannot be read: {error}") from error
             faults.append(printable(f"{item.path}: {error}"))
 
 

@@ -103,16 +103,21 @@ def find_files(url: str) -> dict[str, dict[str, Any]]:
     Raises:
         OSError: one of the folders cannot be listed. (fsspec's own `find` would omit it.)
     """
-    files, folders = {}, [""]
+    tree = list_tree(url)
+    return {path: entry for path, entry in tree.items() if entry["type"] != "directory"}
+
+
+def list_tree(url: str) -> dict[str, dict[str, Any]]:
+    """Return the details of all files and folders below a folder, as `find_files` does."""
+    tree, folders = {}, [""]
     while folders:
         folder = folders.pop()
         for name, entry in list_entries(join(url, folder) if folder else url).items():
             path = f"{folder}/{name}" if folder else name
+            tree[path] = entry
             if entry["type"] == "directory":
                 folders.append(path)
-            else:
-                files[path] = entry
-    return files
+    return tree
 
 
 def read_bytes(url: str, limit: int | None = None) -> bytes:

@@ -17,14 +17,11 @@ from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
 from stargan_dist.config import StorageConfig
-from stargan_dist.errors import UserError
+from stargan_dist.errors import PermanentError, UserError, may_pass
 
 LONGEST_WAIT_SECONDS = 30
-# Errors that are never retried.
-PERMANENT_ERRORS = (
-    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError,
-    ValueError, TypeError, ImportError, NotImplementedError,
-)  # fmt: skip
+# Errors of protocols' packages that are not retried, by name: the packages may not be installed.
+PERMANENT_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
 
 T = TypeVar("T")
 
@@ -101,7 +98,7 @@ def _is_transient(error: BaseException) -> bool:
     error = _real_error(error)
     codes = [getattr(error, name, None) for name in ("status", "code", "status_code")]
     refused = any(isinstance(c, int) and 400 <= c < 500 and c not in (408, 429) for c in codes)
-    return not (refused or isinstance(error, PERMANENT_ERRORS))
+    return may_pass(error) and not (refused or type(error).__name__ in PERMANENT_NAMES)
 
 
 def _log_retry(state: tenacity.RetryCallState) -> None:
@@ -118,12 +115,15 @@ def with_retries(function: Callable[[], T]) -> T:
     """Call a function; after a transient fault call it again, with growing waits between tries.
 
     Raises:
-        OSError: the function still fails.
+        OSError: the function still fails; PermanentError if another try is useless.
         UserError: as raised by the function.
     """
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(_config.tries),
-        wait=tenacity.wait_random_exponential(_config.wait_seconds, LONGEST_WAIT_SECONDS),
+        # Jitter, because all ranks begin to wait at the same moment.
+        wait=tenacity.wait_exponential_jitter(
+            _config.wait_seconds, LONGEST_WAIT_SECONDS, jitter=_config.wait_seconds / 2
+        ),
         retry=tenacity.retry_if_exception(_is_transient),
         before_sleep=_log_retry,
         reraise=True,
@@ -135,4 +135,5 @@ def with_retries(function: Callable[[], T]) -> T:
             raise OSError(f"{_real_error(error)}") from error
         if isinstance(error, OSError | UserError):
             raise
-        raise OSError(_one_line(error)) from error  # an error type of the protocol's own
+        kind = OSError if _is_transient(error) else PermanentError
+        raise kind(_one_line(error)) from error  # an error type of the protocol's own

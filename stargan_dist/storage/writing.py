@@ -6,22 +6,26 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
 
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, explained
 from stargan_dist.storage.reading import (
     PARTIAL_PREFIX,
     exists,
     filesystem,
     is_local,
     join,
+    list_tree,
     read_bytes,
 )
 from stargan_dist.storage.retry import with_retries
+
+REMOVALS = 16  # at a time
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -82,18 +86,24 @@ def published_file(url: str) -> Iterator[Path]:
         staging.unlink(missing_ok=True)
 
 
+# Removal names each file. `rm` of most filesystems would take `[`, `*` and `?` for patterns, which
+# match the files of others.
+
+
 def remove_file(url: str) -> None:
     """Remove a file if it exists."""
     fs, path = filesystem(url)
     with suppress(FileNotFoundError):
-        fs.rm_file(path)
+        if isinstance(fs, LocalFileSystem):
+            fs.rm_file(path)
+        else:
+            with_retries(lambda: fs.rm_file(path))
 
 
 def remove_files(urls: list[str]) -> None:
-    """Remove files of one filesystem, in few requests if it supports that."""
-    if urls:
-        fs = filesystem(urls[0])[0]
-        fs.rm([filesystem(url)[1] for url in urls])
+    """Remove files if they exist, many at a time."""
+    with ThreadPoolExecutor(REMOVALS) as pool:
+        list(pool.map(remove_file, urls))
 
 
 def remove_folder(url: str, first: str = "") -> None:
@@ -102,7 +112,23 @@ def remove_folder(url: str, first: str = "") -> None:
     if first:
         remove_file(join(url, first))
     with suppress(FileNotFoundError):
-        fs.rm(path, recursive=True)
+        if not isinstance(fs, LocalFileSystem):
+            _remove_remote_folder(url)
+        elif Path(path).is_symlink():
+            Path(path).unlink()
+        else:
+            shutil.rmtree(path)
+
+
+def _remove_remote_folder(url: str) -> None:
+    fs, path = filesystem(url)
+    fs.invalidate_cache()  # another process may have written since the last listing
+    tree = list_tree(url)
+    remove_files([join(url, name) for name in tree if tree[name]["type"] != "directory"])
+    folders = [name for name in tree if tree[name]["type"] == "directory"]
+    for folder in [*(join(path, name) for name in sorted(folders, reverse=True)), path]:
+        if fs.isdir(folder):  # a folder of an object store ends with its last object
+            fs.rmdir(folder)
 
 
 def check_writable(url: str) -> None:
@@ -116,7 +142,8 @@ def check_writable(url: str) -> None:
         write_bytes(probe, b"")
         remove_file(probe)
     except OSError as error:
-        raise UserError(f"cannot write to {url}: {error}; choose another folder") from error
+        message = f"cannot write to {url}: {error}; choose another folder"
+        raise explained(message, error) from error
 
 
 @contextmanager

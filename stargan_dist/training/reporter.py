@@ -226,7 +226,7 @@ def _build_evaluator(config: Config, world: World, stopped: Callable[[], bool]) 
         return Evaluator(config, world, stopped)
     except WorldError as error:
         remedy = "or train without evaluations (--evaluation.every 0)"
-        raise WorldError(f"{error}; {remedy}") from error
+        raise WorldError(f"{error}; {remedy}", error.exit_code) from error
 
 
 def _describe_labels(labels: Labels) -> str:

@@ -47,7 +47,7 @@ def test_a_failed_background_write_is_logged_and_retried(caplog):
     writer.close()
     assert len(calls) == 3
     assert len(caplog.messages) == 2
-    expected = "cannot save: no space left; training continues, retrying in 0 s"
+    expected = "cannot save: no space left; retrying in 0 s"
     assert all(message == expected for message in caplog.messages)
 
 
@@ -67,6 +67,19 @@ def test_closing_logs_the_error_of_the_last_attempt(caplog):
     assert caplog.messages[-1] == "cannot save: no space left"
 
 
-def test_a_foreground_write_fails_immediately():
+def test_a_foreground_write_is_retried_as_well():
+    calls = []
+    AsyncWriter(background=False).save(failing_write(2, calls))
+    assert len(calls) == 3
+    with pytest.raises(UserError, match="no space left"):
+        AsyncWriter(background=False).save(failing_write(99, []))
+
+
+def test_a_disk_may_be_full_for_a_minute(monkeypatch):
+    waits = []
+    monkeypatch.setattr(async_writer, "WAIT_SECONDS", 10.0)
+    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
     with pytest.raises(UserError):
-        AsyncWriter(background=False).save(failing_write(1, []))
+        AsyncWriter(background=False).save(failing_write(99, []))
+    assert waits == sorted(waits)
+    assert sum(waits) >= 60

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stargan_dist import storage
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, explained
 
 
 class WeightsFile(NamedTuple):
@@ -141,7 +141,8 @@ def _load(file: WeightsFile, url: str) -> Weights:
     try:
         data = storage.read_bytes(url)
     except OSError as error:
-        raise UserError(f"cannot read the weights of {file.network}, {url}: {error}") from error
+        message = f"cannot read the weights of {file.network}, {url}: {error}"
+        raise explained(message, error) from error
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises almost any exception on foreign bytes
