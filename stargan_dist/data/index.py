@@ -103,7 +103,7 @@ class SampleTable(NamedTuple):
 
 def to_json(index: Index) -> bytes:
     """Serialise an index as `index.json`."""
-    fields = {"version": VERSION, **asdict(index)}
+    fields = storage.sealed({"version": VERSION, **asdict(index)})
     return (json.dumps(fields, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -174,6 +174,7 @@ class _IndexFields(msgspec.Struct, forbid_unknown_fields=True):
     source: str
     encoding: dict[str, int | str] | None = None
     skipped: list[str] = []
+    sha256: str = ""  # indexes of 0.1.0 have none
 
 
 class _SampleTableFields(msgspec.Struct, forbid_unknown_fields=True):
@@ -204,6 +205,8 @@ def from_json(origin: str, data: bytes) -> Index:
     }
     index = Index(fields.domains, splits, fields.source, fields.encoding, fields.skipped)
     _check_names(origin, index)
+    if fields.sha256:
+        storage.check_seal(data, origin, REMEDY)
     return index
 
 

@@ -1,6 +1,5 @@
 """The manifest of a checkpoint: `manifest.json`, which describes its files and proves itself."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict
@@ -95,13 +94,8 @@ class _Version(Struct):
 
 def to_json(fields: Mapping[str, Any]) -> bytes:
     """Serialise a manifest, with its version and its hash added."""
-    versioned = {"version": VERSION, **fields}
-    return (json.dumps(versioned | {"sha256": _hash(versioned)}, indent=1) + "\n").encode()
-
-
-def _hash(fields: Mapping[str, Any]) -> str:
-    text = json.dumps({**fields, "sha256": ""}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    sealed = storage.sealed({"version": VERSION, **fields})
+    return (json.dumps(sealed, indent=1) + "\n").encode()
 
 
 def from_json(data: bytes, origin: str, step: int, remedy: str) -> Manifest:
@@ -122,8 +116,8 @@ def from_json(data: bytes, origin: str, step: int, remedy: str) -> Manifest:
             f"use the stargan_dist version that wrote it, or, if it is damaged, {remedy}"
         )
     manifest = storage.decode_json(data, Manifest, origin, remedy)
-    if (manifest.sha256 or version == VERSION) and manifest.sha256 != _hash(json.loads(data)):
-        raise UserError(f"{origin} is damaged: its hash is wrong; {remedy}")
+    if manifest.sha256 or version == VERSION:
+        storage.check_seal(data, origin, remedy)
     if manifest.step != step:
         raise UserError(f"{origin} is of step {manifest.step}, in the folder of {step}; {remedy}")
     return manifest

@@ -18,7 +18,7 @@ from stargan_dist.storage.reading import (
     read_range,
 )
 from stargan_dist.storage.retry import configure, current_config, with_retries
-from stargan_dist.storage.typed_json import decode_json
+from stargan_dist.storage.typed_json import check_seal, decode_json, sealed
 from stargan_dist.storage.writing import (
     check_writable,
     create_file,
@@ -35,6 +35,7 @@ from stargan_dist.storage.writing import (
 __all__ = [
     "BLOCK_BYTES",
     "PARTIAL_PREFIX",
+    "check_seal",
     "check_writable",
     "configure",
     "create_file",
@@ -60,6 +61,7 @@ __all__ = [
     "remove_files",
     "remove_folder",
     "remove_leftovers",
+    "sealed",
     "with_retries",
     "write_bytes",
 ]

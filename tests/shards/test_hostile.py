@@ -163,7 +163,7 @@ def test_parts_with_different_domains_are_not_joined(images, tmp_path):
         build(str(images), str(tmp_path / "set"), val_fraction=0, part=BuildPart(number, 2))
     edit(
         tmp_path / "set" / "parts" / "2-of-2.json",
-        lambda fields: fields["index"]["splits"]["train"].pop("a"),
+        lambda fields: (fields["index"].pop("sha256"), fields["index"]["splits"]["train"].pop("a")),
     )
     assert "different domains" in refused(merge, str(tmp_path / "set"))
 

@@ -19,7 +19,7 @@ def damaged(shards, tmp_path):
     folder = tmp_path / "set"
     shutil.copytree(shards, folder)
     for shard, *_ in read_index(shards).splits["val"].values():
-        end = int(read_sample_table(str(folder), shard.name).offsets[1])
+        end = int(read_sample_table(str(folder), shard).offsets[1])
         data = (folder / shard.name).read_bytes()
         (folder / shard.name).write_bytes(b"x" * end + data[end:])
     return folder
