@@ -98,16 +98,22 @@ PERMANENT_ERRORS = (
 )  # fmt: skip
 PERMANENT_CODES = (errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS)
 
-# Faults of the machine for which torch raises a RuntimeError: pattern -> explanation. A pattern's
-# group is part of the explanation.
+SHARED_MEMORY_FULL = (
+    "the shared memory of this machine, /dev/shm, is full ({}): give it more space (docker run "
+    "--shm-size), or use fewer loader processes (--data.workers)"
+)
+LOADER_ENDED = (
+    "a loader process {}: the machine is probably out of memory; use fewer loader processes "
+    "(--data.workers) or request more memory"
+)
+# Faults of the machine for which torch raises a RuntimeError: pattern, explanation, and a
+# second pattern. The first one's group is part of the explanation.
 MACHINE_FAULTS = (
     (r"(No space left on device|Bus error|unable to (?:open|resize|allocate) shared memory)",
-     "the shared memory of this machine, /dev/shm, is full ({}): give it more space (docker run "
-     "--shm-size), or use fewer loader processes (--data.workers)",
+     SHARED_MEMORY_FULL,
      r"/torch_|shared memory"),
     (r"DataLoader worker \(pid.*?\) (is killed by signal: \w+|exited unexpectedly)",
-     "a loader process {}: the machine is probably out of memory; use fewer loader processes "
-     "(--data.workers) or request more memory",
+     LOADER_ENDED,
      ""),
 )  # fmt: skip
 

@@ -298,6 +298,23 @@ def test_contradictory_decay_of_learning_rates_is_rejected(options, message):
     [
         (["--steps", "0"], "steps: must be >0, not 0"),
         (["--data.workers", "-1"], "data.workers: must be >=0, not -1"),
+        (["--seed", "-1"], "seed: must be >=0 and <9223372036854775808, not -1"),
+        (["--data.cache_gib", "inf"], "data.cache_gib: must be >0 and finite, not inf"),
+        (["--data.cache_gib", "nan"], "data.cache_gib: must be >0 and finite, not nan"),
+        (["--optim.lr", "nan"], "optim.lr: expected a finite number or null, not nan"),
+        (
+            ["--engine.timeout_seconds", "inf"],
+            "engine.timeout_seconds: must be >0 and <=1000000000.0, not inf",
+        ),
+        (
+            ["--storage.timeout_seconds", "1e300"],
+            "storage.timeout_seconds: must be >0 and <=1000000000.0, not 1e300",
+        ),
+        (
+            ["--storage.wait_seconds", "inf"],
+            "storage.wait_seconds: must be >=0 and <=1000000000.0, not inf",
+        ),
+        (["--run", "a\udcff"], r"'run': 'a\udcff' is not UTF-8; rename it"),
         (["--optim.lr", "quick"], "optim.lr: expected a finite number or null, not quick"),
         (
             ["--model.image_size", "48"],
@@ -309,3 +326,26 @@ def test_errors_of_types_are_clear(options, message):
     with pytest.raises(UserError) as caught:
         configs.parse([*REQUIRED, *options])
     assert str(caught.value) == message
+
+
+def test_infinite_numbers_in_a_file_are_rejected(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("engine: {timeout_seconds: .inf}")
+    with pytest.raises(UserError, match=r"^engine\.timeout_seconds: must be .*, not inf$"):
+        configs.parse([*REQUIRED, "--config", str(file)])
+
+
+def test_a_configuration_that_is_not_utf8_is_rejected(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(b"run: \xff")
+    with pytest.raises(UserError, match=r"^--config: a file is not UTF-8 .*; save it as UTF-8$"):
+        configs.parse([*REQUIRED, "--config", str(file)])
+
+
+def test_numbers_are_plain():
+    """Saved configurations hold no types of the parser."""
+    config = configs.parse([*REQUIRED, "--optim.lr", "1e-3", "--seed", "3"])
+    assert {type(config.seed), type(config.optim.lr), type(config.storage.wait_seconds)} == {
+        int,
+        float,
+    }

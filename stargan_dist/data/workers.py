@@ -1,7 +1,8 @@
 """Loader processes: start and shutdown."""
 
+import errno
 import signal
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
-from stargan_dist.errors import UserError
+from stargan_dist.errors import LOADER_ENDED, SHARED_MEMORY_FULL, OutsideFault, UserError
 
 T = TypeVar("T")
 
@@ -53,15 +54,24 @@ def iterate(loader: DataLoader[T]) -> Generator[T, None, None]:
 
     Raises:
         UserError: as raised by a worker, of its type, without the traceback that torch adds.
-        RuntimeError: a worker was killed or the shared memory is full (`errors.as_user_error`).
+        OutsideFault: a worker was killed, or the shared memory is full. For some of these faults
+            it is torch's RuntimeError, possibly elsewhere in the process (`errors.as_user_error`).
     """
-    iterator = iter(loader)
+    iterator: Iterator[T] | None = None
     try:
+        iterator = iter(loader)
         yield from iterator
     except UserError as error:
         kind = type(error)
         raise kind(str(error).rsplit(f"{kind.__name__}: ", 1)[-1].strip()) from error
+    except (ConnectionError, EOFError) as error:  # while a batch was passed
+        raise OutsideFault(LOADER_ENDED.format("ended unexpectedly")) from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OutsideFault(SHARED_MEMORY_FULL.format(error.strerror)) from error
     finally:
         # Workers ignore SIGTERM: an interpreter that finds them at exit would wait forever.
-        if hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()
+        shutdown = getattr(iterator, "_shutdown_workers", None)
+        if shutdown:
+            shutdown()

@@ -1,5 +1,6 @@
 """The shard cache: downloads, eviction, and concurrent processes."""
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -8,7 +9,7 @@ import pytest
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
-from stargan_dist.data.cache import ShardCache
+from stargan_dist.data.cache import CacheFault, ShardCache
 from stargan_dist.data.index import Shard
 from stargan_dist.errors import UserError
 
@@ -139,3 +140,19 @@ def test_partial_files_of_killed_processes_are_evicted(tmp_path):
     url = str(tmp_path / "a.tar")
     cache.read_range(url, write_shard(url, b"y" * 100), 0, 1)
     assert not leftover.exists()
+
+
+def test_a_full_disk_of_the_cache_is_not_the_fault_of_a_shard(tmp_path, monkeypatch):
+    """The disk is found full when the download is flushed."""
+    storage.configure(RETRY_AT_ONCE)
+    url = str(tmp_path / "a.tar")
+    shard = write_shard(url, b"x" * 100_000)
+    cache = ShardCache(str(tmp_path / "cache"), 1_000_000)
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(CacheFault, match=r"disk of the cache .*cache is full .*data\.cache_gib"):
+        cache.read_range(url, shard, 0, 1)
+    assert cache_bytes(cache) == 0
+
+
+def full_disk(_descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,5 +1,6 @@
 """Batches: one sequence for any world, partial reads, the cache, and unreadable shards."""
 
+import os
 import shutil
 from itertools import product
 from pathlib import Path
@@ -27,7 +28,7 @@ from stargan_dist.data.reader import (
 from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.data.sources import DataSources
 from stargan_dist.data.stream import Slots, iterate_batches, training_loader
-from stargan_dist.errors import UserError
+from stargan_dist.errors import OUTSIDE_FAULT, USER_ERROR, UserError
 
 BATCH_SIZE = 4
 STEPS = 6
@@ -261,8 +262,24 @@ def test_a_bad_shard_stops_the_run_with_one_line(served, damage, workers):
     assert DAMAGE[damage] in str(caught.value)
     permanent = damage in (truncate, corrupt, remove)
     assert ("restore the shard" in str(caught.value)) == permanent
+    assert caught.value.exit_code == (USER_ERROR if permanent else OUTSIDE_FAULT)
     assert "--data.on_bad_shard skip" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_of_the_cache_stops_the_run_and_blames_no_shard(
+    shards, tmp_path, monkeypatch, workers
+):
+    """Unreadable samples are replaced, but no sample is at fault here."""
+    storage.configure(StorageConfig(tries=1))
+    slots = make_slots(shards, ShardCache(str(tmp_path), 10**9), replace_unreadable=True)
+    monkeypatch.setattr(os, "fsync", lambda _: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+    skipped = SkippedSamples()
+    with pytest.raises(UserError, match=r"^the disk of the cache \S+ is full") as caught:
+        load(slots, workers=workers, skipped=skipped)
+    assert caught.value.exit_code == OUTSIDE_FAULT
+    assert not skipped.counts
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda f: f.__name__)

@@ -1,7 +1,9 @@
 """World: which launches it rejects, and its collectives in one process."""
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,7 +11,14 @@ import torch.distributed as dist
 
 from stargan_dist.distributed import world as worlds
 from stargan_dist.distributed.world import World, launched_world_size
-from stargan_dist.errors import UserError
+from stargan_dist.errors import (
+    OUTSIDE_FAULT,
+    USER_ERROR,
+    OutsideFault,
+    RankError,
+    UserError,
+    WorldError,
+)
 
 LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
@@ -76,3 +85,29 @@ def test_timed_out_gloo_collectives_are_peer_failures():
         with pytest.raises(RuntimeError) as caught:
             work.wait()
         assert worlds._is_peer_failure(caught.value), caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError("a"), USER_ERROR),
+        (OutsideFault("b"), OUTSIDE_FAULT),
+        (OSError(errno.ENOSPC, "c"), OUTSIDE_FAULT),
+        (FileNotFoundError("d"), USER_ERROR),
+    ],
+)
+def test_the_exit_code_of_an_error_reaches_all_ranks(world, error, code):
+    """As an error of a task, of rank 0, and of one rank alone."""
+
+    def fail():
+        raise error
+
+    for collective in (world.run_on_all_ranks, world.broadcast_from_main):
+        with pytest.raises(WorldError) as caught:
+            collective(fail)
+        assert caught.value.exit_code == code
+    world._heartbeat = Mock()
+    told = world.report_error(error)
+    assert isinstance(told, RankError)
+    assert told.exit_code == code
+    assert str(error) in str(told)

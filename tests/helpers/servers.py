@@ -37,8 +37,8 @@ class FileRequestHandler(BaseHTTPRequestHandler):
             return
         if fault == "stall":
             self.server.released.wait(STALL_SECONDS)
-        if fault == "500":
-            self.respond(500, b"")
+        if fault and fault.isdigit():
+            self.respond(int(fault), b"")
         elif not path.is_file():
             self.respond(404, b"")
         else:
@@ -75,14 +75,14 @@ class FileServer(ThreadingHTTPServer):
     Attributes:
         ranges: whether byte ranges are supported.
         faults: pattern of paths -> results of the next matching requests, in order: "reset",
-            "stall", "500", or anything else for success.
+            "stall", a status such as "500", or anything else for success.
         log: command, path, status and number of bytes of each response.
     """
 
     daemon_threads = True
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), FileRequestHandler)
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), FileRequestHandler)
         self.folder, self.ranges = folder, True
         self.faults: dict[str, list[str]] = {}
         self.log: list[tuple[str, str, int, int]] = []
@@ -109,9 +109,9 @@ class FileServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def http_server(folder: Path):
-    """Serve a folder over HTTP; yields the `FileServer`."""
-    server = FileServer(folder)
+def http_server(folder: Path, port: int = 0):
+    """Serve a folder over HTTP, on any port or a given one; yields the `FileServer`."""
+    server = FileServer(folder, port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

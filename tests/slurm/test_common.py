@@ -76,6 +76,7 @@ def test_a_time_limit_that_leaves_no_time_for_training_is_rejected(shell, limit,
         (137, 4, 4, False, True, "failed, and a node of node[1-2] does not answer; requeueing"),
         (2, 0, 0, False, False, "no checkpoint was saved"),  # a user error: nodes are not checked
         (2, 0, 4, True, True, "advanced from step 0 to 4"),  # such as a storage outage
+        (74, 4, 4, True, True, "a fault of storage, a disk or a machine that may pass; requeueing"),
         (75, 4, 4, True, True, "stopped before it completed another step; requeueing"),
     ],
 )
@@ -96,6 +97,14 @@ def test_a_job_is_requeued_after_at_most_three_failures(shell, tmp_path):
         done = shell(f"CODE=1; handle_failure {start} {start + 1}")
         assert done.returncode == (0 if start < 3 else 1)
     assert done.stdout.count("exit code 1, from step") == 4
+    assert done.requeues == 3
+
+
+def test_faults_of_the_outside_are_bounded_as_other_failures(shell, tmp_path):
+    for start in range(4):
+        (tmp_path / "requeued").unlink(missing_ok=True)
+        done = shell("CODE=74; handle_failure 4 4")
+        assert done.returncode == (0 if start < 3 else 74)
     assert done.requeues == 3
 
 

@@ -1,9 +1,13 @@
 """Retries and timeouts of reads, against a real HTTP server."""
 
+import threading
+
 import pytest
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
+from stargan_dist.errors import PermanentError
+from tests.helpers.servers import http_server
 
 
 @pytest.fixture
@@ -64,3 +68,45 @@ def test_retries_are_logged(http, served, caplog):
     (message,) = caplog.messages
     assert "500" in message
     assert "trying again in 0.0 s" in message
+
+
+def test_waits_grow_and_exceed_a_minute_by_default(http, served, monkeypatch):
+    waits = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
+    storage.configure(StorageConfig())
+    http.faults["file"] = ["500"] * 99
+    with pytest.raises(OSError, match="500"):
+        storage.read_range(served, 0, 1000)
+    expected = [1, 2, 4, 8, 16, 30, 30]
+    assert len(waits) == len(expected)
+    assert all(least <= wait <= least + 0.5 for wait, least in zip(waits, expected, strict=True))
+    assert sum(waits) >= 60
+
+
+def test_a_server_may_be_away_and_return(http, tmp_path, served):
+    """It is away for several tries, and then listens on the same port again."""
+    storage.configure(StorageConfig(wait_seconds=0.05))
+    http.shutdown()
+    http.server_close()
+    returned = threading.Event()
+
+    def serve():
+        with http_server(tmp_path / "served", http.server_port):
+            returned.wait(60)
+
+    timer = threading.Timer(1.0, serve)
+    timer.start()
+    try:
+        assert storage.read_range(served, 0, 1000) == bytes(1000)
+        assert storage.read_bytes(served) == bytes(1000)
+    finally:
+        returned.set()
+        timer.join()
+
+
+@pytest.mark.parametrize("status", ["403", "400"])
+def test_a_refused_request_is_a_permanent_error(http, served, status):
+    http.faults["file"] = [status] * 9
+    with pytest.raises(PermanentError, match=status):
+        storage.read_range(served, 0, 1000)
+    assert len(http.faults["file"]) == 8
