@@ -9,6 +9,7 @@ import pytest
 from torch.utils.data import Dataset
 
 from stargan_dist.data.workers import iterate, open_loader
+from tests.helpers.processes import wait_for_end
 
 
 class Slow(Dataset):
@@ -49,7 +50,4 @@ def test_workers_end_when_their_rank_is_killed(start_method, workers):
     assert pids <= {process.pid for process in started} and len(pids) == workers
     rank.kill()
     rank.join()
-    _, alive = psutil.wait_procs(started, timeout=60)
-    for process in alive:
-        process.kill()
-    assert not alive
+    assert not wait_for_end(started)
