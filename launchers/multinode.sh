@@ -106,11 +106,12 @@ agent_command() { # NUMBER WORD…: the command line for that machine
 }
 
 connect() { # NUMBER WORD…: run the agent on that machine until it ends, and report its exit code
-    local number=$1 host=${HOSTS[$1]} code=0
+    local number=$1 host=${HOSTS[$1]}
+    set +e # output that cannot be written, on a full disk, is lost and no failure
     # shellcheck disable=SC2086  # a command of several words
     ${STARGAN_RSH:-$SSH} "$host" "$(agent_command "$@")" <"$TEMP/$number" 2>&1 |
-        tee "$LOGS/$host.log" | sed -u "s/^/$host: /" || code=$?
-    echo "$number $code" >&"$RESULTS"
+        { tee -p "$LOGS/$host.log" | sed -u "s/^/$host: /"; cat >/dev/null; }
+    echo "$number ${PIPESTATUS[0]}" >&"$RESULTS"
 }
 
 forwarded_environment() {
@@ -170,7 +171,7 @@ finish() {
         0) echo "finished on ${#HOSTS[@]} machines" ;;
         "$STOPPED") echo "stopped, the state is saved; run the same command to resume" ;;
         *) echo "error: $FIRST_FAILURE" >&2 ;;
-    esac
+    esac || true # as in connect
     exit "$STATUS"
 }
 

@@ -15,11 +15,13 @@ RESEND_SECONDS=5
 RETRY_SECONDS=10
 CONTROLLER_TRIES=12
 BESIDE_SECONDS=120
+TIMED_OUT=124 # exit code of a command beside the ranks that took longer
 
 # For one task of a job array, Slurm would take its bare job id for the whole array.
 JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 JOB=${JOB:-$SLURM_JOB_ID}
 
+STEP_UNKNOWN=    # set when the check of the saved step took too long
 SAVE_REQUESTED=  # set when Slurm or a person has requested by USR1 to save and stop
 IGNORE_SIGNALS=: # first command of every task
 trap "" USR1
@@ -31,15 +33,16 @@ user_error() {
   exit "$USER_ERROR"
 }
 
-# Print a field of Slurm's record of this job, such as JobState. Retries, because the controller may
-# be busy or restarting.
+# Print a field of Slurm's record of this job: State, TimeLimit or Requeue. Retries, because the
+# controller may be busy or restarting. (`scontrol show job` prints everything, and a job's name may
+# look like any other field.)
 job_field() {
-  local record try
+  local value try
   for ((try = 0; try < CONTROLLER_TRIES; try++)); do
-    record=$(scontrol show job -o "$JOB") && break
+    value=$(squeue --noheader --states=all --jobs="$JOB" --Format="$1:40") && break
     sleep "$RETRY_SECONDS"
   done
-  tr ' ' '\n' <<<"$record" | sed -n "s/^$1=//p" | head -n 1
+  echo "${value%% *}"
 }
 
 # Set up the environment as described in slurm/site.example.sh.
@@ -159,10 +162,11 @@ report_first_failure() {
   ((rank == 0)) || tail -v -n 20 "$START_LOGS/rank_$rank.log"
 }
 
-# Convert a duration of the scheduler, [D-]HH:MM:SS, to seconds.
+# Convert a duration of the scheduler, [D-][HH:]MM:SS, to seconds.
 seconds_of() {
   local days=0 hours minutes seconds clock=$1
   [[ $clock != *-* ]] || { days=${clock%%-*} clock=${clock#*-}; }
+  [[ $clock == *:*:* ]] || clock=0:$clock
   IFS=: read -r hours minutes seconds <<<"$clock"
   echo $((((10#$days * 24 + 10#$hours) * 60 + 10#$minutes) * 60 + 10#$seconds))
 }
@@ -173,7 +177,7 @@ check_time_limit() {
     user_error "SBATCH_SIGNAL is $signal, not B:USR1@SECONDS"
   local saving=${BASH_REMATCH[2]}
   limit=$(job_field TimeLimit)
-  [[ $limit == *:*:* ]] || return 0 # UNLIMITED
+  [[ $limit == *:* ]] || return 0 # UNLIMITED
   (($(seconds_of "$limit") >= 2 * saving)) ||
     user_error "the time limit, $limit, leaves less time for training than for saving (the last" \
       "$saving s, SBATCH_SIGNAL); request more by sbatch --time or SBATCH_TIMELIMIT"
@@ -198,12 +202,13 @@ train() {
   open_logs
   before=$(saved_step "$@")
   CODE=$?
+  ((CODE != TIMED_OUT)) || STEP_UNKNOWN=yes
   ((CODE == 0)) || handle_failure 0 0
   log "$before steps are saved"
   run_ranks stargan_dist.train "$@"
   ((CODE)) || exit 0
   exit_if_slurm_decided
-  after=$(saved_step "$@") || after=$before
+  after=$(saved_step "$@") || { (($? != TIMED_OUT)) || STEP_UNKNOWN=yes; after=$before; }
   ((CODE != STOPPED || after <= before)) || requeue "stopped and saved at step $after"
   handle_failure "$before" "$after"
 }
@@ -211,7 +216,7 @@ train() {
 # Exit if Slurm has already decided about this job: it was cancelled, or it is being requeued.
 exit_if_slurm_decided() {
   local state outcome="failed with exit code $CODE"
-  state=$(job_field JobState)
+  state=$(job_field State)
   [[ ! $state =~ ^(RUNNING|SIGNALING|RESIZING)?$ ]] || return 0
   ((CODE != STOPPED)) || outcome="stopped and saved"
   log "$outcome; not requeued by this script: the job's state in Slurm is $state"
@@ -239,6 +244,8 @@ handle_failure() {
   echo "$START_LOGS: exit code $CODE, from step $before to $after" >>"$FAILURES"
   if (($(wc -l <"$FAILURES") > ${STARGAN_MAX_FAILURES:-3})); then
     log "failed too often: $(cat "$FAILURES")"
+  elif [[ $STEP_UNKNOWN ]]; then
+    requeue "the check of the saved step took more than $BESIDE_SECONDS s"
   elif ((after > before)); then
     requeue "failed, but the run advanced from step $before to $after"
   elif ((CODE == STOPPED)); then

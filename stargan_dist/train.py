@@ -1,6 +1,6 @@
 """Command line of training: `accelerate launch -m stargan_dist.train --config configs/afhq.yaml`.
 
-Exit codes: 0 finished; 75 stopped by SIGTERM, SIGINT or SIGUSR1 and saved, the same command
+Exit codes: 0 finished; 75 stopped by SIGTERM, SIGINT, SIGHUP or SIGUSR1 and saved, the same command
 continues; 74 a fault of storage, a disk or the machine that outlasted all tries, in one line: the
 same command may succeed; 2 a user error, explained in one line; 1 any other failure.
 """
@@ -13,9 +13,11 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 from stargan_dist import config as configs
 from stargan_dist.console.logs import setup_logging
 from stargan_dist.errors import run_command
+from stargan_dist.launch.launcher import stop_with_launcher
 
 
 def main() -> int:
+    stop_with_launcher()
     setup_logging()
     config = configs.parse()
     from stargan_dist.training.trainer import train  # --help and user errors do not wait for it

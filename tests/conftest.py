@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import uuid
@@ -68,6 +69,16 @@ def clean_access():
     storage.configure(StorageConfig())
     logger = logging.getLogger("stargan_dist")
     logger.handlers, logger.propagate = [], True
+
+
+@pytest.fixture(autouse=True)
+def clean_signals():
+    """Restore the handlers of signals after each test: a training that has ended ignores them."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

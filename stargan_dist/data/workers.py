@@ -1,7 +1,10 @@
 """Loader processes: start and shutdown."""
 
 import errno
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -16,13 +19,26 @@ T = TypeVar("T")
 
 
 def _init_worker(storage_config: StorageConfig, _worker_id: int) -> None:
-    """Configure storage, and ignore signals.
+    """Configure storage, ignore signals, and watch the rank.
 
     Schedulers signal every process of a job. Only the ranks respond, and they end their workers.
     """
     storage.configure(storage_config)
-    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(signal_number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_rank, name="end-with-rank", daemon=True).start()
+
+
+def _end_with_rank() -> None:
+    """End this worker when its rank has ended, however that happened.
+
+    torch compares the parent's process id every 5 s. But the parent of a worker of a fork server is
+    the server, which lives as long as its workers.
+    """
+    rank = multiprocessing.parent_process()
+    assert rank is not None
+    rank.join()
+    os._exit(1)
 
 
 def open_loader(

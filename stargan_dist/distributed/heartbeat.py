@@ -5,12 +5,17 @@ launcher hosts. When a collective fails, the remaining ranks compare two reading
 and one of them reports which rank died or is stuck. Without this, every rank could only report that
 "a peer" has gone. With NCCL the failure may not reach the host, which keeps waiting. Therefore a
 thread of each rank watches the heartbeats, too.
+
+If the launcher itself has gone, and the store with it, the ranks can still save: collectives do not
+need the store. There are no heartbeats then, and a hanging collective ends at its time limit.
 """
 
 import json
 import os
+import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +80,9 @@ class Heartbeat:
     def announce_exit(self) -> None:
         """Publish that this rank exits and reports the reason itself. Other ranks need not."""
         self._exiting = True
-        self._publish()
-        self._store.set(WORLD_ENDED, "")
+        with suppress(dist.DistError):  # the launcher has gone
+            self._publish()
+            self._store.set(WORLD_ENDED, "")
 
     def close(self) -> None:
         """Stop the thread."""
@@ -107,8 +113,9 @@ class Heartbeat:
                     os._exit(1)
                 if not ended_seconds and self._beats % 5 == 0 and self._rank_is_lost(changes):
                     self.report_cause()
-        except dist.DistError:  # the launcher, which hosts the store, has gone
-            pass
+        except dist.DistError:
+            if not self._reported and not ended_seconds:
+                _stop_without_launcher()
 
     def _rank_is_lost(self, changes: "ChangeTracker") -> bool:
         silence, lag = changes.silence_and_lag(self.read_statuses(), time.monotonic())
@@ -143,6 +150,17 @@ class Heartbeat:
         lost, message = diagnose(before, after)
         reporter = min((r for r in range(self.world_size) if r not in lost), default=self.rank)
         return message if self.rank == reporter else ""
+
+
+def _stop_without_launcher() -> None:
+    """Ask this process to save and stop, as its launcher has gone, which hosted the store.
+
+    Usually the launcher's death has already done so (launch/launcher.py). Not for ranks on other
+    machines and systems other than Linux. Commands that handle no signals have nothing to save.
+    """
+    handled = callable(signal.getsignal(signal.SIGTERM))
+    if handled and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class ChangeTracker:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -146,10 +147,23 @@ def check_writable(url: str) -> None:
         raise explained(message, error) from error
 
 
+_lock_files: set[IO[str]] = set()  # of the locks that this process holds
+
+
+def _close_lock_files() -> None:
+    """Close the descriptors of locks in a forked child. The parent keeps its locks."""
+    while _lock_files:
+        _lock_files.pop().close()
+
+
+os.register_at_fork(after_in_child=_close_lock_files)
+
+
 @contextmanager
 def exclusive_lock(url: str, message: str) -> Iterator[None]:
     """Lock a local folder against other processes; the lock ends with the process at the latest.
 
+    Forked children do not hold it: it is free once this process has ended, even if they live on.
     Folders of other filesystems, and of local ones without locks, are not locked.
 
     Raises:
@@ -166,7 +180,11 @@ def exclusive_lock(url: str, message: str) -> Iterator[None]:
             raise UserError(message) from error
         except OSError:
             pass  # a filesystem without locks
-        yield
+        _lock_files.add(file)
+        try:
+            yield
+        finally:
+            _lock_files.discard(file)
 
 
 @contextmanager

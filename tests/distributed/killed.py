@@ -1,7 +1,8 @@
 """Driver: a training process that kills itself at the n-th call of a function, as by `kill -9`.
 
 Usage: KILL_AT=module:name:n python killed.py …options of stargan_dist.train
-KILL_BY names another signal; with KILL_BY=sleep the process hangs there for an hour instead.
+KILL_BY names another signal. With KILL_BY=sleep the process hangs there for KILL_SECONDS instead, an
+hour by default.
 With several processes, KILL_RANK is the rank that is killed (default: 0).
 """
 
@@ -17,7 +18,7 @@ from stargan_dist.train import main
 
 def kill_or_hang(how):
     if how == "sleep":
-        time.sleep(3600)
+        time.sleep(float(os.environ.get("KILL_SECONDS", "3600")))
     else:
         os.kill(os.getpid(), getattr(signal, how))
 

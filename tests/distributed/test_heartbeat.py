@@ -1,9 +1,12 @@
 """The diagnosis of lost and stuck ranks from two readings of all heartbeats."""
 
 import re
+import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -83,6 +86,41 @@ def test_silence_and_lag_are_measured_by_the_local_clock():
     assert changes.silence_and_lag(later, now=940.0) == (30.0, 30.0)
     caught_up = [replace(s, beats=s.beats + 5, progress=8) for s in later]
     assert changes.silence_and_lag(caught_up, now=950.0) == (0, 0)
+
+
+class LostStore(dist.HashStore):
+    """A store whose launcher has gone."""
+
+    def set(self, *_):
+        if threading.current_thread() is not threading.main_thread():
+            raise dist.DistError("Broken pipe")
+
+
+@pytest.mark.parametrize(("hosted", "expected"), [("True", [signal.SIGTERM]), ("False", [])])
+def test_a_rank_whose_launcher_has_gone_with_the_store_is_asked_to_stop(
+    monkeypatch, hosted, expected
+):
+    """The fallback where the kernel does not do so. Rank 0 may have hosted the store, and ended."""
+    received = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    monkeypatch.setattr(heartbeat, "INTERVAL_SECONDS", 0.01)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", hosted)
+    beating = Heartbeat(LostStore(), 0, 1, timeout_seconds=600)
+    beating._thread.join(60)
+    signal.signal(signal.SIGTERM, previous)
+    assert received == expected
+    beating.close()
+
+
+def test_an_exit_is_announced_only_while_the_launcher_lives(monkeypatch):
+    beating = Heartbeat(dist.HashStore(), 0, 1, timeout_seconds=600)
+    beating.close()
+
+    def gone(*_):
+        raise dist.DistError("Broken pipe")
+
+    monkeypatch.setattr(beating, "_store", SimpleNamespace(set=gone))
+    beating.announce_exit()
 
 
 def test_ranks_that_diagnose_are_not_taken_for_lost(monkeypatch):

@@ -261,6 +261,26 @@ def test_when_a_machine_fails_the_others_receive_a_control_message(tmp_path, cod
     assert command.endswith(r" '--' '-m' 'x' 'it'\''s'") and "SECRET" not in command
 
 
+@pytest.mark.parametrize("full", ["logs", "both"])
+def test_output_that_cannot_be_written_does_not_change_the_exit_code(tmp_path, full):
+    """The limit of the size of files makes every write to a log fail, as a full disk does."""
+    (tmp_path / "hosts").write_text("one\ntwo")
+    (tmp_path / "rsh").write_text("#!/bin/sh\nseq 99999 && echo written >&2\n")
+    (tmp_path / "rsh").chmod(0o755)
+    with open("/dev/full", "w") as disk:
+        done = subprocess.run(
+            ["prlimit", "--fsize=0", "env", "--ignore-signal=XFSZ", SCRIPT, "hosts", "-m", "x"],
+            env=os.environ | {"STARGAN_RSH": "./rsh"}, cwd=tmp_path, text=True, check=False,
+            stdout=disk if full == "both" else subprocess.PIPE, stderr=subprocess.PIPE,
+            timeout=PATIENCE_SECONDS,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if full == "logs":
+        lines = done.stdout.splitlines()
+        assert lines[-1] == "finished on 2 machines"
+        assert {"one: 99999", "two: 99999", "one: written"} <= set(lines)
+
+
 def test_help_prints_the_header_of_the_script():
     done = subprocess.run([SCRIPT, "--help"], text=True, capture_output=True, check=True)
     assert done.stdout.startswith("Train on several machines")

@@ -1,4 +1,4 @@
-"""Decisions of slurm/common.sh in the batch shell of a job, with a fake scontrol."""
+"""Decisions of slurm/common.sh in the batch shell of a job, with fake clients of Slurm."""
 
 import os
 import subprocess
@@ -7,18 +7,23 @@ import pytest
 
 from tests.conftest import ROOT
 
-# The first FAILING calls fail. JobState is RUNNING until `scontrol requeue` is processed, whatever
-# exit code it returns (REQUEUE_CODE).
-SCONTROL = """#!/usr/bin/env bash
+# Slurm's clients. The first FAILING calls fail. The state is RUNNING until `scontrol requeue` is
+# processed, whatever exit code it returns (REQUEUE_CODE).
+CALL = """#!/usr/bin/env bash
 echo "$*" >>calls
 (($(wc -l <calls) > ${FAILING:-0})) || exit 1
-if [[ $1 == requeue ]]; then
-  touch requeued
-  exit ${REQUEUE_CODE:-0}
-fi
-[[ -e requeued ]] && state=PENDING
-echo "JobId=7 JobName=a b JobState=${state:-${STATE:-RUNNING}} Requeue=${MAY:-1}" \\
-  "TimeLimit=${LIMIT:-1-00:00:00}"
+"""
+SCONTROL = f"""{CALL}
+touch requeued
+exit ${{REQUEUE_CODE:-0}}
+"""
+SQUEUE = f"""{CALL}
+[[ -e requeued ]] && STATE=PENDING
+case "${{!#}}" in
+  --Format=State:40) printf '%-40s\n' "${{STATE:-RUNNING}}" ;;
+  --Format=TimeLimit:40) printf '%-40s\n' "${{LIMIT:-1-00:00:00}}" ;;
+  --Format=Requeue:40) printf '%-40s\n' "${{MAY:-1}}" ;;
+esac
 """
 PREAMBLE = f"source {ROOT}/slurm/common.sh; RETRY_SECONDS=0; FAILURES=failures; START_LOGS=start;"
 
@@ -26,8 +31,9 @@ PREAMBLE = f"source {ROOT}/slurm/common.sh; RETRY_SECONDS=0; FAILURES=failures; 
 @pytest.fixture
 def shell(tmp_path):
     """Return a function that runs lines in a batch shell."""
-    (tmp_path / "scontrol").write_text(SCONTROL)
-    (tmp_path / "scontrol").chmod(0o755)
+    for name, program in {"scontrol": SCONTROL, "squeue": SQUEUE}.items():
+        (tmp_path / name).write_text(program)
+        (tmp_path / name).chmod(0o755)
     (tmp_path / "calls").touch()
 
     def run(lines, **env):
@@ -45,7 +51,7 @@ def shell(tmp_path):
 
 @pytest.mark.parametrize(
     ("clock", "seconds"),
-    [("00:00:59", 59), ("00:09:08", 548), ("24:00:00", 86400), ("2-01:00:00", 176400)],
+    [("0:59", 59), ("09:08", 548), ("23:00:08", 82808), ("2-01:00:00", 176400)],
 )
 def test_durations_are_converted_to_seconds(shell, clock, seconds):
     assert shell(f"seconds_of {clock}").stdout == f"{seconds}\n"
@@ -54,10 +60,10 @@ def test_durations_are_converted_to_seconds(shell, clock, seconds):
 @pytest.mark.parametrize(
     ("limit", "signal", "error"),
     [
-        ("00:10:00", "", ""),
+        ("10:00", "", ""),
         ("UNLIMITED", "", ""),
-        ("00:09:00", "", "leaves less time for training than for saving (the last 300 s"),
-        ("00:09:00", "B:USR1@60", ""),
+        ("9:00", "", "leaves less time for training than for saving (the last 300 s"),
+        ("9:00", "B:USR1@60", ""),
         ("1-00:00:00", "USR2@60", "SBATCH_SIGNAL is USR2@60, not B:USR1@SECONDS"),
         ("1-00:00:00", "B:USR1", "SBATCH_SIGNAL is B:USR1, not"),
     ],
@@ -89,6 +95,19 @@ def test_a_failed_job_is_requeued_if_that_may_help(
     assert done.returncode == (0 if requeued else code)
     assert done.requeues == requeued
     assert message in done.stdout
+
+
+@pytest.mark.parametrize("check", ["before", "after"])
+def test_a_check_of_the_saved_step_that_takes_too_long_requeues_the_job(shell, tmp_path, check):
+    """It says so, and counts as a failure: the number of requeues is limited."""
+    lines = "set_up() { :; }; check_time_limit() { :; }; open_logs() { :; }; nodes_answer() { :; };"
+    lines += "check=before; run_ranks() { check=after CODE=1; };"
+    slow = "timeout 0.1 sleep 600"
+    lines += f"saved_step() {{ if [[ $check == {check} ]]; then {slow}; else echo 4; fi; }};"
+    done = shell(f"{lines} train")
+    assert (done.returncode, done.requeues) == (0, 1)
+    assert "the check of the saved step took more than 120 s; requeueing the job" in done.stdout
+    assert (tmp_path / "failures").read_text().count("exit code") == 1
 
 
 def test_a_job_is_requeued_after_at_most_three_failures(shell, tmp_path):

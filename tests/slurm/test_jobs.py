@@ -100,10 +100,15 @@ export STARGAN_COMMAND="nice -n 3" STARGAN_SRUN="--cpu-bind=none"
 
 def test_a_signal_saves_and_requeues_the_job(slurm, uninterrupted, tmp_path):
     """`scancel --batch --signal=USR1` sends what Slurm sends before a time limit. The data loader's
-    processes receive the signals, too. The site file sets options of its own."""
+    processes receive the signals, too. The site file sets options of its own. The job's name looks
+    like fields of its record."""
     run = tmp_path / "run"
     (tmp_path / "site.sh").write_text(SITE)
-    job = slurm.train(run, "--data.workers", "1", STARGAN_SITE=str(tmp_path / "site.sh"))
+    job = slurm.train(
+        *(run, "--data.workers", "1"),
+        sbatch=(TWO, "--job-name=x JobState=CANCELLED Requeue=0 TimeLimit=00:01:00"),
+        STARGAN_SITE=str(tmp_path / "site.sh"),
+    )
     slurm.wait_for_line(job, "rank 0  step 6/")
     assert {rank.nice() for rank in slurm.ranks(run).values()} == {os.nice(0) + 3}
     slurm.cluster.client("scancel", "--batch", "--signal=USR1", job)
@@ -153,7 +158,7 @@ def test_a_user_error_of_the_ranks_is_not_requeued(slurm, tmp_path):
 def test_a_time_limit_that_leaves_no_time_is_rejected(slurm, tmp_path):
     job = slurm.train(tmp_path / "run", sbatch=("--time=9",))
     assert slurm.wait(job, "FAILED")["ExitCode"] == "2:0"
-    error = "error: the time limit, 00:09:00, leaves less time for training than for saving"
+    error = "error: the time limit, 9:00, leaves less time for training than for saving"
     assert error in slurm.log(job)
 
 
@@ -222,6 +227,22 @@ def test_a_signal_during_the_start_saves_and_requeues_the_job(slurm, uninterrupt
     job = slurm.train(run)
     slurm.wait_for_line(job, r"2 process\(es\), logs in")
     slurm.cluster.client("scancel", "--batch", "--signal=USR1", job)
+    assert slurm.wait(job)["Restarts"] == "1"
+    assert_equal(run, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_check_of_the_saved_step_that_takes_too_long_requeues_the_job(
+    slurm, uninterrupted, tmp_path
+):
+    run = tmp_path / "run"
+    program = "#!/bin/bash\n[[ $* == *stargan_dist.status* ]] && mkdir {0}/once && sleep 600\n"
+    (tmp_path / "slow").write_text(f'{program.format(tmp_path)}exec "$@"\n')
+    (tmp_path / "slow").chmod(0o755)
+    (tmp_path / "site.sh").write_text(f"BESIDE_SECONDS=5\nexport STARGAN_COMMAND={tmp_path}/slow\n")
+    job = slurm.train(run, STARGAN_SITE=str(tmp_path / "site.sh"))
+    slurm.wait_for_line(job, "the check of the saved step took more than 5 s; requeueing the job")
+    (tmp_path / "site.sh").write_text("")
     assert slurm.wait(job)["Restarts"] == "1"
     assert_equal(run, uninterrupted)
 

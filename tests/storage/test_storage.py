@@ -1,8 +1,11 @@
 """Reads, atomic writes, listings and locks, on local paths and in memory."""
 
+import os
+import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from stargan_dist import storage
@@ -109,6 +112,28 @@ def test_a_lock_excludes_other_processes_and_ends_with_its_process(tmp_path):
     process.communicate()
     with storage.exclusive_lock(str(tmp_path), "taken"):
         pass
+
+
+def test_a_lock_is_free_at_once_when_its_process_is_killed_and_a_forked_child_lives_on(tmp_path):
+    holder = (
+        "import os, sys, time; from stargan_dist import storage\n"
+        f"with storage.exclusive_lock({str(tmp_path)!r}, 'taken'):\n"
+        "    if not os.fork(): print(os.getpid(), flush=True); time.sleep(600)\n"
+        "    sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    child = int(process.stdout.readline())
+    try:
+        with pytest.raises(UserError), storage.exclusive_lock(str(tmp_path), "taken"):
+            pass
+        process.kill()
+        process.wait()
+        with storage.exclusive_lock(str(tmp_path), "taken"):
+            assert psutil.pid_exists(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_ranges_end_at_the_end_of_the_file(base):
