@@ -3,6 +3,7 @@
 # make ablation   the rows of the paper's ablation on the demo's dataset, 3 seeds each: 90 minutes
 # make test       the tests, except those that take minutes each (make test-slow), with coverage
 #                 (as root, both first install Debian's Slurm, which some tests start)
+# make campaign   random faults in real trainings, by a seed: SEED=0 MINUTES=30 (docs/reliability.md)
 # make docs       the documentation site, in build/site
 # make check      lint, format, types, spelling, documentation site
 # make setup      the virtual environment in .venv, which the targets above set up first, once
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: demo ablation joint announce-test test test-slow docs check clean setup
+.PHONY: demo ablation joint announce-test test test-slow campaign docs check clean setup
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -40,6 +41,12 @@ test: announce-test $(READY)
 test-slow: announce-test $(READY)
 	@tests/slurm/install.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+SEED ?= 0
+MINUTES ?= 30
+
+campaign: $(READY)
+	$(BIN)/python -m tests.campaign --seed $(SEED) --minutes $(MINUTES)
 
 check: $(READY)
 	$(BIN)/ruff check .
