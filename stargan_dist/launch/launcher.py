@@ -4,8 +4,8 @@ Two rules see to it that the end of a launcher neither leaves ranks behind nor l
 not saved, however long a step takes:
 
 - Ranks receive SIGTERM when their launcher dies, of whatever signal (`stop_with_launcher`).
-- torchrun, which `accelerate launch` runs, forwards a signal to its ranks and kills them 30 s later.
-  Ranks that have not saved by then end torchrun first (`Launcher.end`).
+- torchrun, which `accelerate launch` runs, forwards a signal to its ranks and kills them 30 s
+  later. Ranks that have not saved by then end torchrun first (`Launcher.end`).
 """
 
 import ctypes
