@@ -4,8 +4,8 @@ Two rules see to it that the end of a launcher neither leaves ranks behind nor l
 not saved, however long a step takes:
 
 - Ranks receive SIGTERM when their launcher dies, of whatever signal (`stop_with_launcher`).
-- torchrun, which `accelerate launch` runs, forwards a signal to its ranks and kills them 30 s later.
-  Ranks that have not saved by then end torchrun first (`Launcher.end`).
+- torchrun, which `accelerate launch` runs, forwards a signal to its ranks and kills them 30 s
+  later. Ranks that have not saved by then end torchrun first (`Launcher.end`).
 """
 
 import ctypes
@@ -42,7 +42,8 @@ class Launcher:
         from torch.distributed.launcher.api import LaunchConfig
 
         configurable = hasattr(LaunchConfig, "shutdown_timeout")
-        return float(configurable and os.environ.get(PATIENCE_VARIABLE) or PATIENCE_SECONDS)
+        seconds = os.environ.get(PATIENCE_VARIABLE) if configurable else None
+        return float(seconds or PATIENCE_SECONDS)
 
     def end(self) -> bool:
         """Kill the launcher. Return False if it has gone, or is rightly ending a broken world.

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from stargan_dist.launch import launcher
-from stargan_dist.launch.launcher import Launcher, find_launcher
+from stargan_dist.launch.launcher import Launcher
 from tests.conftest import PATIENCE_SECONDS, ROOT
 from tests.helpers.processes import is_alive, wait_for_end
 
