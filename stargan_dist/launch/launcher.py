@@ -42,7 +42,8 @@ class Launcher:
         from torch.distributed.launcher.api import LaunchConfig
 
         configurable = hasattr(LaunchConfig, "shutdown_timeout")
-        return float((configurable and os.environ.get(PATIENCE_VARIABLE)) or PATIENCE_SECONDS)
+        seconds = os.environ.get(PATIENCE_VARIABLE) if configurable else None
+        return float(seconds or PATIENCE_SECONDS)
 
     def end(self) -> bool:
         """Kill the launcher. Return False if it has gone, or is rightly ending a broken world.

@@ -1,8 +1,8 @@
 """Driver: a training process that kills itself at the n-th call of a function, as by `kill -9`.
 
 Usage: KILL_AT=module:name:n python killed.py …options of stargan_dist.train
-KILL_BY names another signal. With KILL_BY=sleep the process hangs there for KILL_SECONDS instead, an
-hour by default.
+KILL_BY names another signal. With KILL_BY=sleep the process hangs there for KILL_SECONDS instead
+(default: an hour).
 With several processes, KILL_RANK is the rank that is killed (default: 0).
 """
 

@@ -22,6 +22,7 @@ SLOW_STEP = {
     "KILL_SECONDS": "9",
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "4",
 }
+WORKER = "pt_data_worker"  # torch's name for it
 FORK = ("--data.workers", "1")
 
 
@@ -43,7 +44,7 @@ class Run:
         by_name = ranks(self.launcher) | {"launcher": psutil.Process(self.launcher.pid)}
         for rank in ("0", "1"):
             children = by_name[rank].children(recursive=True)
-            by_name[f"worker {rank}"] = [c for c in children if c.name() == "pt_data_worker"][0]
+            by_name[f"worker {rank}"] = next(c for c in children if c.name() == WORKER)
         return [by_name[name] for name in names]
 
     def end(self) -> str:

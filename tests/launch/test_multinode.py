@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -267,7 +268,7 @@ def test_output_that_cannot_be_written_does_not_change_the_exit_code(tmp_path, f
     (tmp_path / "hosts").write_text("one\ntwo")
     (tmp_path / "rsh").write_text("#!/bin/sh\nseq 99999 && echo written >&2\n")
     (tmp_path / "rsh").chmod(0o755)
-    with open("/dev/full", "w") as disk:
+    with Path("/dev/full").open("w") as disk:
         done = subprocess.run(
             ["prlimit", "--fsize=0", "env", "--ignore-signal=XFSZ", SCRIPT, "hosts", "-m", "x"],
             env=os.environ | {"STARGAN_RSH": "./rsh"}, cwd=tmp_path, text=True, check=False,
