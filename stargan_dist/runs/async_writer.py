@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import tenacity
 
-from stargan_dist.errors import UserError
+from stargan_dist.errors import OutsideFault
 
 MAX_ATTEMPTS = 5
 WAIT_SECONDS = 10.0  # before the second attempt; then 20 and 30: a disk may be full for 90 s
@@ -66,7 +66,7 @@ def _write_with_retries(write: Callable[[], None]) -> None:
     tenacity.Retrying(
         stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
         wait=tenacity.wait_exponential(WAIT_SECONDS, LONGEST_WAIT_SECONDS),
-        retry=tenacity.retry_if_exception_type(UserError),
+        retry=tenacity.retry_if_exception_type(OutsideFault),
         before_sleep=_log_retry,
         reraise=True,
     )(write)

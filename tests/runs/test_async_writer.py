@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from stargan_dist.errors import UserError
+from stargan_dist.errors import OutsideFault, UserError
 from stargan_dist.runs import async_writer
 from stargan_dist.runs.async_writer import AsyncWriter
 
@@ -18,7 +18,7 @@ def failing_write(failures, calls):
     def write():
         calls.append(None)
         if len(calls) <= failures:
-            raise UserError("cannot save: no space left")
+            raise OutsideFault("cannot save: no space left")
 
     return write
 
@@ -83,3 +83,16 @@ def test_a_disk_may_be_full_for_a_minute(monkeypatch):
         AsyncWriter(background=False).save(failing_write(99, []))
     assert waits == sorted(waits)
     assert sum(waits) >= 60
+
+
+def test_a_mistake_is_not_retried():
+    writer, calls = AsyncWriter(background=True), []
+
+    def write():
+        calls.append(1)
+        raise UserError("taken over")
+
+    writer.save(write)
+    with pytest.raises(UserError, match="taken over"):
+        writer.wait()
+    assert len(calls) == 1
