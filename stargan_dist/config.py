@@ -24,7 +24,7 @@ from jsonargparse import (
 )
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -362,6 +362,7 @@ CLEARER_ERRORS = (
 
 # YAML.
 
+MAX_ERROR = 1000  # characters of an error, which may show a value of a file
 MAX_YAML_CHARACTERS = 2**20
 MAX_YAML_VALUES = 100_000  # with aliases expanded, as all later code sees them
 _load_any_yaml = get_loader("yaml")
@@ -414,7 +415,7 @@ def _parse_errors() -> Iterator[None]:
         message = " ".join(str(error).split())
         for pattern, replacement in CLEARER_ERRORS:
             message = re.sub(pattern, replacement, message)
-        raise UserError(message) from error
+        raise UserError(printable(message, MAX_ERROR)) from error
     except UnicodeDecodeError as error:
         raise UserError(f"--config: a file is not UTF-8: {error}; save it as UTF-8") from error
 
@@ -478,7 +479,7 @@ def check(config: Config) -> None:
     ]
     for condition, message in rules:
         if not condition:
-            raise UserError(message)
+            raise UserError(printable(message, MAX_ERROR))
 
 
 def _training_rules(config: Config) -> list[Rule]:
