@@ -25,7 +25,7 @@ from jsonargparse import (
 )
 from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 
-from stargan_dist.errors import UserError, is_utf8
+from stargan_dist.errors import UserError, is_utf8, printable
 
 logger = logging.getLogger(__name__)
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -393,6 +393,7 @@ CLEARER_ERRORS = (
 
 # YAML.
 
+MAX_ERROR = 1000  # characters of an error, which may show a value of a file
 MAX_YAML_CHARACTERS = 2**20
 MAX_YAML_VALUES = 100_000  # with aliases expanded, as all later code sees them
 _load_any_yaml = get_loader("yaml")
@@ -447,7 +448,7 @@ def _parse_errors() -> Iterator[None]:
         message = " ".join(str(error).split())
         for pattern, replacement in CLEARER_ERRORS:
             message = re.sub(pattern, replacement, message)
-        raise UserError(message) from error
+        raise UserError(printable(message, MAX_ERROR)) from error
 
 
 def _check_groups(kind: Any, values: Any, name: str = "") -> None:
@@ -510,7 +511,7 @@ def check(config: Config) -> None:
     ]
     for condition, message in rules:
         if not condition:
-            raise UserError(message)
+            raise UserError(printable(message, MAX_ERROR))
 
 
 def _text_rules(config: Config) -> list[Rule]:
