@@ -15,7 +15,7 @@ from torch import Tensor
 from stargan_dist import storage
 from stargan_dist.config import DataConfig
 from stargan_dist.data import transforms
-from stargan_dist.data.cache import ShardCache
+from stargan_dist.data.cache import CacheFault, ShardCache
 from stargan_dist.data.index import Index, SampleTable, Shard, read_index, read_sample_table
 from stargan_dist.data.order import WINDOW_SHARDS, Location
 from stargan_dist.data.sample import Sample, parse_sample
@@ -70,11 +70,14 @@ class ShardReader:
 
         Raises:
             UserError: the shard cannot be read or does not match the index.
+            CacheFault: the cache's disk is full.
         """
         shard = self.shard(location)
         where = f"sample {location.sample} of shard {storage.join(self.url, shard.name)}"
         try:
             return self._read(shard, location.sample)
+        except CacheFault:  # not a fault of the shard
+            raise
         except PERMANENT_FAULTS as error:
             remedy = "restore the shard or rebuild the dataset"
             raise UserError(f"cannot read {where}: {_describe(error)}; {remedy}") from error
