@@ -65,9 +65,9 @@ def test_every_room_has_a_floor():
     assert {name.split(".")[0] for name, _ in modules()} - {"__init__"} == FLOOR_OF.keys()
 
 
-def test_only_command_lines_config_and_errors_are_at_the_top_of_the_package():
+def test_only_command_lines_and_errors_are_at_the_top_of_the_package():
     top = {name for name, _ in modules() if "." not in name}
-    assert top == {"__init__", "config", "errors", *COMMANDS}
+    assert top == {"__init__", "errors", *COMMANDS}
 
 
 def import_graph():

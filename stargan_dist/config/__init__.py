@@ -1,0 +1,47 @@
+"""The configuration of a run: typed, from defaults < YAML files < command line.
+
+`--config a.yaml --config b.yaml --optim.lr 2e-4`; `--print_config` prints the result. The resolved
+configuration is written into the run folder, and a resumed run must agree with it.
+"""
+
+from stargan_dist.config.fields import (
+    CheckpointConfig,
+    ClipConfig,
+    Config,
+    DataConfig,
+    EngineConfig,
+    EvaluationConfig,
+    LossConfig,
+    ModelConfig,
+    MonitorConfig,
+    OptimConfig,
+    SourceConfig,
+    StorageConfig,
+)
+from stargan_dist.config.parsing import from_dict, parse
+from stargan_dist.config.rules import check, check_world
+from stargan_dist.config.values import check_resumable, describe, flat, to_dict, to_yaml
+
+__all__ = [
+    "CheckpointConfig",
+    "ClipConfig",
+    "Config",
+    "DataConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "LossConfig",
+    "ModelConfig",
+    "MonitorConfig",
+    "OptimConfig",
+    "SourceConfig",
+    "StorageConfig",
+    "check",
+    "check_resumable",
+    "check_world",
+    "describe",
+    "flat",
+    "from_dict",
+    "parse",
+    "to_dict",
+    "to_yaml",
+]
