@@ -84,7 +84,7 @@ def draw_setup(rng: random.Random, where: Mapping[str, Sequence[Any]]) -> Setup:
     """Draw a setup whose fields have one of the values that `where` allows them."""
     values: dict[str, Any] = {}
     for field in fields(Setup):
-        allowed = where.get(field.name, CHOICES[field.name])
+        allowed = where.get(field.name, list(CHOICES[field.name]))
         weights = {v: w for v, w in CHOICES[field.name].items() if v in allowed}
         values[field.name] = rng.choices(list(weights), list(weights.values()))[0]
     return Setup(**values)
