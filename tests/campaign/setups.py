@@ -76,7 +76,9 @@ class Setup:
 
     def __str__(self) -> str:
         """Show the fields that differ from the defaults."""
-        shown = {k: v for k, v in asdict(self).items() if v != getattr(Setup, k)}
+        idle = {"launcher"} if self.processes == 1 else set()
+        idle |= set() if self.workers else {"start_method"}
+        shown = {k: v for k, v in asdict(self).items() if v != getattr(Setup, k) and k not in idle}
         return " ".join(f"{k}={v}" for k, v in {"engine": self.engine, **shown}.items())
 
 

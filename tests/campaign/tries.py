@@ -160,7 +160,7 @@ def _apply(outcome: Outcome, fault: Row, scene: Scene) -> None:
     for _ in steps:
         pass
     scene.program.wait(BOUND_SECONDS)
-    outcome.seconds_to_last_line = scene.program.last_line_time() - scene.began
+    outcome.seconds_to_last_line = max(0.0, scene.program.last_line_time() - scene.began)
     for program in list(scene.place.programs):
         _count_start(outcome, program, allowed_errors=scene.place.setup.processes)
     _check_codes(outcome, fault, scene)
