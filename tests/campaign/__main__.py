@@ -4,13 +4,16 @@ Exit code 1 if a try hung or was wrong.
 """
 
 import argparse
+import gc
 import importlib
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,8 +21,8 @@ import torch
 
 from stargan_dist.console.tables import format_table
 from tests.campaign.outcomes import Outcome, summarise
-from tests.campaign.programs import ROOT, fork
-from tests.campaign.setups import References
+from tests.campaign.programs import ROOT, fork, send
+from tests.campaign.setups import ENGINES, References
 from tests.campaign.tries import ALL_KINDS, run_try
 
 # Tries of the other kinds for each kill.
@@ -40,7 +43,10 @@ def parse() -> argparse.Namespace:
     add("--minutes", type=float, default=30.0, help="no try begins later")
     add("--kills", type=int, default=100, help="number of kills; other faults in proportion")
     add("--files", type=int, default=500, help="number of damaged files")
-    add("--only", choices=ALL_KINDS, help="only faults of one kind")
+    add(
+        "--only", choices=ALL_KINDS, nargs="+", default=ALL_KINDS, help="only faults of these kinds"
+    )
+    add("--engines", choices=ENGINES, nargs="+", default=list(ENGINES), help="one: one process")
     add("--try", dest="names", action="append", help="only this try, such as kill-17")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="tries at a time")
     add("--json", type=Path, help="write the outcome of each try, one object a line")
@@ -52,8 +58,7 @@ def plan(args: argparse.Namespace) -> list[str]:
     """Return the names of the tries, kinds interleaved in proportion to their numbers."""
     counts = {"kill": args.kills, "bytes": args.files}
     counts |= {kind: round(args.kills * share) for kind, share in SHARES.items()}
-    kinds = [args.only] if args.only else ALL_KINDS
-    places = (((i + 0.5) / counts[k], f"{k}-{i}") for k in kinds for i in range(counts[k]))
+    places = (((i + 0.5) / counts[k], f"{k}-{i}") for k in args.only for i in range(counts[k]))
     return args.names or [name for _, name in sorted(places)]
 
 
@@ -62,6 +67,7 @@ def warm_up() -> None:
     for name in ("accelerate.commands.launch", "stargan_dist.training.trainer"):
         importlib.import_module(name)
     torch.set_num_threads(1)
+    gc.freeze()  # forked processes do not collect it, which would copy all of it
 
 
 class Campaign:
@@ -86,11 +92,20 @@ class Campaign:
         while self.running:
             yield self._next()
 
+    def close(self) -> None:
+        """End the tries that still run, and wait until they have ended their trainings."""
+        for pid in self.running:
+            send(pid, signal.SIGTERM)
+        for pid in self.running:
+            os.waitpid(pid, 0)
+
     def _folder(self, name: str) -> Path:
         return Path(self.args.folder, name.replace(" ", "_"))
 
     def _run(self, name: str) -> None:
-        outcome = run_try(name, self.args.seed, self.references, self._folder(name))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends what the try has started
+        args = self.args
+        outcome = run_try(name, args.seed, args.engines, self.references, self._folder(name))
         self._file(name).write_text(json.dumps(asdict(outcome)))
 
     def _file(self, name: str) -> Path:
@@ -113,27 +128,38 @@ class Campaign:
 
 def describe(outcome: Outcome) -> str:
     """Return the line of a try."""
+    last = f"last line after {outcome.seconds_to_last_line:.1f} s"
     parts = [
         f"{outcome.name:<12}", f"{outcome.verdict:<20}", f"{outcome.seconds:5.1f} s",
-        f"{outcome.fault} ({outcome.setup})", *outcome.wrong,
+        f"{outcome.fault} ({outcome.setup})", last,
+        *dict.fromkeys(outcome.wrong),
     ]  # fmt: skip
     return "  ".join(parts)
 
 
+def run(args: argparse.Namespace) -> list[Outcome]:
+    """Run the campaign; print and write each outcome as it comes."""
+    outcomes = []
+    with closing(Campaign(args)) as campaign:
+        for outcome in campaign.outcomes():
+            outcomes.append(outcome)
+            print(describe(outcome), flush=True)
+            if args.json:
+                with args.json.open("a") as file:
+                    file.write(json.dumps(asdict(outcome) | {"verdict": outcome.verdict}) + "\n")
+    return outcomes
+
+
 def main() -> int:
     args = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     warm_up()
-    outcomes = []
-    for outcome in Campaign(args).outcomes():
-        outcomes.append(outcome)
-        print(describe(outcome), flush=True)
-        if args.json:
-            with args.json.open("a") as file:
-                file.write(json.dumps(asdict(outcome) | {"verdict": outcome.verdict}) + "\n")
+    outcomes = run(args)
     print(f"\nseed {args.seed}\n{format_table(summarise(outcomes, ALL_KINDS), left=[0])}")
     short = [outcome for outcome in outcomes if outcome.fell_short]
+    options = f"--seed {args.seed} --engines {' '.join(args.engines)}"
     for outcome in short:
-        again = f"python -m tests.campaign --seed {args.seed} --try '{outcome.name}'"
+        again = f"python -m tests.campaign {options} --try '{outcome.name}'"
         print(f"{again}   # {outcome.fault}: {outcome.verdict}, {'; '.join(outcome.wrong)}")
     return int(bool(short))
 

@@ -137,7 +137,7 @@ TARGETS = (
     Target("shards/train/*.json", 3),
     Target("shards/train/*.tar", 3),
     Target("shards/val/*", 2),
-    Target("cache/*", 2),
+    Target("cache/[0-9a-f]*", 2),
 )
 
 

@@ -395,7 +395,16 @@ ROWS = (
 KINDS = tuple(dict.fromkeys(r.kind for r in ROWS))
 
 
-def draw_row(kind: str, rng: random.Random) -> Row:
-    """Draw a fault of a kind. Without root, those that need it are left out."""
-    rows = [r for r in ROWS if r.kind == kind and (os.geteuid() == 0 or not r.needs_root)]
+def draw_row(kind: str, rng: random.Random, engines: Sequence[str]) -> Row:
+    """Draw a fault of a kind that some of the engines can meet.
+
+    Without root, those that need it are left out.
+    """
+    rows = [
+        r
+        for r in ROWS
+        if r.kind == kind
+        and {*engines} & {*r.where.get("engine", engines)}
+        and (os.geteuid() == 0 or not r.needs_root)
+    ]
     return rng.choices(rows, [r.weight for r in rows])[0]

@@ -69,10 +69,11 @@ def error_lines(text: str) -> list[str]:
 
 
 def tracebacks(text: str) -> list[str]:
-    """Return the tracebacks that are not a launcher's."""
-    begin = r"Traceback \(most recent call last\)"
-    blocks = re.split(begin, text)[1:]
-    return [block for block in blocks if not any(name in block for name in LAUNCHERS)]
+    """Return the last lines of the tracebacks that are not a launcher's."""
+    rank = r"(?:\[rank\d+\]: ?)?"
+    traceback = rf"Traceback \(most recent call last\):\n((?:{rank} +.*\n)*){rank}(.*)"
+    found = re.findall(traceback, text)
+    return [last for calls, last in found if not any(name in calls for name in LAUNCHERS)]
 
 
 def first_step(text: str) -> int | None:
@@ -86,11 +87,7 @@ def count(outcome: Outcome, text: str, allowed_errors: int) -> None:
     found, lines = tracebacks(text), error_lines(text)
     outcome.tracebacks += len(found)
     outcome.error_lines += len(lines)
-    if found:
-        last = [
-            line for line in found[0].splitlines() if re.match(r"[\w.]+(Error|Exception)", line)
-        ]
-        outcome.wrong.append(f"traceback ({last[0][:160] if last else 'without a last line'})")
+    outcome.wrong += [f"traceback ({last[:160]})" for last in found]
     if len(lines) > allowed_errors:
         outcome.wrong.append(f"{len(lines)} error lines")
 

@@ -5,6 +5,7 @@ would spend seconds on imports. A *fresh* command is executed by a new interpret
 launcher the launcher is forked, and the ranks that it starts are new interpreters.
 """
 
+import atexit
 import fcntl
 import os
 import re
@@ -46,6 +47,7 @@ def fork(function: Callable[[], object], output: Path | None = None) -> int:
             _redirect(output)
         code = _exit_code(function)
         threading._shutdown()
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

@@ -76,7 +76,9 @@ class Setup:
 
     def __str__(self) -> str:
         """Show the fields that differ from the defaults."""
-        shown = {k: v for k, v in asdict(self).items() if v != getattr(Setup, k)}
+        idle = {"launcher"} if self.processes == 1 else set()
+        idle |= set() if self.workers else {"start_method"}
+        shown = {k: v for k, v in asdict(self).items() if v != getattr(Setup, k) and k not in idle}
         return " ".join(f"{k}={v}" for k, v in {"engine": self.engine, **shown}.items())
 
 
@@ -84,7 +86,7 @@ def draw_setup(rng: random.Random, where: Mapping[str, Sequence[Any]]) -> Setup:
     """Draw a setup whose fields have one of the values that `where` allows them."""
     values: dict[str, Any] = {}
     for field in fields(Setup):
-        allowed = where.get(field.name, CHOICES[field.name])
+        allowed = where.get(field.name, list(CHOICES[field.name]))
         weights = {v: w for v, w in CHOICES[field.name].items() if v in allowed}
         values[field.name] = rng.choices(list(weights), list(weights.values()))[0]
     return Setup(**values)

@@ -4,6 +4,7 @@ import random
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.campaign import damage
@@ -18,20 +19,26 @@ from tests.campaign.outcomes import (
     first_step,
 )
 from tests.campaign.programs import Program
-from tests.campaign.setups import BOUND_SECONDS, Place, References, draw_setup
+from tests.campaign.setups import BOUND_SECONDS, Place, References, Setup, draw_setup
 
 BYTES = "bytes"
 ALL_KINDS = (*KINDS, BYTES)
 MAX_STARTS = 4
 
 
-def run_try(name: str, seed: int, references: References, folder: Path) -> Outcome:
+def run_try(
+    name: str, seed: int, engines: Sequence[str], references: References, folder: Path
+) -> Outcome:
     """Run a try in a folder of its own, which stays."""
     kind, _, _ = name.rpartition("-")
     rng = random.Random(f"{seed} {name}")
     began = time.monotonic()
-    function = damage_files if kind == BYTES else meet_fault
-    outcome = function(name, kind, rng, references, folder)
+    if kind == BYTES:
+        outcome = damage_files(name, rng, references, folder)
+    else:
+        fault = draw_row(kind, rng, engines)
+        setup = draw_setup(rng, {"engine": engines, **fault.where})
+        outcome = meet_fault(name, fault, setup, rng, references, folder)
     outcome.folder, outcome.seconds = str(folder), time.monotonic() - began
     return outcome
 
@@ -39,16 +46,14 @@ def run_try(name: str, seed: int, references: References, folder: Path) -> Outco
 # Damaged files.
 
 
-def damage_files(
-    name: str, kind: str, rng: random.Random, references: References, folder: Path
-) -> Outcome:
+def damage_files(name: str, rng: random.Random, references: References, folder: Path) -> Outcome:
     """Damage a file of a copied run, its shards or its cache, and resume the run."""
     target = damage.draw_target(rng)
     place = copy_halfway(references, folder, cached=target.pattern.startswith("cache"))
     intended = _choose_latest(place, target, rng)
     path = rng.choice([p for p in sorted(folder.glob(target.pattern)) if p.is_file()])
     how = damage.damage(path, rng)
-    outcome = Outcome(name, kind, f"{path.relative_to(folder)}: {how}", str(place.setup))
+    outcome = Outcome(name, BYTES, f"{path.relative_to(folder)}: {how}", str(place.setup))
     before = digest(place.run_folder / "checkpoints")
     try:
         program = place.start()
@@ -117,12 +122,10 @@ def _check_told(outcome: Outcome, ignorable: bool) -> None:
 
 
 def meet_fault(
-    name: str, kind: str, rng: random.Random, references: References, folder: Path
+    name: str, fault: Row, setup: Setup, rng: random.Random, references: References, folder: Path
 ) -> Outcome:
     """Train, apply a fault, start the same command until the run has finished, and compare."""
-    fault = draw_row(kind, rng)
-    setup = draw_setup(rng, fault.where)
-    outcome = Outcome(name, kind, fault.name, str(setup))
+    outcome = Outcome(name, fault.kind, fault.name, str(setup))
     unbroken = references.unbroken(setup.engine)
     place = Place(folder, setup, references.shards)
     try:
@@ -157,7 +160,7 @@ def _apply(outcome: Outcome, fault: Row, scene: Scene) -> None:
     for _ in steps:
         pass
     scene.program.wait(BOUND_SECONDS)
-    outcome.seconds_to_last_line = scene.program.last_line_time() - scene.began
+    outcome.seconds_to_last_line = max(0.0, scene.program.last_line_time() - scene.began)
     for program in list(scene.place.programs):
         _count_start(outcome, program, allowed_errors=scene.place.setup.processes)
     _check_codes(outcome, fault, scene)
