@@ -134,6 +134,7 @@ def evaluation_scalars(run):
     return scalars(run.parent / "board", ("demo/",))
 
 
+@pytest.mark.slow
 def test_a_rank_that_cannot_read_an_image_fails_its_tasks_on_all_ranks(uneven, tmp_path):
     """The other ranks neither hang nor stop. The command exits with 2, the launcher with 1."""
     shutil.copytree(uneven / "shards", tmp_path / "shards")

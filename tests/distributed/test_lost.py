@@ -32,6 +32,7 @@ def test_a_killed_rank_is_named(train, tmp_path, rank):
     assert "stargan_dist/training/trainer.py" not in done.stderr  # only the launcher's traceback
 
 
+@pytest.mark.slow
 def test_a_stuck_rank_is_named_and_ended(train, tmp_path):
     """It has its batch and makes no progress. The other rank waits in the all-reduce of gradients,
     with a timeout longer than the start of rank 0 takes on a busy machine."""

@@ -134,6 +134,7 @@ def test_torchrun_trains_with_two_processes(shards, tmp_path):
     assert checkpoints.find(str(tmp_path / "run")).step == 2
 
 
+@pytest.mark.slow
 def test_an_engine_file_trains_with_an_agreeing_deepspeed_option_of_accelerate(shards, tmp_path):
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
     launcher = ("--config_file", launcher_file("cpu"), "--use_deepspeed", "--zero_stage", "2")

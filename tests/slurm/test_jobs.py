@@ -162,6 +162,7 @@ def test_a_time_limit_that_leaves_no_time_is_rejected(slurm, tmp_path):
     assert error in slurm.log(job)
 
 
+@pytest.mark.slow
 def test_an_array_builds_the_shards_and_its_last_part_merges_them(slurm, animals, tmp_path):
     options = ("--val-fraction", "0.25", "--shard-images", "4")
     words = ("--array=1-3", "slurm/build_shards.sh", animals, tmp_path / "parts", *options)
