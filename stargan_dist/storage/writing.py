@@ -1,6 +1,7 @@
 """Writes to URLs: atomic files and folders, removal, locks."""
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -19,7 +20,6 @@ from stargan_dist.storage.reading import (
     PARTIAL_PREFIX,
     exists,
     filesystem,
-    is_local,
     join,
     list_tree,
     read_bytes,
@@ -200,9 +200,9 @@ def published_folder(
     """
     fs, path = filesystem(url)
     local = isinstance(fs, LocalFileSystem)
-    parent = Path(path).parent if local else Path(tempfile.gettempdir())
-    parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=parent))
+    folder, prefix = _staging_place(fs, fs._parent(path))
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
     staging.chmod(0o777 & ~_umask())
     try:
         yield staging
@@ -214,6 +214,17 @@ def published_folder(
             _upload(staging, url, last, confirm)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _staging_place(fs: Any, path: str) -> tuple[Path, str]:
+    """Return where the parts of a folder are written first, and the beginning of their names.
+
+    They are on the disk of the folder, or in the folder for temporary files if that is elsewhere.
+    """
+    if isinstance(fs, LocalFileSystem):
+        return Path(path), PARTIAL_PREFIX
+    name = hashlib.sha256(fs.unstrip_protocol(path.rstrip("/")).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()), f"{PARTIAL_PREFIX}{name}-"
 
 
 def _umask() -> int:
@@ -255,13 +266,13 @@ def _upload(staging: Path, url: str, last: str, confirm: Callable[[], None]) -> 
 
 
 def remove_leftovers(url: str) -> None:
-    """Remove incomplete files of killed writers from a local folder.
+    """Remove the local files of killed writers of a folder, which is on any filesystem.
 
     Only the folder's only writer may call this.
     """
-    if is_local(url):
-        for leftover in Path(filesystem(url)[1]).glob(f"{PARTIAL_PREFIX}*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+    folder, prefix = _staging_place(*filesystem(url))
+    for leftover in folder.glob(f"{prefix}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import psutil
 import pytest
@@ -84,6 +85,17 @@ def test_leftovers_of_killed_writers_are_hidden_and_removed(tmp_path):
     assert storage.list_names(str(tmp_path)) == ["good"]
     storage.remove_leftovers(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["good"]
+
+
+def test_leftovers_of_a_killed_upload_are_removed(tmp_path, monkeypatch):
+    """They are in the folder for temporary files, beside those of other runs."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    uploads = [storage.published_folder(f"memory://{run}/step", "last") for run in ("a", "b")]
+    for upload in uploads:
+        upload.__enter__()  # and never ends, as in a killed process
+    for run, left in (("nowhere", 2), ("a", 1), ("b/", 0)):
+        storage.remove_leftovers(f"memory://{run}")
+        assert len([*tmp_path.iterdir()]) == left
 
 
 def test_a_folder_that_cannot_be_written_is_rejected(tmp_path):
