@@ -34,7 +34,8 @@
 # If a machine fails, the others are ended, and the last line names it.
 #
 # Exit code: 0 finished; 75 stopped with the state saved; 2 a mistake, which one line explains; 74 a
-# fault of storage, a disk or a machine, after which the same command may succeed; otherwise the exit code of the machine that failed first.
+# fault of storage, a disk or a machine, after which the same command may succeed; otherwise the exit
+# code of the machine that failed first.
 set -euo pipefail
 
 # [USER@]MACHINE. A name is a word of ssh's command line, where it must not be an option, and the name
