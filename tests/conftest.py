@@ -71,13 +71,21 @@ def clean_access():
     logger.handlers, logger.propagate = [], True
 
 
+# Before any fixture trains in this process: a training that has ended ignores signals.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+HANDLERS = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+
 @pytest.fixture(autouse=True)
 def clean_signals():
-    """Restore the handlers of signals after each test: a training that has ended ignores them."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-    handlers = {number: signal.getsignal(number) for number in numbers}
+    """Restore the handlers of signals before each test, as fixtures train as well, and after it."""
+    restore_signals()
     yield
-    for number, handler in handlers.items():
+    restore_signals()
+
+
+def restore_signals():
+    for number, handler in HANDLERS.items():
         signal.signal(number, handler)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from stargan_dist.console.progress import clock
 from stargan_dist.training.tolerance import Tolerance
 
 TENSORBOARD, METRICS_FILE = "metrics in TensorBoard", "metrics.jsonl"  # as faults name them
+RETRY_SECONDS = 60.0
 MAX_UNSAVED = 1000  # entries of TensorBoard kept while they cannot be written
 FIRST_TERMS = ("real", "fake", "reg", "adv", "cls", "sty", "ds")  # order in a progress line
 
@@ -119,10 +121,16 @@ class Board:
         self.folder, self._saved_step = storage.join(run, "tensorboard"), start
         self._writer: SummaryWriter | None = None
         self._unsaved: deque[Entry] = deque(maxlen=MAX_UNSAVED)
+        self._fault: tuple[float, Exception] | None = None  # when, by time.monotonic()
 
     def add(self, step: int, entry: Callable[[SummaryWriter], None]) -> None:
-        """Add an entry. Raises an error if this or an earlier one cannot be written."""
+        """Add an entry. Raises an error if this or an earlier one cannot be written.
+
+        After an error nothing is tried for a while: an object store may take long to fail.
+        """
         self._unsaved.append((step, entry))
+        if self._fault and time.monotonic() - self._fault[0] < RETRY_SECONDS:
+            raise self._fault[1]
         with self._writing() as (writer, is_new):
             for _, unsaved in [*self._unsaved] if is_new else [self._unsaved[-1]]:
                 unsaved(writer)
@@ -154,8 +162,9 @@ class Board:
                 purge_step = self._saved_step + 1 if self._saved_step else 0
                 self._writer = SummaryWriter(self.folder, purge_step=purge_step)
             yield self._writer, is_new
-        except Exception:
-            self._writer = None
+            self._fault = None
+        except Exception as error:
+            self._writer, self._fault = None, (time.monotonic(), error)
             raise
 
 

@@ -70,7 +70,7 @@ def error_lines(text: str) -> list[str]:
 
 def tracebacks(text: str) -> list[str]:
     """Return the last lines of the tracebacks that are not a launcher's."""
-    rank = r"(?:\[rank\d+\]: ?)?"
+    rank = r"(?:\[rank\d+\]: )?"
     traceback = rf"Traceback \(most recent call last\):\n((?:{rank} +.*\n)*){rank}(.*)"
     found = re.findall(traceback, text)
     return [last for calls, last in found if not any(name in calls for name in LAUNCHERS)]

@@ -191,7 +191,8 @@ def test_a_run_killed_in_an_evaluation_resumes_it(train, cache, finished_run, tm
         assert_same_bits(run, finished_run)
 
 
-@pytest.mark.parametrize(("every", "step"), [pytest.param(3, 3, marks=pytest.mark.slow), (6, 6)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("every", "step"), [(3, 3), (6, 6)])
 def test_a_run_stopped_in_an_evaluation_resumes_it(
     train, cache, finished_run, tmp_path, every, step
 ):

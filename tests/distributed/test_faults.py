@@ -48,6 +48,7 @@ def test_a_bad_shard_is_reported_and_ends_all_ranks(copy, tmp_path, processes):
     assert "Original Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_ends_all_ranks(copy, tmp_path, http):
     """Every read of a shard stalls until its time limit, which ends the run."""
     folder, bad = copy

@@ -60,8 +60,9 @@ def test_on_a_local_disk_the_first_training_wins(train, finished_run, tmp_path, 
 def test_in_an_object_store_the_last_training_wins(train, finished_run, s3, s3_address, point):
     """The first one says in one line that it was taken over, and publishes nothing more."""
     options = ["--storage.options", f"{{s3: {{endpoint_url: {s3_address}}}}}"]
-    first = suspended(train, f"{s3}/run", point, *options)
-    train(f"{s3}/run", *options)
+    tensorboard = {"AWS_ENDPOINT_URL": s3_address}  # it has a client of its own
+    first = suspended(train, f"{s3}/run", point, *options, **tensorboard)
+    train(f"{s3}/run", *options, **tensorboard)
     code, errors = finish(first)
     assert code == 2
     (error,) = errors

@@ -102,6 +102,7 @@ def test_a_launcher_that_has_lost_a_rank_is_not_ended(tmp_path, monkeypatch, los
     ranks = psutil.Process(process.pid).children()
     if lost:
         ranks[0].kill()
+        assert not wait_for_end(ranks[:1])
     monkeypatch.setattr(os, "getppid", lambda: process.pid)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     ended = Launcher(process.pid).end()

@@ -129,7 +129,9 @@ def summed_loss_and_gradients(nets, batch):
     return [loss, *(p.grad for net in nets.values() for p in net.parameters())]
 
 
-@pytest.mark.parametrize("optimisation", ["compile", "channels_last"])
+@pytest.mark.parametrize(
+    "optimisation", [pytest.param("compile", marks=pytest.mark.slow), "channels_last"]
+)
 def test_compilation_and_channels_last_do_not_change_losses_and_gradients(optimisation):
     """In float64."""
     batch = make_batch(0)

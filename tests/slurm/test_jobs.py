@@ -143,7 +143,7 @@ def test_a_killed_rank_fails_the_job_which_is_requeued(slurm, uninterrupted, tmp
 def test_an_invalid_option_is_reported_before_ranks_start(slurm, tmp_path):
     job = slurm.train(tmp_path / "run", "--optim.lr", "quick")
     assert slurm.wait(job, "FAILED")["ExitCode"] == "2:0"
-    assert "error: optim.lr: expected float or null, not quick" in slurm.log(job)
+    assert "error: optim.lr: expected a finite number or null, not quick" in slurm.log(job)
     assert "process(es)" not in slurm.log(job)
 
 

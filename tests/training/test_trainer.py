@@ -9,7 +9,7 @@ from stargan_dist.config import ClipConfig
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.ddp import DDP
-from stargan_dist.errors import UserError
+from stargan_dist.errors import OutsideFault
 from stargan_dist.objectives.recipes import resolve
 from stargan_dist.runs import async_writer
 from stargan_dist.runs import checkpoint as checkpoints
@@ -88,7 +88,7 @@ def test_a_failed_background_write_of_a_checkpoint_is_repeated(
     def save(*args):
         calls.append(None)
         if len(calls) <= failures:
-            raise UserError("cannot save the checkpoint: the disk is full")
+            raise OutsideFault("cannot save the checkpoint: the disk is full")
         original(*args)
 
     monkeypatch.setattr(checkpoints, "save", save)
@@ -98,9 +98,9 @@ def test_a_failed_background_write_of_a_checkpoint_is_repeated(
         assert train(config) == FINISHED
         assert checkpoints.list_steps(config.run) == [2, 4, 6]
     else:
-        with pytest.raises(UserError, match="the disk is full"):
+        with pytest.raises(OutsideFault, match="the disk is full"):
             train(config)
-    assert "the disk is full; training continues, retrying" in caplog.text
+    assert "the disk is full; retrying in 0 s" in caplog.text
 
 
 def test_the_mapping_network_has_a_separate_learning_rate(shards):
