@@ -4,9 +4,11 @@ import errno
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
+from types import TracebackType
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
@@ -14,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
 from stargan_dist.errors import LOADER_ENDED, SHARED_MEMORY_FULL, OutsideFault, UserError
+
+RANK_ENDS_SECONDS = 2.0  # until a killed rank has gone, after its connections were reset
 
 T = TypeVar("T")
 
@@ -24,9 +28,22 @@ def _init_worker(storage_config: StorageConfig, _worker_id: int) -> None:
     Schedulers signal every process of a job. Only the ranks respond, and they end their workers.
     """
     storage.configure(storage_config)
+    sys.excepthook = _report_unless_rank_ended
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(signal_number, signal.SIG_IGN)
     threading.Thread(target=_end_with_rank, name="end-with-rank", daemon=True).start()
+
+
+def _report_unless_rank_ended(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print no traceback of a connection to a rank that was killed."""
+    rank = multiprocessing.parent_process()
+    assert rank is not None
+    if issubclass(kind, ConnectionError | EOFError):
+        rank.join(RANK_ENDS_SECONDS)
+    if rank.is_alive():
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with_rank() -> None:

@@ -37,6 +37,8 @@ from stargan_dist.training.signals import StopSignals
 from stargan_dist.training.train_state import TrainState
 
 FINISHED = 0
+# Folders of a run that only its training writes to; "": the run's own.
+WRITTEN_FOLDERS = ("", checkpoints.FOLDER, "samples", "nonfinite")
 
 
 def train(config: Config) -> int:
@@ -84,7 +86,8 @@ class Trainer:
         self.state, self.engine = initialise(spec, labels, world, prepared.state)
         prepared.state = None  # about a gigabyte at full width
         if world.is_main:
-            storage.remove_leftovers(storage.join(config.run, checkpoints.FOLDER))
+            for folder in WRITTEN_FOLDERS:
+                storage.remove_leftovers(storage.join(config.run, folder))
         self.reporter = Reporter(
             self.state, self.sources, world, self.start, lambda: bool(signals.received)
         )

@@ -162,9 +162,13 @@ class Program:
         return launched or [main]
 
     def workers(self) -> list[psutil.Process]:
-        """Return the loader processes, and what their start methods need beside them."""
+        """Return the loader processes, and the server of those that are forked by one.
+
+        Not Python's resource tracker: if that is killed, the next one prints tracebacks of its own.
+        """
         ranks = self.ranks()
-        return [p for rank in ranks for p in rank.children(recursive=True) if rank.is_running()]
+        below = [p for rank in ranks for p in rank.children(recursive=True) if rank.is_running()]
+        return [p for p in below if "resource_tracker" not in _command_line(p)]
 
     def left_alive(self) -> list[str]:
         """Return the command lines of processes that outlive the command by GRACE_SECONDS."""

@@ -59,7 +59,7 @@ def damage_files(name: str, rng: random.Random, references: References, folder: 
         program = place.start()
         program.wait(BOUND_SECONDS)
         outcome.seconds_to_last_line = program.last_line_time() - program.began
-        _judge_damage(outcome, place, references, intended if how != "deleted" else None)
+        _judge_damage(outcome, place, references, intended if path.exists() else None)
         _check_told(outcome, target.ignorable and how != "a folder in its place")
         if program.code and digest(place.run_folder / "checkpoints") != before:
             outcome.wrong.append("checkpoints were changed")

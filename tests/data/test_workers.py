@@ -1,15 +1,18 @@
 """Loader processes that are killed, and a full shared memory."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from stargan_dist.data import workers
 from stargan_dist.data.workers import iterate, open_loader
 from stargan_dist.errors import OutsideFault, as_user_error
 
@@ -104,3 +107,13 @@ def test_a_shared_memory_that_is_full_ends_with_one_line(size):
 def test_other_errors_are_not_explained():
     error = RuntimeError("CUDA error: No space left on device")
     assert as_user_error(error) is error
+
+
+@pytest.mark.parametrize("alive", [True, False])
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError(), KeyError(1)])
+def test_a_worker_of_a_killed_rank_prints_nothing(monkeypatch, capsys, alive, error):
+    """Its connections to the rank are reset a moment before it ends itself."""
+    rank = SimpleNamespace(join=lambda _seconds: None, is_alive=lambda: alive)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: rank)
+    workers._report_unless_rank_ended(type(error), error, None)
+    assert (capsys.readouterr().err == "") == (not alive)

@@ -115,3 +115,12 @@ def test_logged_steps_alternate_between_data_sources():
     assert [s for s in range(1, 20) if logs_at(s, 6, 20, 3)] == [5, 10, 18]
     assert [s for s in range(1, 6) if logs_at(s, 1, 5, 2)] == [1, 2, 3, 4, 5]
     assert logs_at(13, 4, 13, 2)
+
+
+def test_what_a_killed_training_left_is_removed(shards, tmp_path):
+    folders = [tmp_path / "run" / name for name in ("", "checkpoints", "samples", "nonfinite")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / f"{storage.PARTIAL_PREFIX}x").touch()
+    train(make_config(tmp_path / "run", shards, "--steps", "1", "--monitor.sample_every", "0"))
+    assert not list(tmp_path.rglob(f"{storage.PARTIAL_PREFIX}*"))
