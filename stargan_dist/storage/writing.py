@@ -138,7 +138,8 @@ def check_writable(url: str) -> None:
     Raises:
         UserError: it cannot.
     """
-    probe = join(url, f"{PARTIAL_PREFIX}probe-{uuid.uuid4().hex[:8]}")
+    # A fixed name: what a killed process leaves is removed by the next one.
+    probe = join(url, f"{PARTIAL_PREFIX}probe")
     try:
         write_bytes(probe, b"")
         remove_file(probe)
