@@ -53,13 +53,15 @@ def damage_files(name: str, rng: random.Random, references: References, folder: 
     intended = _choose_latest(place, target, rng)
     path = rng.choice([p for p in sorted(folder.glob(target.pattern)) if p.is_file()])
     how = damage.damage(path, rng)
+    if not path.exists():
+        intended = None
     outcome = Outcome(name, BYTES, f"{path.relative_to(folder)}: {how}", str(place.setup))
     before = digest(place.run_folder / "checkpoints")
     try:
         program = place.start()
         program.wait(BOUND_SECONDS)
         outcome.seconds_to_last_line = program.last_line_time() - program.began
-        _judge_damage(outcome, place, references, intended if path.exists() else None)
+        _judge_damage(outcome, place, references, intended)
         _check_told(outcome, target.ignorable and how != "a folder in its place")
         if program.code and digest(place.run_folder / "checkpoints") != before:
             outcome.wrong.append("checkpoints were changed")
