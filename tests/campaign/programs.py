@@ -26,6 +26,8 @@ MARKER = "STARGAN_CAMPAIGN_TRY"
 POLL_SECONDS = 0.02
 # Processes of a try have this long to end after the command has.
 GRACE_SECONDS = 10.0
+# Ranks whose launcher was killed have this long to finish their step and save before that.
+SAVING_SECONDS = 60.0
 
 
 def fork(function: Callable[[], object], output: Path | None = None) -> int:
@@ -171,7 +173,13 @@ class Program:
         return [p for p in below if "resource_tracker" not in _command_line(p)]
 
     def left_alive(self) -> list[str]:
-        """Return the command lines of processes that outlive the command by GRACE_SECONDS."""
+        """Return the command lines of processes that outlive the command by GRACE_SECONDS.
+
+        Ranks that outlive their launcher have SAVING_SECONDS first.
+        """
+        deadline = time.monotonic() + SAVING_SECONDS
+        while any(map(_is_launched_rank, self.processes())) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
         deadline = time.monotonic() + GRACE_SECONDS
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
@@ -182,6 +190,14 @@ class Program:
         for process in self.processes():
             send(process.pid, signal.SIGKILL)
         self.wait(GRACE_SECONDS)
+
+
+def _is_launched_rank(process: psutil.Process) -> bool:
+    """Return True for a rank that a launcher started; its workers inherit its variables."""
+    try:
+        return "RANK" in process.environ() and os.getsid(process.pid) == process.pid
+    except (psutil.Error, OSError):
+        return False
 
 
 def _belongs(process: psutil.Process, session: int, marker: str) -> bool:
