@@ -37,7 +37,8 @@ def suspended(train, run, point, *args, **env):
 def finish(process):
     process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=PATIENCE_SECONDS)
-    return process.returncode, [line for line in (out + err).splitlines() if line.startswith("error")]
+    lines = (out + err).splitlines()
+    return process.returncode, [line for line in lines if line.startswith("error")]
 
 
 def only_in_full_runs(points):
