@@ -71,9 +71,9 @@ def published_file(url: str) -> Iterator[Path]:
     """
     fs, path = filesystem(url)
     local = isinstance(fs, LocalFileSystem)
-    folder = Path(path).parent if local else Path(tempfile.gettempdir())
+    folder, prefix = _staging_place(fs, fs._parent(path))
     folder.mkdir(parents=True, exist_ok=True)
-    staging = folder / f"{PARTIAL_PREFIX}{Path(path).name}-{uuid.uuid4().hex[:8]}"
+    staging = folder / f"{prefix}{Path(path).name}-{uuid.uuid4().hex[:8]}"
     try:
         yield staging
         if not staging.exists():
@@ -218,7 +218,7 @@ def published_folder(
 
 
 def _staging_place(fs: Any, path: str) -> tuple[Path, str]:
-    """Return where the parts of a folder are written first, and the beginning of their names.
+    """Return where what a folder is to hold is written first, and how the names there begin.
 
     They are on the disk of the folder, or in the folder for temporary files if that is elsewhere.
     """
