@@ -17,7 +17,7 @@ import time
 import torch
 from inputs import model_of_size, random_batch, starganv2_networks
 
-from stargan_dist.config import ClipConfig
+from stargan_dist.config import Config
 from stargan_dist.console.progress import progress_bar
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
@@ -55,7 +55,7 @@ def time_policies(
         network.to(world.device)
     objective = Objective(TABLE["f"], networks, domain_labels([""] * DOMAINS))
     parts = TrainedParts(objective.loss_modules, networks, build_optimizers(networks, ADAM_V2))
-    engine = DDP(parts, ClipConfig(), {}, world)
+    engine = DDP(parts, Config(), world)
     batch = random_batch(size, DOMAINS, batch_size).to(world.device, torch.float32)
     seconds: dict[str, list[float]] = {name: [] for name in policies}
     progress = progress_bar((1 + repeats) * len(policies), "iterations", description="timing")

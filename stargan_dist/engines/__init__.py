@@ -2,7 +2,7 @@
 
 from stargan_dist.config import Config
 from stargan_dist.distributed.world import World
-from stargan_dist.engines.base import Engine, LossScale, TrainedParts
+from stargan_dist.engines.base import Engine, TrainedParts
 from stargan_dist.engines.ddp import DDP
 from stargan_dist.errors import UserError
 
@@ -26,12 +26,8 @@ def check_engine(config: Config) -> None:
 
 def make_engine(config: Config, parts: TrainedParts, world: World) -> Engine:
     """Build the engine of a configuration for the parts that are trained."""
-    clip = config.optim.clip
-    scaled = config.precision == "float16"
-    loss_scales = {name: LossScale(world.device) for name in parts.loss_modules if scaled}
-    if config.engine.name == "deepspeed":
+    if config.engine.name == "deepspeed" and config.engine.zero_stage > 0:
         from stargan_dist.engines.zero import Zero  # its import takes seconds
 
-        micro_batch_size = config.batch_size // world.size // config.engine.accumulate
-        return Zero(parts, clip, loss_scales, world, config.engine, micro_batch_size)
-    return DDP(parts, clip, loss_scales, world)
+        return Zero(parts, config, world)
+    return DDP(parts, config, world)

@@ -1,5 +1,6 @@
 """The interface of all engines, and what they share."""
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -7,11 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DeepSpeedPlugin,
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+)
 from torch import Tensor, nn
 
-from stargan_dist.config import ClipConfig
+from stargan_dist.config import Config
 from stargan_dist.distributed.world import World
-from stargan_dist.engines import optimizer_steps
 from stargan_dist.engines.optimizer_steps import Moments
 
 Terms = dict[str, Tensor]
@@ -65,18 +72,24 @@ class Engine(ABC):
     """Losses to optimizer steps. Gradients are means over micro-batches and ranks.
 
     Args:
-        clip: maximum gradient norm of each network.
-        loss_scales: by loss module; a loss module without one is not scaled.
         world: receives the progress of this process.
+        plugins: DeepSpeed settings by the name that selects them; None: no DeepSpeed.
     """
 
     keeps_graphs = True
 
     def __init__(
-        self, parts: TrainedParts, clip: ClipConfig, loss_scales: Mapping[str, LossScale],
+        self,
+        parts: TrainedParts,
+        config: Config,
         world: World,
-    ) -> None:  # fmt: skip
-        self.parts, self.clip, self.loss_scales, self.world = parts, clip, loss_scales, world
+        plugins: dict[str, DeepSpeedPlugin] | None = None,
+    ) -> None:
+        self.parts, self.clip, self.world = parts, config.optim.clip, world
+        scaled = config.precision == "float16"
+        self.loss_scales = {name: LossScale(world.device) for name in parts.loss_modules if scaled}
+        self._type_of_world = PartialState().distributed_type
+        self.accelerator = _start_accelerator(plugins)
 
     def update(
         self, module: str, calls: Sequence[Call], trains: tuple[str, ...]
@@ -115,11 +128,6 @@ class Engine(ABC):
     def _step(self, trains: tuple[str, ...], scale: Tensor | None) -> dict[str, Tensor]:
         """Step the networks and drop all gradients. Returns the norms of the unscaled gradients."""
 
-    def _plain_step(self, name: str, scale: Tensor | None) -> Tensor:
-        """`_step` of one network that is whole on this rank. Returns the norm of its gradient."""
-        network, optimizer = self.parts.networks[name], self.parts.optimizers[name]
-        return optimizer_steps.step(network, optimizer, getattr(self.clip, name), scale)
-
     def gathered(self, name: str) -> AbstractContextManager[object]:
         """Provide all weights of a network for reading inside the context. Collective."""
         return nullcontext()
@@ -132,9 +140,35 @@ class Engine(ABC):
     def load_moments(self, name: str, moments: Mapping[str, Tensor]) -> None:
         """Set the optimizer state of a network to what `moments` of any engine returned."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Release everything that refers to the process group."""
+        """Release everything that refers to the process group.
+
+        This process may then start another engine. Accelerate's own state allows one a process.
+        """
+        self.accelerator.free_memory()
+        AcceleratorState._reset_state()
+        PartialState().distributed_type = self._type_of_world
+        gc.collect()
+
+
+def _start_accelerator(plugins: dict[str, DeepSpeedPlugin] | None) -> Accelerator:
+    """Start the run's Accelerator in the process group of the world.
+
+    Precision, compilation and accumulation are the training's own (docs/engines.md says why).
+    """
+    # The reference-guided step leaves F and E unused. find_unused_parameters also keeps DDP's
+    # buckets as they are first built: rebuilt buckets sum in another order, and a resumed run of
+    # three or more ranks would differ in the last bits. Never static_graph: with R1 the ranks
+    # diverge without an error.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(
+        device_placement=False,
+        mixed_precision="no",
+        dynamo_backend="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        deepspeed_plugins=plugins,
+        kwargs_handlers=[ddp],
+    )
 
 
 def mean_terms(terms_of_calls: Sequence[Terms]) -> Terms:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 Moments = dict[str, Tensor]  # optimizer state of a network: `PARAMETER:KIND`, and `step` once
 
 
 def step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float, scale: Tensor | None
+    network: nn.Module, optimizer: AcceleratedOptimizer, max_norm: float, scale: Tensor | None
 ) -> Tensor:
     """Unscale and clip the gradient, step if it is finite, and drop it.
 
@@ -31,10 +32,10 @@ def step(
     return norm
 
 
-def _step_if(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def _step_if(finite: Tensor, optimizer: AcceleratedOptimizer) -> None:
     if optimizer.defaults.get("fused"):
         # On GPUs the optimizer reads the flag itself, so that the host does not wait for it.
-        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        optimizer.optimizer.found_inf = (~finite).float()
         optimizer.step()
     elif finite:
         optimizer.step()

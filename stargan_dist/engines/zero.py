@@ -1,22 +1,25 @@
 """DeepSpeed ZeRO: optimizer states, gradients and weights sharded over the processes.
 
-Stages 0 to 2 have one DeepSpeed engine per network, so that a step changes the networks it names
+Stages 1 and 2 have one DeepSpeed engine per network, so that a step changes the networks it names
 and no others. At stage 3 a network's weights are available only while the module that DeepSpeed
 wraps is running. G, F and E, which share one loss, therefore share an engine. D, whose gradient a
-penalty differentiates again, stays at stage 2.
+penalty differentiates again, stays at stage 2. (Stage 0 shards nothing: its engine is DDP.)
 
-One backward passes through several engines. It runs between the prologue and the epilogue that
-DeepSpeed's own `backward` calls. Both are private: setup.cfg bounds the version.
+One backward passes through several engines. DeepSpeed prepares an engine for a backward when it
+reaches an output of the engine's forward. The networks of a loss run several times per backward, so
+the engines hold them in a `Relay`, whose forward only passes the finished loss on.
 """
 
 import json
 import logging
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils import DeepSpeedPlugin
 
 if not torch.cuda.is_available():  # or DeepSpeed warns that it found no GPU
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -30,13 +33,11 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from stargan_dist import storage
-from stargan_dist.config import ClipConfig, EngineConfig
+from stargan_dist.config import Config
 from stargan_dist.distributed.world import World
-from stargan_dist.engines import optimizer_steps
 from stargan_dist.engines.base import (
     Call,
     Engine,
-    LossScale,
     Moments,
     Terms,
     TrainedParts,
@@ -47,6 +48,11 @@ from stargan_dist.errors import UserError
 from stargan_dist.nets.networks import generator_networks
 
 logger.setLevel(logging.ERROR)  # it warns about every torch optimizer
+# It warns about every engine but the first, which `Accelerator.backward` would drive.
+logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)
+
+# It calls collectives by names that torch is renaming.
+warnings.filterwarnings("ignore", "`torch.distributed.*` is deprecated", FutureWarning)
 
 # On CPUs gloo is enough. DeepSpeed would compile its own extension first, which takes a minute.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -91,19 +97,26 @@ def read_settings(path: str) -> dict[str, Any]:
     return settings
 
 
-def engine_settings(
-    config: EngineConfig, stage: int, max_norm: float, micro_batch_size: int
-) -> dict[str, Any]:
+class Plugin(DeepSpeedPlugin):
+    """Settings of one DeepSpeed engine."""
+
+    def set_deepspeed_weakref(self) -> None:
+        """Do nothing: this would register the settings in the package transformers."""
+
+
+def engine_settings(config: Config, stage: int, max_norm: float, world_size: int) -> dict[str, Any]:
     """Build the DeepSpeed configuration of one engine."""
-    settings = read_settings(config.deepspeed_config)
+    engine = config.engine
+    settings = read_settings(engine.deepspeed_config)
     zero = {"stage": stage} | settings.pop("zero_optimization", {})
-    if stage and config.offload_optimizer:
+    if engine.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
-    if stage == 3 and config.offload_parameters:
+    if stage == 3 and engine.offload_parameters:
         zero["offload_param"] = {"device": "cpu"}
     return {
-        "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_clipping": max_norm,
+        "train_micro_batch_size_per_gpu": config.batch_size // world_size // engine.accumulate,
+        "gradient_accumulation_steps": 1,  # a loss is divided by it in every engine that it passes
+        "gradient_clipping": max_norm,  # without a value, Accelerate clips at 1
         "zero_optimization": zero,
         # Any torch optimizer: ZeRO requires only that it works element by element.
         "zero_allow_untested_optimizer": True,
@@ -111,52 +124,72 @@ def engine_settings(
     } | settings
 
 
+class Relay(nn.Module):
+    """Holds a network for an engine, and passes a loss on."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, loss: Tensor) -> Tensor:
+        return loss.view_as(loss)
+
+
+GENERATOR = "generator"  # the engine of G, F and E at stage 3
+
+
 class Zero(Engine):
     """DeepSpeed engines, by the letters of the networks that they step."""
 
-    def __init__(
-        self,
-        parts: TrainedParts,
-        clip: ClipConfig,
-        loss_scales: Mapping[str, LossScale],
-        world: World,
-        config: EngineConfig,
-        micro_batch_size: int,
-    ) -> None:
-        super().__init__(parts, clip, loss_scales, world)
-        assert not loss_scales
-        self.stage = config.zero_stage
-        self.keeps_graphs = self.stage < 3
+    def __init__(self, parts: TrainedParts, config: Config, world: World) -> None:
         world.ensure_process_group()
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it even for one process
-        self._engines: dict[str, Any] = {}
-        for name, network in parts.networks.items():
-            if self.stage < 3 or name == "D":
-                settings = engine_settings(
-                    config, min(self.stage, 2), getattr(clip, name), micro_batch_size
-                )
-                self._engines[name] = _start(network, parts.optimizers[name], settings)
-        if self.stage == 3:
-            shared = generator_networks(parts.networks)
-            optimizers = [parts.optimizers[name] for name in shared]
-            settings = engine_settings(config, 3, 0.0, micro_batch_size)
-            engine = _start(parts.loss_modules["G"], _joined(optimizers), settings)
+        stage = self.stage = config.engine.zero_stage
+        self.keeps_graphs = stage < 3
+        separate = [name for name in parts.networks if stage < 3 or name == "D"]
+        norms = {name: getattr(config.optim.clip, name) for name in separate}
+        settings = {
+            name: engine_settings(config, min(stage, 2), norm, world.size)
+            for name, norm in norms.items()
+        }
+        if stage == 3:
+            settings[GENERATOR] = engine_settings(config, 3, 0.0, world.size)
+        plugins = {n: Plugin(hf_ds_config=s, zero3_init_flag=False) for n, s in settings.items()}
+        super().__init__(parts, config, world, plugins)
+        assert not self.loss_scales
+        networks, optimizers = parts.networks, parts.optimizers
+        self._engines = {
+            name: self._prepare(name, Relay(networks[name]), optimizers[name]) for name in separate
+        }
+        # Loss modules that an engine runs, whose output needs no relay.
+        self._modules: dict[str, Any] = {}
+        if stage == 3:
+            shared = generator_networks(networks)
+            joined = _joined([optimizers[name] for name in shared])
+            engine = self._prepare(GENERATOR, parts.loss_modules["G"], joined)
+            self._modules["G"] = engine
             self._engines |= dict.fromkeys(shared, engine)
+
+    def _prepare(self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+        """Start a DeepSpeed engine. At stage 3 it shards the module's weights."""
+        self.accelerator.state.select_deepspeed_plugin(name)
+        engine, _ = self.accelerator.prepare(module, optimizer)
+        return engine
 
     def _backward(
         self, module: str, calls: Sequence[Call], trains: tuple[str, ...], scale: Tensor | None
     ) -> Terms:
         engines, terms_of_calls = self._engines_of(trains), []
+        run = self._modules.get(module, self.parts.loss_modules[module])
         for number, call in enumerate(calls, start=1):
             for engine in engines:
-                _expect_backward(engine, last=number == len(calls))
-            loss, terms = self.parts.loss_modules[module](*call)
+                engine.set_gradient_accumulation_boundary(number == len(calls))
+            loss, terms = run(*call)
             self.world.mark_progress()
+            loss = scaled_share(loss, len(calls), scale)
             for engine in engines:
-                engine._backward_prologue()
-            scaled_share(loss, len(calls), scale).backward()
-            for engine in engines:
-                engine._backward_epilogue()
+                loss = loss if engine is run else engine(loss)
+            loss.backward()
             terms_of_calls.append(terms)
         return mean_terms(terms_of_calls)
 
@@ -165,8 +198,6 @@ class Zero(Engine):
         return list({id(self._engines[n]): self._engines[n] for n in names}.values())
 
     def _step(self, trains: tuple[str, ...], scale: Tensor | None) -> dict[str, Tensor]:
-        if self.stage == 0:
-            return {name: self._plain_step(name, scale) for name in trains}
         for engine in self._engines_of(trains):
             engine.step()  # does nothing if the norm is not finite
         norms = {name: self._engines[name].get_global_grad_norm() for name in trains}
@@ -179,12 +210,9 @@ class Zero(Engine):
         return deepspeed.zero.GatheredParameters(parameters)
 
     def moments(self, name: str) -> Moments | None:
-        network = self.parts.networks[name]
-        if self.stage == 0:
-            return optimizer_steps.moments_of(network, self.parts.optimizers[name])
         kinds, step = _kinds(self._engines[name].optimizer)
         moments: Moments = {} if step is None else {"step": step}
-        for parameter_name, parameter in network.named_parameters():
+        for parameter_name, parameter in self.parts.networks[name].named_parameters():
             for kind in kinds:
                 value = safe_get_full_optimizer_state(parameter, kind)
                 if self.world.is_main:
@@ -192,44 +220,27 @@ class Zero(Engine):
         return moments if self.world.is_main else None
 
     def load_moments(self, name: str, moments: Mapping[str, Tensor]) -> None:
-        network = self.parts.networks[name]
-        if self.stage == 0:
-            optimizer_steps.load_moments(network, self.parts.optimizers[name], moments)
-        elif moments:
-            optimizer = self._engines[name].optimizer
-            kinds = {key.rpartition(":")[2] for key in moments} - {"step"}
-            _make_state(optimizer, kinds, moments["step"])
-            for parameter_name, parameter in network.named_parameters():
-                for kind in sorted(kinds):
-                    value = moments[f"{parameter_name}:{kind}"].to(self.world.device)
-                    _set_moment(parameter, value, kind, self.world.rank)
+        if not moments:
+            return
+        kinds = {key.rpartition(":")[2] for key in moments} - {"step"}
+        _make_state(self._engines[name].optimizer, kinds, moments["step"])
+        for parameter_name, parameter in self.parts.networks[name].named_parameters():
+            for kind in sorted(kinds):
+                value = moments[f"{parameter_name}:{kind}"].to(self.world.device)
+                _set_moment(parameter, value, kind, self.world.rank)
 
     def close(self) -> None:
         for engine in self._engines_of(tuple(self._engines)):
             engine.destroy()
-        self._engines = {}
-
-
-def _start(module: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> Any:
-    """Start a DeepSpeed engine. It keeps the module's class; at stage 3 it shards its weights."""
-    engine, *_ = deepspeed.initialize(
-        model=module, optimizer=optimizer, config=settings, dist_init_required=False
-    )
-    return engine
+        self._engines, self._modules = {}, {}
+        self.accelerator.deepspeed_engine_wrapped = None  # destroyed above
+        super().close()
 
 
 def _joined(optimizers: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
     """Combine several optimizers of one class into one."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     return type(optimizers[0])(groups)  # type: ignore[call-arg]
-
-
-def _expect_backward(engine: Any, *, last: bool) -> None:
-    """Set what DeepSpeed's own forward and backward set before a backward."""
-    engine.set_gradient_accumulation_boundary(last)
-    engine._running_engine_backward = True  # its hooks then skip prologue and epilogue
-    if engine.zero_optimization():
-        engine.optimizer.clear_backward_seen_flag()
 
 
 def _set_moment(parameter: nn.Parameter, value: Tensor, kind: str, rank: int) -> None:

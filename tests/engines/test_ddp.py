@@ -50,7 +50,7 @@ def test_an_iteration_never_reads_from_the_device(world, monkeypatch, precision)
     state, engine, batch = make_state_engine_batch(world, "meta", "--precision", precision)
     for optimizer in state.optimizers.values():
         optimizer.defaults["fused"] = True  # as on a GPU, where Adam itself reads the flag
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure: None)
     terms = iterate(state, engine, [batch], step=0)
     with pytest.raises((RuntimeError, NotImplementedError)):
         world.all_reduce_mean(terms)
@@ -86,9 +86,10 @@ def test_clipping_bounds_the_step_of_each_network(world):
     """The step of plain SGD with rate 1 is the clipped gradient."""
     bounds = {"G": 0.01, "F": 0.02, "E": 0.03, "D": 0.04}
     options = [word for n, b in bounds.items() for word in (f"--optim.clip.{n}", str(b))]
-    state, engine, batch = make_state_engine_batch(world, "cpu", "--precision", "float64", *options)
+    state, _, batch = make_state_engine_batch(world, "cpu", "--precision", "float64", *options)
     for letter, network in state.networks.items():
         state.optimizers[letter] = torch.optim.SGD(network.parameters(), lr=1.0)
+    engine = make_engine(state.config, state.parts, world)
     before = copy_weights(state)
     D = state.networks["D"]
     statistics = engine.update("G", [(batch, (LATENT,), D, 0)], LATENT.trains)[1]

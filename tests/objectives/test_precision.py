@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stargan_dist import config as configs
-from stargan_dist.config import ClipConfig, Config, ModelConfig
+from stargan_dist.config import Config, ModelConfig
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.ddp import DDP
@@ -80,7 +80,7 @@ def trained_state(tmp_path):
     }  # fmt: skip
     config = configs.parse([f"--{name}={value}" for name, value in options.items()])
     state = TrainState(resolve(config), domain_labels(["a", "b", "c"]), CPU)
-    engine = DDP(state.parts, ClipConfig(), {}, World())
+    engine = DDP(state.parts, config, World())
     batch = make_batch(0).to(CPU, state.dtype)
     iterate(state, engine, [batch], 0)
     snapshot = state.snapshot(engine, keep=True)

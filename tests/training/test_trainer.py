@@ -5,7 +5,7 @@ import torch
 
 from stargan_dist import config as configs
 from stargan_dist import storage
-from stargan_dist.config import ClipConfig
+from stargan_dist.config import Config
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.ddp import DDP
@@ -56,7 +56,7 @@ def test_the_average_starts_at_the_initial_weights_and_follows_the_network(shard
     assert torch.equal(average, initial)
     with torch.no_grad():
         current += 1
-    state.update_averages(DDP(state.parts, ClipConfig(), {}, World()))
+    state.update_averages(DDP(state.parts, Config(), World()))
     torch.testing.assert_close(average, initial + 0.25)
     assert set(state.ema) == {"G", "F", "E"}
 
