@@ -1,6 +1,7 @@
 """The interface of all engines, and what they share."""
 
 import gc
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -156,6 +157,8 @@ def _start_accelerator(plugins: dict[str, DeepSpeedPlugin] | None) -> Accelerato
 
     Precision, compilation and accumulation are the training's own (docs/engines.md says why).
     """
+    for variable in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_CPU"):
+        os.environ.pop(variable, None)  # of a launcher, or of a former engine: `plugins` decides
     # The reference-guided step leaves F and E unused. find_unused_parameters also keeps DDP's
     # buckets as they are first built: rebuilt buckets sum in another order, and a resumed run of
     # three or more ranks would differ in the last bits. Never static_graph: with R1 the ranks
