@@ -72,7 +72,6 @@ CASES = {
     "ddp_summed_accumulated": [*SUMMED, *TWO],
     "d_not_frozen": [],
     "e_stepped_by_references": [],
-    "zero1_d_not_frozen": zero(1),
     "no_all_reduce": [],
     **{f"recipe_{name}": ["--recipe", name, *FLOAT64] for name in RECIPES},
     **{f"recipe_{name}_float32": ["--recipe", name] for name in ("stargan", "b", "d")},

@@ -110,10 +110,8 @@ def test_micro_batches_all_reduce_gradients_once(two):
     assert accumulated == single >= 4 * ITERATIONS
 
 
-@pytest.mark.parametrize(
-    ("case", "correct"),
-    [("d_not_frozen", "ddp"), ("e_stepped_by_references", "ddp"), ("zero1_d_not_frozen", "zero1")],
-)
-def test_mistakes_exceed_the_tolerances(two, case, correct):
-    letter = "D" if case.endswith("d_not_frozen") else "E"
-    assert max_difference(two[case], two[correct], f"{letter}.") > 1e-4
+@pytest.mark.parametrize("case", ["d_not_frozen", "e_stepped_by_references"])
+def test_mistakes_exceed_the_tolerances(two, case):
+    """(With ZeRO, a step of D with gradients of G's loss raises an error.)"""
+    letter = "D" if case == "d_not_frozen" else "E"
+    assert max_difference(two[case], two["ddp"], f"{letter}.") > 1e-4
