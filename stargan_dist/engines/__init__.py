@@ -4,14 +4,16 @@ from stargan_dist.config import Config
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.base import Engine, LossScale, TrainedParts
 from stargan_dist.engines.ddp import DDP
+from stargan_dist.engines.deepspeed_settings import check_batch_sizes
 from stargan_dist.errors import UserError
 
 
-def check_engine(config: Config) -> None:
-    """Check that the engine of a configuration is available on this machine.
+def check_engine(config: Config, world_size: int) -> None:
+    """Check that the engine of a configuration is available on this machine, and its settings.
 
     Raises:
-        UserError: DeepSpeed is not installed, or its settings file is not usable.
+        UserError: DeepSpeed is not installed, or its settings file is not usable or has other
+            batch sizes.
     """
     if config.engine.name == "deepspeed":
         try:
@@ -22,6 +24,7 @@ def check_engine(config: Config) -> None:
                 "pip install 'stargan_dist[deepspeed]', or use --engine.name ddp"
             ) from error
         zero.read_settings(config.engine.deepspeed_config)
+        check_batch_sizes(config, world_size)
 
 
 def make_engine(config: Config, parts: TrainedParts, world: World) -> Engine:
