@@ -9,7 +9,6 @@ One backward passes through several engines. It runs between the prologue and th
 DeepSpeed's own `backward` calls. Both are private: setup.cfg bounds the version.
 """
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,6 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from stargan_dist import storage
 from stargan_dist.config import ClipConfig, EngineConfig
 from stargan_dist.distributed.world import World
 from stargan_dist.engines import optimizer_steps
@@ -43,52 +41,13 @@ from stargan_dist.engines.base import (
     mean_terms,
     scaled_share,
 )
-from stargan_dist.errors import UserError
+from stargan_dist.engines.deepspeed_settings import read_settings
 from stargan_dist.nets.networks import generator_networks
 
 logger.setLevel(logging.ERROR)  # it warns about every torch optimizer
 
 # On CPUs gloo is enough. DeepSpeed would compile its own extension first, which takes a minute.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-# Settings that the training's own configuration decides. A settings file must not set them.
-OWN_KEYS = (
-    "optimizer",
-    "scheduler",
-    "fp16",
-    "bf16",
-    "torch_autocast",
-    "amp",
-    "gradient_clipping",
-    "gradient_accumulation_steps",
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "managed_gradient_accumulation",
-)
-OWN_ZERO_KEYS = ("stage", "compute_grad_norm", "offload_optimizer", "offload_param")  # fmt: skip
-
-
-def read_settings(path: str) -> dict[str, Any]:
-    """Read a DeepSpeed settings file; {} if the path is empty.
-
-    Raises:
-        UserError: the file cannot be read, or sets what the training's configuration decides.
-    """
-    if not path:
-        return {}
-    try:
-        settings = json.loads(storage.read_bytes(path))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"engine.deepspeed_config: cannot read {path}: {error}") from error
-    taken = [key for key in OWN_KEYS if key in settings]
-    zero = settings.get("zero_optimization", {})
-    taken += [f"zero_optimization.{key}" for key in OWN_ZERO_KEYS if key in zero]
-    if taken:
-        raise UserError(
-            f"engine.deepspeed_config: {path} sets {', '.join(taken)}, which the training's own "
-            "configuration decides (engine.*, optim.*, precision, batch_size); remove these keys"
-        )
-    return settings
 
 
 def engine_settings(
@@ -97,10 +56,13 @@ def engine_settings(
     """Build the DeepSpeed configuration of one engine."""
     settings = read_settings(config.deepspeed_config)
     zero = {"stage": stage} | settings.pop("zero_optimization", {})
-    if stage and config.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    if stage == 3 and config.offload_parameters:
-        zero["offload_param"] = {"device": "cpu"}
+    offloaded = {
+        "offload_optimizer": stage and config.offload_optimizer,
+        "offload_param": stage == 3 and config.offload_parameters,
+    }
+    for key, is_offloaded in offloaded.items():
+        rest = zero.pop(key, {})
+        zero |= {key: rest | {"device": "cpu"}} if is_offloaded else {}
     return {
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_clipping": max_norm,
