@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import yaml
@@ -35,10 +36,11 @@ def parse(
     Raises:
         UserError: unknown key, wrong type or invalid value.
     """
-    parser = _make_parser(prog)
-    parser.set_defaults(dict(defaults or {}))
+    parser, start = _parser(prog), Namespace()
+    for name, value in (defaults or {}).items():
+        start[name] = value
     with _parse_errors():
-        namespace = parser.parse_args(None if argv is None else list(argv))
+        namespace = parser.parse_args(None if argv is None else list(argv), start)
     del namespace["config"]
     config = _build(parser, namespace)
     if config.schedule == "exact":
@@ -55,11 +57,12 @@ def given(argv: Sequence[str] | None = None, prog: str = PROGRAM) -> dict[str, A
     words = sys.argv[1:] if argv is None else argv
     asked = [word for word in words if not word.startswith("--print_config")]  # that is for `parse`
     with _parse_errors():
-        namespace = _make_parser(prog).parse_args(asked, defaults=False)
+        namespace = _parser(prog).parse_args(asked, defaults=False)
     return {name: value for name, value in namespace.as_dict().items() if name != "config"}
 
 
-def _make_parser(prog: str) -> ArgumentParser:
+@cache
+def _parser(prog: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"python -m {prog}",
         description="Train StarGAN v2, or another recipe of its table (--recipe). "
