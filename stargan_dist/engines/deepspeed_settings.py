@@ -106,14 +106,12 @@ def _read(path: str) -> dict[str, Any]:
     """
     try:
         values = json.loads(storage.read_bytes(path))
+        named = flat(values) if isinstance(values, dict) else {"settings": True}
     except (OSError, ValueError, RecursionError) as error:
         raise explained(f"engine.deepspeed_config: cannot read {path}: {error}", error) from error
-    named = flat({"": values})
-    named = {key[1:]: value for key, value in named.items() if value not in (None, "auto")}
-    for key in ("", *GROUPS):
-        if key in named:
-            where = f"{path}, {key}" if key else path
-            raise UserError(f"engine.deepspeed_config: {where}: expected settings by name, {{…}}")
+    named = {key: value for key, value in named.items() if value not in (None, "auto")}
+    for group in sorted({"settings", *GROUPS} & named.keys()):
+        raise UserError(f"engine.deepspeed_config: {path}, {group}: expected values by name, {{…}}")
     return named
 
 
