@@ -4,7 +4,7 @@ from stargan_dist.config import Config
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.base import Engine, LossScale, TrainedParts
 from stargan_dist.engines.ddp import DDP
-from stargan_dist.engines.deepspeed_settings import check_batch_sizes, read_settings
+from stargan_dist.engines.deepspeed_settings import check_settings
 from stargan_dist.errors import UserError
 
 
@@ -23,8 +23,7 @@ def check_engine(config: Config, world_size: int) -> None:
                 f"engine.name: deepspeed cannot be imported ({error}); "
                 "pip install 'stargan_dist[deepspeed]', or use --engine.name ddp"
             ) from error
-        read_settings(config.engine.deepspeed_config)
-        check_batch_sizes(config, world_size)
+        check_settings(config, world_size)
 
 
 def make_engine(config: Config, parts: TrainedParts, world: World) -> Engine:

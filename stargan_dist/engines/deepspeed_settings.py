@@ -80,12 +80,28 @@ def read_settings(path: str) -> dict[str, Any]:
     return _nested(rest)
 
 
-def check_batch_sizes(config: Config, world_size: int) -> None:
-    """Check that the batch sizes in the settings file, if any, are those of the training.
+def check_settings(config: Config, world_size: int) -> None:
+    """Check the values in the settings file, if there is one. DeepSpeed must be installed.
 
     Raises:
-        UserError: they differ, or the file cannot be read.
+        UserError: the file cannot be read, its batch sizes are not those of the training, or
+            DeepSpeed does not accept its settings.
     """
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    path = config.engine.deepspeed_config
+    zero = read_settings(path).get("zero_optimization", {})
+    try:
+        DeepSpeedZeroConfig(**zero)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("zero_optimization", *first["loc"])))
+        raise UserError(f"engine.deepspeed_config: {path}, {key}: {first['msg']}") from error
+    _check_batch_sizes(config, world_size)
+
+
+def _check_batch_sizes(config: Config, world_size: int) -> None:
     path, size = config.engine.deepspeed_config, config.batch_size
     values = _read(path) if path else {}
     share = size // world_size // config.engine.accumulate

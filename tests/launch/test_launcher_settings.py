@@ -1,7 +1,9 @@
 """Each setting that `accelerate launch` passes to its processes has one meaning."""
 
 import dataclasses
+import os
 import re
+import sys
 from pathlib import Path
 
 import accelerate
@@ -11,6 +13,7 @@ from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.utils import launch as environments
 
 from stargan_dist import config as configs
+from stargan_dist import evaluate
 from stargan_dist.errors import UserError
 from stargan_dist.launch import launcher_settings
 from stargan_dist.launch.launcher_settings import SETTINGS, take_settings
@@ -160,6 +163,16 @@ def test_use_cpu_hides_the_gpus(value, hidden):
     assert environment == {"CUDA_VISIBLE_DEVICES": "" if hidden else "0,1"}
 
 
+def test_evaluation_takes_the_settings_away_and_ignores_them(monkeypatch):
+    settings = {"ACCELERATE_USE_CPU": "True", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    for name, value in {**settings, "RANK": "1", "CUDA_VISIBLE_DEVICES": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--compare", "run"])
+    assert evaluate.main() == 0
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert not settings.keys() & os.environ.keys()
+
+
 # Files as `accelerate config` writes them (tests/fixtures/accelerate/make.py): the options that
 # they set, or what their error names; options of the training.
 BFLOAT16 = {"precision": "bfloat16"}
@@ -259,8 +272,7 @@ def test_no_setting_of_this_version_of_accelerate_is_missing():
     folder = Path(accelerate.__file__).parent
     files = [folder / "utils" / "launch.py", folder / "commands" / "launch.py"]
     names = set.union(*(exports(file.read_text()) for file in files))
-    assert {"ACCELERATE_USE_FSDP", "FSDP_VERSION", "ACCELERATE_FP8_OVERRIDE_FPROP",
-            "MEGATRON_LM_TP_DEGREE", "PARALLELISM_CONFIG_CP_SIZE"} <= names  # fmt: skip
+    assert {"ACCELERATE_USE_FSDP", "FSDP_VERSION", "MEGATRON_LM_TP_DEGREE"} <= names
     known = {setting.key for setting in SETTINGS} | {
         launcher_settings.ON_CPU, *launcher_settings.IGNORED, *launcher_settings.LEFT_TO_ACCELERATE,
         *OF_PROCESSES, "ACCELERATE_", "ACCELERATE_DEBUG_RDV_FILE",
