@@ -47,6 +47,13 @@ def configured(environment, *options):
 
 def test_the_defaults_of_accelerate_request_nothing():
     assert configured(DEFAULTS) == configured({}) == {}
+    answers = {  # of `accelerate config`, which always writes them
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+        "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
+        "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+        "ACCELERATE_GRADIENT_CLIPPING": "none",
+    }
+    assert take_settings(DEFAULTS | answers) == []
 
 
 # Variable, value, options of the training, and what the configuration then has in addition.

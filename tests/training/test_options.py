@@ -131,17 +131,22 @@ def test_the_users_deepspeed_file_is_read_in_place_of_the_launchers(ds_json):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "options", "message"),
+    ("variable", "value", "options", "message", "expected"),
     [
-        ("DEEPSPEED_ZERO_STAGE", "3", (), "engine.zero_stage: 3 needs --schedule summed"),
-        ("DEEPSPEED_ZERO_STAGE", "3", ("--schedule", "summed"), "optim.clip: ZeRO 3 has one"),
-        ("MIXED_PRECISION", "fp16", (), "precision: DeepSpeed (engine.name) trains in"),
-        ("MIXED_PRECISION", "no", ("--precision", "float64"), "precision: DeepSpeed (engine.name)"),
-        ("MIXED_PRECISION", "no", ("--engine.channels_last", "on"), "engine.channels_last: "),
+        ("DEEPSPEED_ZERO_STAGE", "3", (), "engine.zero_stage: 3 needs --schedule summed",
+         "engine.zero_stage 3 (--zero_stage)"),
+        ("DEEPSPEED_ZERO_STAGE", "3", ("--schedule", "summed"), "optim.clip: ZeRO 3 has one",
+         "optim.clip.G/F/E/D 1.0 (--gradient_clipping)"),
+        ("MIXED_PRECISION", "fp16", (), "precision: DeepSpeed (engine.name) trains in",
+         "precision float16 (--mixed_precision), engine.name deepspeed (--use_deepspeed)"),
+        ("MIXED_PRECISION", "no", ("--precision", "float64"), "precision: DeepSpeed (engine.name)",
+         "engine.name deepspeed (--use_deepspeed)"),
+        ("MIXED_PRECISION", "no", ("--engine.channels_last", "on"), "engine.channels_last: ",
+         "engine.name deepspeed (--use_deepspeed)"),
     ],
-)
+)  # fmt: skip
 def test_an_error_names_the_origin_of_what_the_user_did_not_choose(
-    variable, value, options, message
+    variable, value, options, message, expected
 ):
     with pytest.raises(UserError) as error:
         configured(*options, launcher=LAUNCHER | {f"ACCELERATE_{variable}": value})
@@ -149,7 +154,7 @@ def test_an_error_names_the_origin_of_what_the_user_did_not_choose(
         "; from accelerate launch or its configuration file: "
     )
     assert explanation.startswith(message)
-    assert origin
+    assert origin == expected
     assert "\n" not in str(error.value)
 
 
