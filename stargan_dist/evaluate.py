@@ -24,6 +24,7 @@ from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.evaluation.results import Result
 from stargan_dist.inference.translator import Translator
 from stargan_dist.launch.launcher import stop_with_launcher
+from stargan_dist.launch.launcher_settings import take_settings
 from stargan_dist.runs import checkpoint as checkpoints
 
 
@@ -117,6 +118,7 @@ def show(args: argparse.Namespace, measured: list[Result]) -> None:
 
 def main() -> int:
     stop_with_launcher()
+    take_settings(os.environ)  # they are about training
     setup_logging()
     args = parse_args()
     if args.run:

@@ -7,7 +7,6 @@ import argparse
 import json
 from collections.abc import Mapping
 
-from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.console.tables import format_table
@@ -15,6 +14,7 @@ from stargan_dist.data.labels import Labels, domain_labels
 from stargan_dist.data.sources import open_sources
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.training.memory_estimate import ENGINES, Memory, estimate_engines
+from stargan_dist.training.options import configure
 
 NOTES = """\
 Each part is at its largest, so the total is an upper bound: gradients grow as activations shrink.
@@ -43,7 +43,7 @@ def parse_args() -> tuple[argparse.Namespace, Config]:
     args, training_options = parser.parse_known_args()
     if args.processes < 1 or (args.domains is not None and args.domains < 1):
         parser.error("--processes and --domains must be at least 1")
-    return args, configs.parse(training_options, "stargan_dist.memory")
+    return args, configure(training_options, "stargan_dist.memory")[0]
 
 
 def read_labels(config: Config) -> Labels:

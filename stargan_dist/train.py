@@ -10,19 +10,21 @@ import os
 # Before torch is imported: DDP warns on every rank about its first iteration.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-from stargan_dist import config as configs
 from stargan_dist.console.logs import setup_logging
 from stargan_dist.errors import run_command
 from stargan_dist.launch.launcher import stop_with_launcher
+from stargan_dist.launch.launcher_settings import take_settings
+from stargan_dist.training.options import configure
 
 
 def main() -> int:
     stop_with_launcher()
     setup_logging()
-    config = configs.parse()
+    config, origins = configure(requests=take_settings(os.environ))
     from stargan_dist.training.trainer import train  # --help and user errors do not wait for it
 
-    return train(config)
+    with origins.in_errors():
+        return train(config, origins)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from stargan_dist.config.fields import (
     SourceConfig,
     StorageConfig,
 )
-from stargan_dist.config.parsing import from_dict, parse
+from stargan_dist.config.origins import Origins, Request
+from stargan_dist.config.parsing import from_dict, given, parse
 from stargan_dist.config.rules import check, check_world
 from stargan_dist.config.values import check_resumable, describe, flat, to_dict, to_yaml
 
@@ -33,6 +34,8 @@ __all__ = [
     "ModelConfig",
     "MonitorConfig",
     "OptimConfig",
+    "Origins",
+    "Request",
     "SourceConfig",
     "StorageConfig",
     "check",
@@ -41,6 +44,7 @@ __all__ = [
     "describe",
     "flat",
     "from_dict",
+    "given",
     "parse",
     "to_dict",
     "to_yaml",

@@ -4,8 +4,10 @@ import dataclasses
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import yaml
@@ -18,12 +20,49 @@ from stargan_dist.errors import UserError, printable
 logger = logging.getLogger(__name__)
 
 
-def parse(argv: Sequence[str] | None = None, prog: str = "stargan_dist.train") -> Config:
+PROGRAM = "stargan_dist.train"
+
+
+def parse(
+    argv: Sequence[str] | None = None,
+    prog: str = PROGRAM,
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
     """Build the configuration from a command line.
+
+    Args:
+        defaults: values of options in place of their defaults, by dotted name.
 
     Raises:
         UserError: unknown key, wrong type or invalid value.
     """
+    parser, start = _parser(prog), Namespace()
+    for name, value in (defaults or {}).items():
+        start[name] = value
+    with _parse_errors():
+        namespace = parser.parse_args(None if argv is None else list(argv), start)
+    del namespace["config"]
+    config = _build(parser, namespace)
+    if config.schedule == "exact":
+        logger.warning("schedule: exact is now called published")
+    return _checked(config)
+
+
+def given(argv: Sequence[str] | None = None, prog: str = PROGRAM) -> dict[str, Any]:
+    """Return the options that a command line and its files set, nested as in `to_dict`.
+
+    Raises:
+        UserError: unknown key or wrong type.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    asked = [word for word in words if not word.startswith("--print_config")]  # that is for `parse`
+    with _parse_errors():
+        namespace = _parser(prog).parse_args(asked, defaults=False)
+    return {name: value for name, value in namespace.as_dict().items() if name != "config"}
+
+
+@cache
+def _parser(prog: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"python -m {prog}",
         description="Train StarGAN v2, or another recipe of its table (--recipe). "
@@ -33,13 +72,7 @@ def parse(argv: Sequence[str] | None = None, prog: str = "stargan_dist.train") -
     )
     parser.add_argument("--config", action="config", help="YAML file; may be given several times.")
     parser.add_class_arguments(Config)
-    with _parse_errors():
-        namespace = parser.parse_args(None if argv is None else list(argv))
-    del namespace["config"]
-    config = _build(parser, namespace)
-    if config.schedule == "exact":
-        logger.warning("schedule: exact is now called published")
-    return _checked(config)
+    return parser
 
 
 def from_dict(values: dict[str, Any]) -> Config:

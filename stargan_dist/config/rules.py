@@ -71,7 +71,8 @@ def _engine_rules(config: Config) -> list[Rule]:
         (deepspeed or engine.zero_stage == 1,
          "engine.zero_stage: needs --engine.name deepspeed"),
         (not deepspeed or engine.channels_last != "on",
-         "engine.channels_last: DeepSpeed has a memory layout of its own; leave it at auto"),
+         "engine.channels_last: DeepSpeed (engine.name) has a memory layout of its own; leave it "
+         "at auto"),
         (not (zero3 and engine.compile),
          "engine.compile: ZeRO 3 shards weights between modules, which breaks compiled graphs; "
          "use a lower engine.zero_stage"),
@@ -80,7 +81,8 @@ def _engine_rules(config: Config) -> list[Rule]:
         (deepspeed or not engine.deepspeed_config,
          "engine.deepspeed_config: needs --engine.name deepspeed"),
         (not deepspeed or config.precision not in ("float16", "float64"),
-         f"precision: DeepSpeed trains in float32 or bfloat16, not {config.precision}"),
+         "precision: DeepSpeed (engine.name) trains in float32 or bfloat16, not "
+         f"{config.precision}"),
         (not zero3 or config.schedule == "summed",
          "engine.zero_stage: 3 needs --schedule summed. A second step, of G alone, would apply the "
          "gradients of F and E that stage 3 keeps once more"),

@@ -5,23 +5,25 @@ from stargan_dist.distributed.world import World
 from stargan_dist.engines.base import Engine, TrainedParts
 from stargan_dist.engines.ddp import DDP
 from stargan_dist.errors import UserError
+from stargan_dist.launch.deepspeed_settings import check_settings
 
 
-def check_engine(config: Config) -> None:
-    """Check that the engine of a configuration is available on this machine.
+def check_engine(config: Config, world_size: int) -> None:
+    """Check that the engine of a configuration is available on this machine, and its settings.
 
     Raises:
-        UserError: DeepSpeed is not installed, or its settings file is not usable.
+        UserError: DeepSpeed is not installed, or its settings file is not usable or has other
+            batch sizes.
     """
     if config.engine.name == "deepspeed":
         try:
-            from stargan_dist.engines import zero
+            from stargan_dist.engines import zero  # noqa: F401
         except ImportError as error:
             raise UserError(
                 f"engine.name: deepspeed cannot be imported ({error}); "
                 "pip install 'stargan_dist[deepspeed]', or use --engine.name ddp"
             ) from error
-        zero.read_settings(config.engine.deepspeed_config)
+        check_settings(config, world_size)
 
 
 def make_engine(config: Config, parts: TrainedParts, world: World) -> Engine:

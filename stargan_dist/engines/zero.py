@@ -10,7 +10,6 @@ reaches an output of the engine's forward. The networks of a loss run several ti
 the engines hold them in a `Relay`, whose forward only passes the finished loss on.
 """
 
-import json
 import logging
 import os
 import warnings
@@ -32,7 +31,6 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.base import (
@@ -44,7 +42,7 @@ from stargan_dist.engines.base import (
     mean_terms,
     scaled_share,
 )
-from stargan_dist.errors import UserError
+from stargan_dist.launch.deepspeed_settings import read_settings
 from stargan_dist.nets.networks import generator_networks
 
 logger.setLevel(logging.ERROR)  # it warns about every torch optimizer
@@ -56,45 +54,6 @@ warnings.filterwarnings("ignore", "`torch.distributed.*` is deprecated", FutureW
 
 # On CPUs gloo is enough. DeepSpeed would compile its own extension first, which takes a minute.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-# Settings that the training's own configuration decides. A settings file must not set them.
-OWN_KEYS = (
-    "optimizer",
-    "scheduler",
-    "fp16",
-    "bf16",
-    "torch_autocast",
-    "amp",
-    "gradient_clipping",
-    "gradient_accumulation_steps",
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "managed_gradient_accumulation",
-)
-OWN_ZERO_KEYS = ("stage", "compute_grad_norm", "offload_optimizer", "offload_param")  # fmt: skip
-
-
-def read_settings(path: str) -> dict[str, Any]:
-    """Read a DeepSpeed settings file; {} if the path is empty.
-
-    Raises:
-        UserError: the file cannot be read, or sets what the training's configuration decides.
-    """
-    if not path:
-        return {}
-    try:
-        settings = json.loads(storage.read_bytes(path))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"engine.deepspeed_config: cannot read {path}: {error}") from error
-    taken = [key for key in OWN_KEYS if key in settings]
-    zero = settings.get("zero_optimization", {})
-    taken += [f"zero_optimization.{key}" for key in OWN_ZERO_KEYS if key in zero]
-    if taken:
-        raise UserError(
-            f"engine.deepspeed_config: {path} sets {', '.join(taken)}, which the training's own "
-            "configuration decides (engine.*, optim.*, precision, batch_size); remove these keys"
-        )
-    return settings
 
 
 class Plugin(DeepSpeedPlugin):
@@ -109,10 +68,13 @@ def engine_settings(config: Config, stage: int, max_norm: float, world_size: int
     engine = config.engine
     settings = read_settings(engine.deepspeed_config)
     zero = {"stage": stage} | settings.pop("zero_optimization", {})
-    if engine.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    if stage == 3 and engine.offload_parameters:
-        zero["offload_param"] = {"device": "cpu"}
+    offloaded = {
+        "offload_optimizer": engine.offload_optimizer,
+        "offload_param": stage == 3 and engine.offload_parameters,
+    }
+    for key, is_offloaded in offloaded.items():
+        rest = zero.pop(key, {})
+        zero |= {key: rest | {"device": "cpu"}} if is_offloaded else {}
     return {
         "train_micro_batch_size_per_gpu": config.batch_size // world_size // engine.accumulate,
         "gradient_accumulation_steps": 1,  # a loss is divided by it in every engine that it passes

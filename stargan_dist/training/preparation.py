@@ -5,7 +5,6 @@ and what ranks must share is compared before anything is loaded.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ from stargan_dist.data.sources import DataSources, open_sources
 from stargan_dist.distributed.world import LAUNCH_REMEDY, World
 from stargan_dist.engines import check_engine
 from stargan_dist.errors import UserError
-from stargan_dist.launch.launcher_settings import check_launcher
 from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.checkpoint import Checkpoint, CheckpointState
@@ -60,10 +58,10 @@ def prepared_run(spec: RunSpec, world: World) -> Iterator[PreparedRun]:
     the manifest has a hash of every file: a stale network filesystem cannot make ranks differ.
 
     Raises:
-        UserError: ranks were started differently, world and batch do not fit, the launcher's
-            settings contradict the configuration, the engine is not available, the recipe does not
-            accept the labels, shards are missing or too few, the run folder is not writable, is in
-            use or belongs to another configuration or dataset, or the checkpoint is damaged.
+        UserError: ranks were started differently, world and batch do not fit, the engine is not
+            available, the recipe does not accept the labels, shards are missing or too few, the run
+            folder is not writable, is in use or belongs to another configuration or dataset, or the
+            checkpoint is damaged.
     """
     run = spec.config.run
     world.check_agreement(_values_to_share(spec.config))
@@ -101,8 +99,7 @@ def _shown(name: str, value: Any) -> Any:
 def _checked_sources(spec: RunSpec, world_size: int) -> DataSources:
     config = spec.config
     configs.check_world(config, world_size)
-    check_launcher(os.environ, config)
-    check_engine(config)
+    check_engine(config, world_size)
     sources = open_sources(config.data, "train")
     sources.check(with_references=spec.recipe.uses_references)
     if config.data.on_bad_shard == "stop":

@@ -12,7 +12,7 @@ from PIL import Image
 
 from stargan_dist import config as configs
 from stargan_dist import storage
-from stargan_dist.config import Config
+from stargan_dist.config import Config, Origins
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.reader import LoadedSplit
 from stargan_dist.data.skipped import SkippedCounts, SkippedSamples
@@ -43,6 +43,7 @@ class Reporter:
         sources: the training data.
         start: number of finished steps.
         stopped: returns True once the run was asked to stop.
+        origins: of options that are not the user's own.
 
     Raises:
         UserError: evaluations are configured, and their weights are not available.
@@ -55,6 +56,7 @@ class Reporter:
         world: World,
         start: int,
         stopped: Callable[[], bool],
+        origins: Origins,
     ) -> None:
         self.state, self.config, self.sources, self.world = state, state.config, sources, world
         self.stopped, self.is_main = stopped, world.is_main
@@ -65,13 +67,14 @@ class Reporter:
         self.reported_skipped: SkippedCounts = {}
         self.tolerance = Tolerance()
         if self.is_main:
-            self._begin()
+            self._begin(origins)
 
-    def _begin(self) -> None:
+    def _begin(self, origins: Origins) -> None:
         config, world = self.config, self.world
         environment = describe_environment(world.size, world.device)
         with self.tolerance.of("config.yaml and environment.json"):
-            self._write("config.yaml", configs.to_yaml(config).encode())
+            comments = "".join(f"# {line}\n" for line in origins.lines)
+            self._write("config.yaml", (comments + configs.to_yaml(config)).encode())
             self._write("environment.json", json.dumps(environment, indent=1).encode())
         self._write_status("running", self.start)
         logger.info(
@@ -81,6 +84,8 @@ class Reporter:
             self.sources.num_images, ", fast decoding" if config.data.fast_decoding else "",
         )  # fmt: skip
         logger.info("recipe %s: %s", config.recipe, self.state.spec.recipe.description)
+        for line in (*origins.lines, *origins.lines_of_overridden):
+            logger.info(line)
         self.metrics = MetricLogger(config.run, self.start, configs.to_yaml(config), self.tolerance)
 
     def _write(self, name: str, data: bytes) -> None:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from stargan_dist import config as configs
 from stargan_dist import storage
-from stargan_dist.config import Config
+from stargan_dist.config import Config, Origins
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.skipped import SkippedSamples
@@ -37,12 +37,16 @@ from stargan_dist.training.signals import StopSignals
 from stargan_dist.training.train_state import TrainState
 
 FINISHED = 0
+NO_ORIGINS = Origins()
 # Folders of a run that only its training writes to; "": the run's own.
 WRITTEN_FOLDERS = ("", checkpoints.FOLDER, "samples", "nonfinite")
 
 
-def train(config: Config) -> int:
+def train(config: Config, origins: Origins = NO_ORIGINS) -> int:
     """Train a run, or resume it. Returns the exit code, FINISHED or STOPPED.
+
+    Args:
+        origins: of options that are not the user's own, to be reported.
 
     Raises:
         UserError: something that the user must correct.
@@ -57,7 +61,7 @@ def train(config: Config) -> int:
         world.reporting_errors(),
         prepared_run(spec, world) as prepared,
     ):
-        return Trainer(spec, prepared, world, signals).train()
+        return Trainer(spec, prepared, world, signals, origins).train()
 
 
 def initialise(
@@ -77,7 +81,12 @@ class Trainer:
     """The loop, and the parts that it uses."""
 
     def __init__(
-        self, spec: RunSpec, prepared: PreparedRun, world: World, signals: StopSignals
+        self,
+        spec: RunSpec,
+        prepared: PreparedRun,
+        world: World,
+        signals: StopSignals,
+        origins: Origins = NO_ORIGINS,
     ) -> None:
         config = self.config = spec.config
         self.world, self.signals = world, signals
@@ -89,7 +98,7 @@ class Trainer:
             for folder in WRITTEN_FOLDERS:
                 storage.remove_leftovers(storage.join(config.run, folder))
         self.reporter = Reporter(
-            self.state, self.sources, world, self.start, lambda: bool(signals.received)
+            self.state, self.sources, world, self.start, lambda: bool(signals.received), origins
         )
         slots = _slots(spec, self.sources)
         self.loader = _loader(config, slots, self.start, world)

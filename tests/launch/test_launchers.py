@@ -1,11 +1,13 @@
 """The files of launchers/ start what their comments say. Real processes where no GPU is needed."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 
 import pytest
+import yaml
 from accelerate.commands.config import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
@@ -14,7 +16,8 @@ from stargan_dist.runs import checkpoint as checkpoints
 from tests.conftest import PATIENCE_SECONDS, ROOT, SMOKE
 
 LAUNCHERS = ROOT / "launchers"
-PROCESSES = {"cpu": 2, "gpu1": 1, "gpu8": 8, "nodes": 16}
+ZERO_FILES = ("zero1", "zero2", "zero2_offload", "zero3")  # Accelerate's own files for DeepSpeed
+PROCESSES = {"cpu": 2, "gpu1": 1, "gpu8": 8, "nodes": 16} | dict.fromkeys(ZERO_FILES, 8)
 ENGINES = {
     "ddp": ("ddp", 1, False, "published"),
     "zero1": ("deepspeed", 1, False, "published"),
@@ -40,9 +43,11 @@ def test_accelerate_starts_this_number_of_processes_without_warnings(name, caplo
     launch, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
     assert launch.num_processes == file.num_processes == PROCESSES[name]
     assert launch.num_machines == (2 if name == "nodes" else 1)
-    assert launch.multi_gpu == (name != "gpu1")  # otherwise accelerate starts one process
+    assert launch.use_deepspeed == (name in ZERO_FILES)
+    # Otherwise accelerate starts one process.
+    assert launch.multi_gpu == (name != "gpu1" and not launch.use_deepspeed)
     assert (launch.mixed_precision, launch.dynamo_backend) == ("no", "no")
-    assert not (launch.use_deepspeed or launch.use_fsdp or launch.use_megatron_lm or launch.tpu)
+    assert not (launch.use_fsdp or launch.use_megatron_lm or launch.tpu)
     assert not caplog.records
 
 
@@ -71,8 +76,8 @@ def test_engine_files_combine_with_a_preset(name):
 def test_the_deepspeed_file_does_not_override_settings_of_the_training():
     zero = pytest.importorskip("stargan_dist.engines.zero")
     path = str(LAUNCHERS / "deepspeed_gpu.json")
-    with_file = configs.EngineConfig(name="deepspeed", deepspeed_config=path)
-    settings = zero.engine_settings(with_file, stage=2, max_norm=0.0, micro_batch_size=1)
+    with_file = configs.Config(engine=configs.EngineConfig("deepspeed", deepspeed_config=path))
+    settings = zero.engine_settings(with_file, stage=2, max_norm=0.0, world_size=1)
     assert settings["zero_optimization"]["stage"] == 2
     assert settings["zero_optimization"]["overlap_comm"] is True
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
@@ -132,6 +137,114 @@ def test_torchrun_trains_with_two_processes(shards, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 process(es) on cpu" in done.stdout
     assert checkpoints.find(str(tmp_path / "run")).step == 2
+
+
+def first_lines(done, launcher_line):
+    """Check the lines about a run, and return the configuration in its checkpoint."""
+    lines = [line.partition("  ")[2] for line in done.stdout.splitlines() if " rank 0  " in line]
+    assert "2 process(es) on cpu" in lines[0]
+    assert lines[2] == launcher_line
+    assert "step 1/" in lines[3]
+    return lines[0]
+
+
+def saved_config(run, launcher_line):
+    """Return the configuration of a run, once config.yaml and checkpoint agree."""
+    text = (run / "config.yaml").read_text()
+    assert text.startswith(f"# {launcher_line}\nrun: ")
+    manifest = checkpoints.find(str(run)).manifest
+    assert configs.to_dict(configs.parse(["--config", str(run / "config.yaml")])) == manifest.config
+    return configs.from_dict(manifest.config)
+
+
+def test_settings_of_the_launcher_are_what_happens(shards, tmp_path):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
+    flags = ("--use_deepspeed", "--zero_stage", "2", "--gradient_accumulation_steps", "2",
+             "--mixed_precision", "bf16", "--num_processes", "2", "--main_process_port", "0",
+             "--num_machines", "1", "--dynamo_backend", "no")  # fmt: skip
+    run = tmp_path / "run"
+    done = launch(shards, run, tmp_path, "--steps", "1", launcher=flags)
+    line = (
+        "from accelerate launch: precision bfloat16 (--mixed_precision), engine.name deepspeed "
+        "(--use_deepspeed), engine.zero_stage 2 (--zero_stage), engine.accumulate 2 "
+        "(--gradient_accumulation_steps, which divides batch_size here)"
+    )
+    assert "ZeRO 2, bfloat16, published schedule, 2 micro-batches" in first_lines(done, line)
+    config = saved_config(run, line)
+    engine = config.engine
+    assert (engine.name, engine.zero_stage, engine.accumulate, config.precision) == (
+        "deepspeed", 2, 2, "bfloat16"
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZERO_FILES)
+def test_deepspeed_files_of_accelerate_train(shards, tmp_path, name):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
+    launcher = ("--config_file", launcher_file(name), "--num_processes", "2")
+    _, stage, offload, schedule = ENGINES[name]
+    run = tmp_path / "run"
+    options = ("--steps", "1", "--schedule", schedule)
+    done = launch(shards, run, tmp_path, *options, launcher=launcher)
+    line = (
+        "from accelerate launch: engine.name deepspeed (--use_deepspeed), "
+        f"engine.zero_stage {stage} (--zero_stage)"
+    )
+    line += ", engine.offload_optimizer true (--offload_optimizer_device)" if offload else ""
+    assert f"ZeRO {stage}, float32, {schedule} schedule" in first_lines(done, line)
+    engine = saved_config(run, line).engine
+    assert (engine.name, engine.zero_stage, engine.offload_optimizer) == (
+        "deepspeed",
+        stage,
+        offload,
+    )
+
+
+@pytest.mark.slow
+def test_a_default_file_of_accelerate_config_trains(shards, tmp_path):
+    """With an engine, a DeepSpeed file and a precision; options of the training override it."""
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
+    settings = {"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"},
+                "bf16": {"enabled": True}, "gradient_clipping": 1.0,
+                "train_micro_batch_size_per_gpu": 2}  # fmt: skip
+    (tmp_path / "ds.json").write_text(json.dumps(settings))
+    file = yaml.safe_load(
+        (ROOT / "tests" / "fixtures" / "accelerate" / "zero_json.yaml").read_text()
+    )
+    file["deepspeed_config"]["deepspeed_config_file"] = str(tmp_path / "ds.json")
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "default_config.yaml").write_text(yaml.safe_dump(file))
+    run, launcher = tmp_path / "run", ("--num_processes", "2", "--main_process_port", "0")
+    done = launch(shards, run, tmp_path, "--steps", "1", "--optim.clip.D", "0", launcher=launcher)
+    assert "2 process(es) on cpu, ZeRO 2, bfloat16, published schedule" in done.stdout
+    source = str(tmp_path / "ds.json")
+    assert (
+        f"not from {source}: optim.clip.D 1.0 (gradient_clipping), because of the training's own "
+        "options: optim.clip.D 0.0"
+    ) in done.stdout
+    comments = [line for line in (run / "config.yaml").read_text().splitlines() if line[0] == "#"]
+    assert comments == [
+        f"# from {source}: engine.zero_stage 2 (zero_optimization.stage), optim.clip.G/F/E 1.0 "
+        "(gradient_clipping), precision bfloat16 (bf16.enabled)",
+        "# from accelerate launch: engine.name deepspeed (--use_deepspeed), "
+        f"engine.deepspeed_config {source} (--deepspeed_config_file)",
+    ]
+
+
+def test_a_setting_that_does_not_work_ends_the_start_in_one_line(shards, tmp_path):
+    flags = ("--use_fsdp", "--num_processes", "2", "--main_process_port", "0")
+    accelerate = (sys.executable, "-m", "accelerate.commands.launch", *flags)
+    done = subprocess.run(
+        [*accelerate, "-m", "stargan_dist.train", "--config", str(SMOKE)],
+        cwd=ROOT, env=os.environ | {"HF_HOME": str(tmp_path)}, text=True, capture_output=True,
+        check=False, timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert errors == [
+        "error: accelerate launch or its configuration file: --use_fsdp true: the training shards "
+        "weights with ZeRO 3; use --engine.name deepspeed --engine.zero_stage 3 --schedule summed"
+    ]
 
 
 @pytest.mark.slow
