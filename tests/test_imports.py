@@ -117,7 +117,12 @@ def test_only_these_modules_import_accelerate_and_deepspeed():
         for name, path in modules()
         if {imported.split(".")[0] for imported in imports(path)} & {"accelerate", "deepspeed"}
     }
-    assert importers == {"distributed.world", "engines.zero", "launch.__main__"}
+    assert importers == {
+        "distributed.world",
+        "engines.zero",
+        "launch.__main__",
+        "training.trackers",
+    }
 
 
 def test_benchmarks_experiments_and_baselines_do_not_import_tests():

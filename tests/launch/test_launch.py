@@ -147,9 +147,10 @@ def test_a_training_that_is_stopped_exits_with_75(shards, tmp_path, processes):
 @pytest.mark.slow
 def test_a_mistake_exits_with_2_and_is_told_once(shards, tmp_path):
     command = [*COMMAND, *WORLDS[2], *DEFAULTS, "-m", "stargan_dist.train"]
+    options = [*Trainer(shards).options(tmp_path / "run"), "--batch_size", "5"]
     done = subprocess.run(
-        [*command, *Trainer(shards).options(tmp_path / "run"), "--batch_size", "5"], cwd=ROOT, text=True,
-        capture_output=True, check=False, timeout=PATIENCE_SECONDS,
+        [*command, *options], cwd=ROOT, text=True, capture_output=True, check=False,
+        timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith(("error", "exit code"))]
