@@ -97,8 +97,9 @@ def _aim(start: Start) -> dict[str, Any]:
 
 
 def _clearml(start: Start) -> dict[str, Any]:
-    # It would shift the steps of a task that it continues.
+    # A task that is continued would shift its steps; frameworks log TensorBoard's scalars again.
     return {"project_name": _project("CLEARML_PROJECT"), "reuse_last_task_id": False,
+            "auto_connect_frameworks": False, "auto_connect_arg_parser": False,
             "task_name": os.environ.get("CLEARML_TASK") or start.name}  # fmt: skip
 
 
