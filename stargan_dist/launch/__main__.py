@@ -4,8 +4,9 @@
 
 The arguments are those of `accelerate launch`, which parses them and starts the ranks in this
 process. It differs in three ways: exit codes survive, the launcher's own errors are one line each,
-and a signal is passed on to the ranks, which then have the time that they need to save. (Before
-torch 2.9, torchrun handles signals itself and kills the ranks 30 s later.)
+and a signal is passed on to the ranks, which then have the time that they need to save. (A torchrun
+without the option --signals-to-handle still handles signals itself: the exit code is then 128 + N,
+and the ranks act as under `accelerate launch`.)
 """
 
 import signal
@@ -44,7 +45,7 @@ def launch(arguments: Sequence[str]) -> int:
         return exit_code(error)
     except subprocess.CalledProcessError as error:  # a launcher of a single process
         return shell_code(error.returncode)
-    except SignalException as error:
+    except SignalException as error:  # of a torchrun without that option
         return 128 + error.sigval
     except (ValueError, ImportError, RuntimeError) as error:
         raise _explained(error) from error

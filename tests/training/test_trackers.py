@@ -128,6 +128,35 @@ def test_a_resumed_run_continues_without_double_points(fake, tmp_path):
     assert saved == {"fake": {"id": "its own", "steps": {"scalars": 4, "images": 4}}}
 
 
+def test_the_last_steps_of_kinds_are_independent(fake, tmp_path):
+    """A run that was stopped in an evaluation completes it, at a step that was logged before."""
+    log_steps(tmp_path, 0, [1, 2])
+    trackers = Trackers(config(tmp_path), 2, Tolerance())
+    trackers.log("evaluation", 2, {"fid": 1.0})
+    trackers.log("scalars", 2, {"loss": 1.0})
+    trackers.close()
+    assert [values for name, values, *_ in fake.calls[-2:-1] if name == "log"] == [{"fid": 1.0}]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_files_of_a_tracker_are_in_the_run_or_a_line_names_the_folder(
+    fake, tmp_path, monkeypatch, caplog, local
+):
+    caplog.set_level("INFO")
+    monkeypatch.setitem(module.TABLE, "fake", Package(vars, "fake", needs_folder=True))
+    monkeypatch.setattr(module.tempfile, "mkdtemp", lambda **_: str(tmp_path / "temporary"))
+    run = str(tmp_path / "run") if local else f"memory://{tmp_path.name}/run"
+    log_steps(run, 0, [1])
+    folder = fake.calls[0][1]["folder"]
+    if local:
+        assert folder == f"{run}/trackers/fake"
+        assert caplog.messages == []
+    else:
+        assert f"tracker fake writes to {folder}: the run is not a local folder" in caplog.messages
+        log_steps(run, 1, [2])  # nothing there to continue
+        assert not [call for call in fake.calls if call[0] == "__init__"][1][1]["continued"]
+
+
 def test_a_run_without_a_checkpoint_begins_again(fake, tmp_path):
     log_steps(tmp_path / "run", 0, [1, 2])
     log_steps(tmp_path / "run", 0, [1, 2])
