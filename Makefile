@@ -63,7 +63,7 @@ docs: $(READY)
 	@echo "open build/site/index.html"
 
 # Two processes on CPUs; on GPUs as many as there are, down to a power of two.
-LAUNCH = OMP_NUM_THREADS=1 $(BIN)/accelerate launch $$($(BIN)/python -c "import torch; \
+LAUNCH = OMP_NUM_THREADS=1 $(BIN)/python -m stargan_dist.launch $$($(BIN)/python -c "import torch; \
   n = torch.cuda.device_count() or 2; n = min(8, 1 << n.bit_length() - 1); \
   print('--multi_gpu' if n > 1 else '', '--num_processes', n)") \
   --num_machines 1 --mixed_precision no --dynamo_backend no

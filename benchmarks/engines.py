@@ -101,7 +101,7 @@ def measure(name: str, processes: int, args: argparse.Namespace, out: Path) -> d
     print(f"running {name} in {processes} process(es)", file=sys.stderr, flush=True)
     launcher = [sys.executable]
     if processes > 1:
-        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes"]
+        launcher += ["-m", "stargan_dist.launch", "--multi_gpu", "--num_processes"]
         launcher += [str(processes), "--main_process_port", "0", "--num_machines", "1"]
         launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     sizes = [args.size, args.width, args.batch, args.iterations]

@@ -296,7 +296,7 @@ def time_processes(folder: Path, size: int, count: int) -> float:
     """Return the seconds of an evaluation by `count` processes of one thread each."""
     launcher = [sys.executable]
     if count > 1:
-        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
+        launcher += ["-m", "stargan_dist.launch", "--multi_gpu", "--main_process_port", "0"]
         launcher += ["--num_processes", str(count)]
     options = ["--rank", str(folder), "--size", str(size)]
     output = subprocess.run(

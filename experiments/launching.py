@@ -33,7 +33,7 @@ def launcher(processes: int) -> list[str]:
     distributed = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
     counts = ["--num_processes", str(processes), "--num_machines", "1"]
     defaults = ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    return [sys.executable, "-m", "accelerate.commands.launch", *distributed, *counts, *defaults]
+    return [sys.executable, "-m", "stargan_dist.launch", *distributed, *counts, *defaults]
 
 
 def train(options: Sequence[str], processes: int) -> None:
@@ -54,7 +54,7 @@ def train(options: Sequence[str], processes: int) -> None:
     child = subprocess.Popen(command, env=environment, start_new_session=True)
     with _forwarded_signals(child) as received:
         code = child.wait()
-    if received:
+    if received or code == STOPPED:
         print("stopped; run the same command to resume", flush=True)
         raise SystemExit(STOPPED)
     if code:

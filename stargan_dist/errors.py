@@ -14,6 +14,11 @@ from typing import NoReturn
 USER_ERROR = 2
 OUTSIDE_FAULT = 74  # EX_IOERR: storage, a disk or the machine failed; the same command may succeed
 STOPPED = 75  # EX_TEMPFAIL: a signal came, the state is saved, the same command resumes
+MEANINGS = {
+    USER_ERROR: "correct what is reported above",
+    OUTSIDE_FAULT: "a fault of storage or the machine; the same command may succeed",
+    STOPPED: "stopped with the state saved; the same command resumes",
+}
 
 FIRST_RANK_SECONDS = 5.0  # in which rank 0 prints an error that all ranks have
 
@@ -146,32 +151,55 @@ def as_user_error(error: Exception) -> Exception:
     return error
 
 
-def print_error(error: UserError) -> None:
+def print_error(error: UserError) -> bool:
     """Print the error to stderr, once per node unless it is a RankError.
 
     Once per node and not once per run, because a fault may affect a single node.
+
+    Returns:
+        False if another process prints it.
     """
     rank = os.environ.get("RANK", "0")
     is_first = os.environ.get("LOCAL_RANK", rank) == "0"
     if is_first and not isinstance(error, RankError):
         print(f"error: {error}", file=sys.stderr, flush=True)
-    elif str(error) and not isinstance(error, WorldError):
+        return True
+    if str(error) and not isinstance(error, WorldError):
         if not isinstance(error, RankError):
             # If rank 0 fails alike, it prints the error, and the launcher ends this process now.
             time.sleep(FIRST_RANK_SECONDS)
         print(f"error (rank {rank}): {error}", file=sys.stderr, flush=True)
+        return True
+    return False
 
 
-def run_command(main: Callable[[], int | None]) -> NoReturn:
+def print_meaning(code: int) -> None:
+    """Print what an exit code means to stderr, if it has a meaning."""
+    if code in MEANINGS:
+        print(f"exit code {code}: {MEANINGS[code]}", file=sys.stderr, flush=True)
+
+
+def run_command(
+    main: Callable[[], int | None], hides_exit_codes: Callable[[], bool] = lambda: False
+) -> NoReturn:
     """Run the `main` of a command line and exit with its result.
 
     A UserError is printed as one line and ends the process with the error's exit code. So is a
     fault of storage or the machine.
+
+    Args:
+        main: returns the exit code.
+        hides_exit_codes: returns True if nobody will see the exit code of this process. It is then
+            explained in the last line, once.
     """
     _escape_unprintable()
+    explain = print_meaning if hides_exit_codes() else lambda _: None
     try:
         _check_arguments()
-        sys.exit(main())
+        code = main() or 0
+        if os.environ.get("RANK", "0") == "0":
+            explain(code)
+        sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader (head, less) has exited
@@ -181,7 +209,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         explanation = as_user_error(error)
         if not isinstance(explanation, UserError):
             raise
-        print_error(explanation)
+        if print_error(explanation):
+            explain(explanation.exit_code)
         sys.exit(explanation.exit_code)
 
 

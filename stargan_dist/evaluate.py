@@ -23,7 +23,7 @@ from stargan_dist.evaluation import compare, report, results
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.evaluation.results import Result
 from stargan_dist.inference.translator import Translator
-from stargan_dist.launch.launcher import stop_with_launcher
+from stargan_dist.launch.launcher import launcher_hides_exit_codes, stop_with_launcher
 from stargan_dist.launch.launcher_settings import take_settings
 from stargan_dist.runs import checkpoint as checkpoints
 
@@ -131,4 +131,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, launcher_hides_exit_codes)

@@ -12,7 +12,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from stargan_dist.console.logs import setup_logging
 from stargan_dist.errors import run_command
-from stargan_dist.launch.launcher import stop_with_launcher
+from stargan_dist.launch.launcher import launcher_hides_exit_codes, stop_with_launcher
 from stargan_dist.launch.launcher_settings import take_settings
 from stargan_dist.training.options import configure
 
@@ -28,4 +28,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, launcher_hides_exit_codes)

@@ -16,6 +16,7 @@ from stargan_dist.errors import (
     USER_ERROR,
     OutsideFault,
     PermanentError,
+    RankError,
     UserError,
     WorldError,
     as_user_error,
@@ -57,6 +58,30 @@ def ended(main, capsys):
     with pytest.raises(SystemExit) as caught:
         run_command(main)
     return caught.value.code, capsys.readouterr().err
+
+
+def test_a_hidden_exit_code_is_explained_once_by_the_rank_that_reports(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command"])
+
+    def fail(error):
+        raise error
+
+    def lines(main, rank="0", hides=True):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit):
+            run_command(main, lambda: hides)
+        return capsys.readouterr().err.splitlines()
+
+    stopped = "exit code 75: stopped with the state saved; the same command resumes"
+    assert lines(lambda: 75) == [stopped]
+    assert lines(lambda: 75, rank="1") == lines(lambda: 75, hides=False) == []
+    assert lines(lambda: 0) == lines(lambda: 1) == []
+    outside = "exit code 74: a fault of storage or the machine; the same command may succeed"
+    assert lines(lambda: fail(OutsideFault("away"))) == ["error: away", outside]
+    user_error = ["error (rank 1): x", "exit code 2: correct what is reported above"]
+    assert lines(lambda: fail(RankError("x")), rank="1") == user_error
+    assert lines(lambda: fail(WorldError("x")), rank="1") == []  # rank 0 reports it
+    assert lines(lambda: fail(RankError("")), rank="0") == []  # already reported
 
 
 def test_a_storage_fault_without_a_message_of_its_own_is_one_line(capsys, monkeypatch):

@@ -270,6 +270,9 @@ class MonitorConfig:
     """Sources per domain in a grid; also the number of references."""
     latents: PositiveInt = 3
     """Latents per target domain in a grid."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where metrics are shown, beside RUN/metrics.jsonl: tensorboard, wandb, mlflow, trackio,
+    comet_ml, clearml, aim, dvclive, swanlab; []: nowhere."""
 
 
 @dataclass(frozen=True)

@@ -88,21 +88,24 @@ def table_over_seeds(results: Sequence[Result]) -> str:
     return format_table(lines, left=[0])
 
 
-def log_to_tensorboard(run: str, result: Result, prefix: str) -> None:
-    """Write a result to RUN/tensorboard/evaluation.
+def scalars(result: Result, prefix: str) -> dict[str, float]:
+    """Return the values of a result that were measured, by tags.
 
     Args:
-        run: the run's folder or URL.
-        result: the result. Values that were not measured are left out.
+        result: the result.
         prefix: the group of the tags: `PREFIX/METRIC_GUIDE` for means and
             `PREFIX_tasks/METRIC_GUIDE_SOURCE_to_TARGET` for tasks.
     """
+    values = {f"{prefix}/{name}": mean for name, mean in result["means"].items()}
+    for row in result["rows"]:
+        task = f"{row['guide']}_{row['source']}_to_{row['target']}"
+        for metric in result["metrics"]:
+            values[f"{prefix}_tasks/{metric}_{task}"] = row.get(metric)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def log_to_tensorboard(run: str, result: Result, prefix: str) -> None:
+    """Write a result to RUN/tensorboard/evaluation, with the tags of `scalars`."""
     with SummaryWriter(storage.join(run, "tensorboard", "evaluation")) as board:
-        scalars = {f"{prefix}/{name}": mean for name, mean in result["means"].items()}
-        for row in result["rows"]:
-            task = f"{row['guide']}_{row['source']}_to_{row['target']}"
-            for metric in result["metrics"]:
-                scalars[f"{prefix}_tasks/{metric}_{task}"] = row.get(metric)
-        for name, value in scalars.items():
-            if value is not None:
-                board.add_scalar(name, value, result["step"])
+        for name, value in scalars(result, prefix).items():
+            board.add_scalar(name, value, result["step"])

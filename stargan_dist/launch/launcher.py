@@ -19,8 +19,10 @@ import psutil
 
 PATIENCE_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 PATIENCE_SECONDS = 30.0  # without this variable, and of a torchrun that does not know it
-PROGRAMS = ("accelerate", "torchrun", "torch.distributed.run", "torch.distributed.launch")
-NODE_AGENT = "stargan_dist.launch.node_agent"
+HANDLED_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"  # set by torchrun for its ranks
+OWN = ("stargan_dist.launch", "stargan_dist.launch.node_agent")  # they keep exit codes
+PROGRAMS = ("accelerate", "torchrun", "torch.distributed.run", "torch.distributed.launch", *OWN)
+NODE_AGENT = OWN[1]
 PR_SET_PDEATHSIG = 1
 
 
@@ -64,15 +66,28 @@ class Launcher:
 
 def find_launcher() -> Launcher | None:
     """Return the launcher if it is the parent of this process. A shell or Slurm is none."""
-    pid, words = os.getppid(), list[str]()
-    with suppress(psutil.Error):
-        words = psutil.Process(pid).cmdline()
+    pid, words = os.getppid(), _words(os.getppid())
     known = any(Path(word).name.startswith(PROGRAMS) for word in words)
     if "TORCHELASTIC_RUN_ID" in os.environ and os.getsid(0) == os.getpid():
-        # The agent of multinode.sh signals the ranks alone: its torchrun has no reason to kill.
-        return Launcher(pid, kills_ranks=known and NODE_AGENT not in words)
+        # The agent of multinode.sh and `stargan_dist.launch` signal the ranks alone: their torchrun
+        # has no reason to kill.
+        forwards = "SIGTERM" in os.environ.get(HANDLED_VARIABLE, "SIGTERM")
+        return Launcher(pid, kills_ranks=known and forwards and NODE_AGENT not in words)
     # `accelerate launch` of a single process: it dies of a signal, without forwarding it.
     return Launcher(pid) if known and "ACCELERATE_MIXED_PRECISION" in os.environ else None
+
+
+def launcher_hides_exit_codes() -> bool:
+    """Return True if this is a rank whose launcher turns every exit code but 0 into 1."""
+    launcher = find_launcher()
+    return launcher is not None and not {*OWN} & {*_words(launcher.pid)}
+
+
+def _words(pid: int) -> list[str]:
+    """Return the command line of a process; nothing if it has gone."""
+    with suppress(psutil.Error):
+        return psutil.Process(pid).cmdline()
+    return []
 
 
 def stop_with_launcher() -> None:

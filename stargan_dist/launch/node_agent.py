@@ -125,7 +125,11 @@ def exit_code(error: "ChildFailedError") -> int:
     """
     if any(failure.exitcode == STOPPED for failure in error.failures.values()):
         return STOPPED
-    code = error.get_first_failure()[1].exitcode
+    return shell_code(error.get_first_failure()[1].exitcode)
+
+
+def shell_code(code: int) -> int:
+    """Return an exit code as a shell does: 128 + N for a process that signal N ended."""
     return code if code >= 0 else 128 - code
 
 

@@ -181,12 +181,16 @@ class MetricLogger:
         start: number of finished steps, at which a resumed run continues.
         config: YAML of the configuration, which a new run shows in TensorBoard.
         tolerance: receives faults, which do not end the training.
+        tensorboard: False leaves TensorBoard out.
     """
 
-    def __init__(self, run: str, start: int, config: str, tolerance: Tolerance) -> None:
+    def __init__(
+        self, run: str, start: int, config: str, tolerance: Tolerance, tensorboard: bool = True
+    ) -> None:
         threading.excepthook = _ignore_writer_threads
         self.tolerance = tolerance
-        self.board, self.file = Board(run, start), MetricsFile(run, start)
+        self.board = Board(run, start) if tensorboard else None
+        self.file = MetricsFile(run, start)
         with tolerance.of(METRICS_FILE):
             self.file.flush()  # without the lines of steps that will be logged again
         if start == 0:
@@ -194,8 +198,9 @@ class MetricLogger:
             self._add(0, lambda writer: writer.add_text("config", indented, 0))
 
     def _add(self, step: int, entry: Callable[[SummaryWriter], None]) -> None:
-        with self.tolerance.of(TENSORBOARD):
-            self.board.add(step, entry)
+        if self.board:
+            with self.tolerance.of(TENSORBOARD):
+                self.board.add(step, entry)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         self._add(step, partial(_add_scalars, step, scalars))
@@ -207,14 +212,16 @@ class MetricLogger:
 
     def flush(self) -> None:
         """Write everything logged so far to disk."""
-        with self.tolerance.of(TENSORBOARD):
-            self.board.flush()
+        if self.board:
+            with self.tolerance.of(TENSORBOARD):
+                self.board.flush()
         with self.tolerance.of(METRICS_FILE):
             self.file.flush()
 
     def close(self) -> None:
-        with self.tolerance.of(TENSORBOARD):
-            self.board.close()
+        if self.board:
+            with self.tolerance.of(TENSORBOARD):
+                self.board.close()
         with self.tolerance.of(METRICS_FILE):
             self.file.flush()
 

@@ -25,6 +25,7 @@ from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.checkpoint import Checkpoint, CheckpointState
 from stargan_dist.runs.owner import Owner, own
+from stargan_dist.training.trackers import check_trackers
 
 # Fields that ranks on different machines may need to set differently.
 FIELDS_OF_A_RANK = ("data.cache", "data.cache_gib", "data.workers", "data.start_method")
@@ -58,10 +59,10 @@ def prepared_run(spec: RunSpec, world: World) -> Iterator[PreparedRun]:
     the manifest has a hash of every file: a stale network filesystem cannot make ranks differ.
 
     Raises:
-        UserError: ranks were started differently, world and batch do not fit, the engine is not
-            available, the recipe does not accept the labels, shards are missing or too few, the run
-            folder is not writable, is in use or belongs to another configuration or dataset, or the
-            checkpoint is damaged.
+        UserError: ranks were started differently, world and batch do not fit, the engine or a
+            tracker is not available, the recipe does not accept the labels, shards are missing or
+            too few, the run folder is not writable, is in use or belongs to another configuration
+            or dataset, or the checkpoint is damaged.
     """
     run = spec.config.run
     world.check_agreement(_values_to_share(spec.config))
@@ -100,6 +101,7 @@ def _checked_sources(spec: RunSpec, world_size: int) -> DataSources:
     config = spec.config
     configs.check_world(config, world_size)
     check_engine(config, world_size)
+    check_trackers(config.monitor.trackers)
     sources = open_sources(config.data, "train")
     sources.check(with_references=spec.recipe.uses_references)
     if config.data.on_bad_shard == "stop":

@@ -29,6 +29,7 @@ from stargan_dist.training.environment import describe_environment, peak_memory_
 from stargan_dist.training.metric_logger import MetricLogger, progress_line
 from stargan_dist.training.stopwatch import Stopwatch
 from stargan_dist.training.tolerance import Tolerance
+from stargan_dist.training.trackers import TENSORBOARD, Trackers
 from stargan_dist.training.train_state import TrainState
 
 GRID_DOMAINS = 8  # domains shown in a grid, at most
@@ -66,6 +67,7 @@ class Reporter:
         self.last_logged_step = start
         self.reported_skipped: SkippedCounts = {}
         self.tolerance = Tolerance()
+        self.on_tensorboard = TENSORBOARD in self.config.monitor.trackers
         if self.is_main:
             self._begin(origins)
 
@@ -86,7 +88,11 @@ class Reporter:
         logger.info("recipe %s: %s", config.recipe, self.state.spec.recipe.description)
         for line in (*origins.lines, *origins.lines_of_overridden):
             logger.info(line)
-        self.metrics = MetricLogger(config.run, self.start, configs.to_yaml(config), self.tolerance)
+        self.trackers = Trackers(config, self.start, self.tolerance)
+        self.metrics = MetricLogger(
+            *(config.run, self.start, configs.to_yaml(config), self.tolerance),
+            tensorboard=self.on_tensorboard,
+        )
 
     def _write(self, name: str, data: bytes) -> None:
         storage.write_bytes(storage.join(self.config.run, name), data)
@@ -149,6 +155,7 @@ class Reporter:
             "progress/images_seen": step * self.config.batch_size,
         }
         self.metrics.log(step, losses | scalars)
+        self.trackers.log("scalars", step, losses | scalars)
         self._report_skipped(skipped)
 
     def _report_skipped(self, skipped: SkippedSamples) -> None:
@@ -163,6 +170,7 @@ class Reporter:
         with self.tolerance.of("sample grids"):
             images = self._draw_grids(self._translator(step))
             self.metrics.show(images, step)
+            self.trackers.show(step, {f"samples/{name}": grid for name, grid in images.items()})
             for name, image in images.items():
                 self._write(f"samples/{name}_{step:08d}.png", grids.to_png(image))
 
@@ -201,8 +209,11 @@ class Reporter:
     def _show(self, result: Result) -> None:
         if self.is_main:
             logger.info("%s\n%s", report.headline(result), report.table(result))
-            with self.tolerance.of("metrics of evaluations in TensorBoard"):
-                report.log_to_tensorboard(self.config.run, result, results.protocol_variant(result))
+            variant = results.protocol_variant(result)
+            self.trackers.log("evaluation", result["step"], report.scalars(result, variant))
+            if self.on_tensorboard:
+                with self.tolerance.of("metrics of evaluations in TensorBoard"):
+                    report.log_to_tensorboard(self.config.run, result, variant)
 
     def _translator(self, step: int) -> Translator:
         return Translator(self.state.ema, self.state.spec, self.state.labels, step)
@@ -216,6 +227,7 @@ class Reporter:
         if not self.is_main:
             return
         self.metrics.close()
+        self.trackers.close()
         status = "finished" if finished else "stopped"
         self._write_status(status, step, received)
         cause = f" by {signal.Signals(received).name}" if received else ""

@@ -27,7 +27,7 @@ class Tolerance:
         try:
             yield
         except Exception as error:
-            fault = _one_line(error)
+            fault = one_line(error)
             if self._faults.get(part) != fault:
                 logger.warning("%s: %s; training continues, tried again later", part, fault)
             self._faults[part] = fault
@@ -36,7 +36,8 @@ class Tolerance:
                 logger.info("%s: works again", part)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
+    """Describe an error in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # without the random names of temporary files
     kind = "" if isinstance(error, OSError | UserError) else f"{type(error).__name__}: "

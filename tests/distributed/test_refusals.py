@@ -43,10 +43,11 @@ def test_a_second_training_of_the_same_run_is_rejected(train, tmp_path):
 
 def test_several_ranks_print_an_error_once(train, tmp_path):
     result = train(tmp_path / "run", "--batch_size", "5", processes=2, code=1)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error")]
-    assert errors == [
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if line.startswith(("error", "exit code"))] == [
         "error: batch_size: 5 is the global batch and must be a multiple of the number of "
-        "processes, 2; 6 works"
+        "processes, 2; 6 works",
+        "exit code 2: correct what is reported above",
     ]
 
 

@@ -112,7 +112,9 @@ def test_a_signal_to_one_rank_stops_all_ranks_at_the_same_step(train, tmp_path):
     process = train.start(run, *LONG, processes=2)
     wait_for_line(process, "step 2/")
     ranks(process)["1"].send_signal(signal.SIGUSR1)
-    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    meaning = "exit code 75: stopped with the state saved; the same command resumes"
+    assert [line for line in err.splitlines() if line.startswith("exit code")] == [meaning]
     step = json.loads((run / "status.json").read_text())["step"]
     assert f"stopped by SIGUSR1 at step {step}" in out
     assert checkpoints.find(str(run)).step == step

@@ -120,3 +120,28 @@ def test_the_patience_of_a_launcher_is_in_the_environment(monkeypatch):
     api = pytest.importorskip("torch.distributed.launcher.api")
     configurable = hasattr(api.LaunchConfig, "shutdown_timeout")
     assert Launcher(1).patience_seconds == (600 if configurable else 30)
+
+
+@pytest.mark.parametrize(
+    ("command", "hides"),
+    [
+        ("python -m accelerate.commands.launch", True),
+        ("torchrun", True),
+        ("python -m stargan_dist.launch", False),
+        ("python -m stargan_dist.launch.node_agent", False),
+        ("bash", False),
+    ],
+)
+def test_launchers_that_hide_exit_codes_are_known(monkeypatch, command, hides):
+    monkeypatch.setattr(launcher, "_words", lambda _: command.split())
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert launcher.launcher_hides_exit_codes() == hides
+
+
+def test_a_torchrun_that_handles_no_sigterm_kills_no_ranks(monkeypatch):
+    monkeypatch.setattr(launcher, "_words", lambda _: ["python", "-m", "stargan_dist.launch"])
+    monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for handled, kills in (("SIGTERM,SIGINT", True), ("SIGQUIT", False)):
+        monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", handled)
+        assert launcher.find_launcher() == Launcher(os.getppid(), kills_ranks=kills)
