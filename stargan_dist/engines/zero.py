@@ -14,8 +14,8 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import DeepSpeedPlugin
@@ -56,21 +56,23 @@ warnings.filterwarnings("ignore", "`torch.distributed.*` is deprecated", FutureW
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-class Plugin(DeepSpeedPlugin):
-    """Settings of one DeepSpeed engine."""
+class Part(NamedTuple):
+    """What one engine trains."""
 
-    def set_deepspeed_weakref(self) -> None:
-        """Do nothing: this would register the settings in the package transformers."""
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    stage: int
+    max_norm: float
 
 
-def engine_settings(config: Config, stage: int, max_norm: float, world_size: int) -> dict[str, Any]:
+def engine_settings(config: Config, part: Part, world_size: int) -> dict[str, Any]:
     """Build the DeepSpeed configuration of one engine."""
     engine = config.engine
     settings = read_settings(engine.deepspeed_config)
-    zero = {"stage": stage} | settings.pop("zero_optimization", {})
+    zero = {"stage": part.stage} | settings.pop("zero_optimization", {})
     offloaded = {
         "offload_optimizer": engine.offload_optimizer,
-        "offload_param": stage == 3 and engine.offload_parameters,
+        "offload_param": part.stage == 3 and engine.offload_parameters,
     }
     for key, is_offloaded in offloaded.items():
         rest = zero.pop(key, {})
@@ -78,7 +80,7 @@ def engine_settings(config: Config, stage: int, max_norm: float, world_size: int
     return {
         "train_micro_batch_size_per_gpu": config.batch_size // world_size // engine.accumulate,
         "gradient_accumulation_steps": 1,  # a loss is divided by it in every engine that it passes
-        "gradient_clipping": max_norm,  # without a value, Accelerate clips at 1
+        "gradient_clipping": part.max_norm,  # without a value, Accelerate clips at 1
         "zero_optimization": zero,
         # Any torch optimizer: ZeRO requires only that it works element by element.
         "zero_allow_untested_optimizer": True,
@@ -97,7 +99,11 @@ class Relay(nn.Module):
         return loss.view_as(loss)
 
 
-GENERATOR = "generator"  # the engine of G, F and E at stage 3
+class Plugin(DeepSpeedPlugin):
+    """Settings of one DeepSpeed engine."""
+
+    def set_deepspeed_weakref(self) -> None:
+        """Do nothing: this would register the settings in the package transformers."""
 
 
 class Zero(Engine):
@@ -106,43 +112,37 @@ class Zero(Engine):
     def __init__(self, parts: TrainedParts, config: Config, world: World) -> None:
         world.ensure_process_group()
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it even for one process
-        stage = self.stage = config.engine.zero_stage
+        networks, optimizers, stage = parts.networks, parts.optimizers, config.engine.zero_stage
         self.keeps_graphs = stage < 3
-        separate = [name for name in parts.networks if stage < 3 or name == "D"]
-        norms = {name: getattr(config.optim.clip, name) for name in separate}
-        settings = {
-            name: engine_settings(config, min(stage, 2), norm, world.size)
-            for name, norm in norms.items()
+        self._shared = [*generator_networks(networks)] if stage == 3 else []
+        trained = {
+            n: Part(Relay(networks[n]), optimizers[n], min(stage, 2), getattr(config.optim.clip, n))
+            for n in networks
+            if n not in self._shared
         }
-        if stage == 3:
-            settings[GENERATOR] = engine_settings(config, 3, 0.0, world.size)
+        if self._shared:
+            joined = _joined([optimizers[name] for name in self._shared])
+            trained["G"] = Part(parts.loss_modules["G"], joined, 3, 0.0)
+        settings = {n: engine_settings(config, part, world.size) for n, part in trained.items()}
         plugins = {n: Plugin(hf_ds_config=s, zero3_init_flag=False) for n, s in settings.items()}
         super().__init__(parts, config, world, plugins)
         assert not self.loss_scales
-        networks, optimizers = parts.networks, parts.optimizers
-        self._engines = {
-            name: self._prepare(name, Relay(networks[name]), optimizers[name]) for name in separate
-        }
-        # Loss modules that an engine runs, whose output needs no relay.
-        self._modules: dict[str, Any] = {}
-        if stage == 3:
-            shared = generator_networks(networks)
-            joined = _joined([optimizers[name] for name in shared])
-            engine = self._prepare(GENERATOR, parts.loss_modules["G"], joined)
-            self._modules["G"] = engine
-            self._engines |= dict.fromkeys(shared, engine)
+        self._engines = {name: self._prepare(name, part) for name, part in trained.items()}
+        self._engines |= dict.fromkeys(self._shared, self._engines["G"])
+        # A loss module that an engine runs needs no relay.
+        self._modules = {**parts.loss_modules} | ({"G": self._engines["G"]} if self._shared else {})
 
-    def _prepare(self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+    def _prepare(self, name: str, part: Part) -> Any:
         """Start a DeepSpeed engine. At stage 3 it shards the module's weights."""
         self.accelerator.state.select_deepspeed_plugin(name)
-        engine, _ = self.accelerator.prepare(module, optimizer)
+        engine, _ = self.accelerator.prepare(part.module, part.optimizer)
         return engine
 
     def _backward(
         self, module: str, calls: Sequence[Call], trains: tuple[str, ...], scale: Tensor | None
     ) -> Terms:
         engines, terms_of_calls = self._engines_of(trains), []
-        run = self._modules.get(module, self.parts.loss_modules[module])
+        run = self._modules[module]
         for number, call in enumerate(calls, start=1):
             for engine in engines:
                 engine.set_gradient_accumulation_boundary(number == len(calls))
@@ -166,10 +166,8 @@ class Zero(Engine):
         return {n: torch.as_tensor(norm, device=self.world.device) for n, norm in norms.items()}
 
     def gathered(self, name: str) -> AbstractContextManager[object]:
-        if self.stage < 3 or name == "D":
-            return nullcontext()
-        parameters = list(self.parts.networks[name].parameters())
-        return deepspeed.zero.GatheredParameters(parameters)
+        parameters = list(self.parts.networks[name].parameters()) if name in self._shared else []
+        return deepspeed.zero.GatheredParameters(parameters, enabled=name in self._shared)
 
     def moments(self, name: str) -> Moments | None:
         kinds, step = _kinds(self._engines[name].optimizer)
