@@ -111,13 +111,13 @@ def test_networks_and_losses_import_only_torch_and_the_standard_library():
             assert packages <= {"torch", *STANDARD_MODULES}, name
 
 
-def test_only_the_world_and_the_zero_engine_import_accelerate_and_deepspeed():
+def test_only_the_world_and_the_engines_import_accelerate_and_deepspeed():
     importers = {
         name
         for name, path in modules()
         if {imported.split(".")[0] for imported in imports(path)} & {"accelerate", "deepspeed"}
     }
-    assert importers == {"distributed.world", "engines.zero"}
+    assert importers == {"distributed.world", "engines.deepspeed_settings", "engines.zero"}
 
 
 def test_benchmarks_experiments_and_baselines_do_not_import_tests():
