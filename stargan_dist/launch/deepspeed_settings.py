@@ -13,10 +13,9 @@ from stargan_dist.config import Config, Request
 from stargan_dist.config.origins import Setting, find, lookup
 from stargan_dist.config.values import flat
 from stargan_dist.errors import UserError, explained
+from stargan_dist.launch.launcher_settings import CLIP, NO_NVME
 
-CLIP = tuple(f"optim.clip.{network}" for network in "GFED")
 OFFLOAD = lookup({"cpu": True, "none": False})
-NO_NVME = "the training offloads to host memory alone; use cpu"
 
 
 def _setting(key: str, options: tuple[str, ...], convert: Any, remedy: str) -> Setting:

@@ -1,10 +1,13 @@
 """Options from the launcher, a DeepSpeed file and the user: order, origins, errors."""
 
 import json
+import os
+import sys
 
 import pytest
 
 from stargan_dist import config as configs
+from stargan_dist import train as command
 from stargan_dist.config import Origins
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.launch.launcher_settings import take_settings
@@ -167,6 +170,19 @@ def test_later_errors_name_the_origin_too_and_keep_their_kind():
     with pytest.raises(WorldError) as error, origins.in_errors():
         raise WorldError("shards are missing", 74)
     assert (str(error.value), error.value.exit_code) == ("shards are missing", 74)
+
+
+def test_the_command_line_follows_the_launcher_and_names_it_in_errors(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    monkeypatch.setattr(sys, "argv", ["train", *REQUIRED, "--batch_size", "3"])
+    with pytest.raises(UserError) as error:
+        command.main()
+    assert str(error.value) == (
+        "batch_size: 3 is the global batch and must be a multiple of the number of processes, 1 "
+        "times engine.accumulate, 2; 4 works; from accelerate launch or its configuration file: "
+        "engine.accumulate 2 (--gradient_accumulation_steps, which divides batch_size here)"
+    )
+    assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" not in os.environ
 
 
 def test_print_config_shows_what_the_launcher_sets(capsys):
