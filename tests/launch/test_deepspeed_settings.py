@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stargan_dist import config as configs
-from stargan_dist.launch import deepspeed_settings
 from stargan_dist.errors import UserError
+from stargan_dist.launch import deepspeed_settings
 from stargan_dist.launch.deepspeed_settings import check_settings, read_requests, read_settings
 from stargan_dist.training.options import configure
 
