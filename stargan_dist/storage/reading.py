@@ -4,6 +4,7 @@ A URL is a local path, or anything that fsspec opens (`s3://bucket/set`, `memory
 `filecache::https://host/set`, …). Temporary faults are retried (retry.py).
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,25 @@ from stargan_dist.storage.retry import with_retries, with_timeout
 
 PARTIAL_PREFIX = ".partial-"  # of incomplete files and folders, which a killed writer may leave
 BLOCK_BYTES = 2**23
+
+
+_inherited: list[Any] = []
+
+
+def _keep_filesystems() -> None:
+    """Keep the filesystems of this process alive in a process that is about to be forked.
+
+    fsspec forgets them there. Garbage collection would close their connections: it blocks for a
+    second, and takes the connections of this process out of the epoll set that both processes
+    share, so that the next read here waits for its timeout (fsspec #835, s3fs #914).
+    """
+    classes = [fsspec.AbstractFileSystem]
+    for kind in classes:
+        classes += kind.__subclasses__()
+    _inherited[:] = [fs for kind in classes for fs in [*kind._cache.values()]]
+
+
+os.register_at_fork(before=_keep_filesystems)
 
 
 def filesystem(url: str) -> tuple[Any, str]:

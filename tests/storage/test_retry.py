@@ -1,5 +1,7 @@
 """Retries and timeouts of reads, against a real HTTP server."""
 
+import gc
+import multiprocessing
 import threading
 
 import pytest
@@ -37,6 +39,25 @@ def test_a_server_that_never_answers_is_a_timeout_error(http, served):
     http.faults["file"] = ["stall"] * 9
     with pytest.raises(OSError, match=r"no answer for 1\.0 s"):
         storage.read_range(served, 0, 1000)
+
+
+def collect_and_read(url):
+    gc.collect()
+    assert storage.read_range(url, 0, 10) == bytes(10)
+
+
+def test_a_forked_process_leaves_the_connections_of_its_parent_alone(http, served):
+    """Otherwise the parent's next read gets no answer and times out."""
+    storage.configure(StorageConfig(tries=1, timeout_seconds=5.0))
+    for _ in range(2):
+        assert storage.read_range(served, 0, 1000) == bytes(1000)
+        process = multiprocessing.get_context("fork").Process(
+            target=collect_and_read, args=(served,)
+        )
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    assert storage.read_range(served, 0, 1000) == bytes(1000)
 
 
 def test_a_missing_file_is_not_retried(http, served):
