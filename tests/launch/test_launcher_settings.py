@@ -103,6 +103,7 @@ REFUSED = [
     ("ACCELERATE_DYNAMO_USE_FULLGRAPH", "True", "--engine.compile true"),
     ("ACCELERATE_DYNAMO_USE_DYNAMIC", "True", "--engine.compile true"),
     ("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", "True", "--engine.compile true"),
+    ("ACCELERATE_USE_DEEPSPEED", "1", "--use_deepspeed 1: must be true or false"),
     ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "two", "--zero_stage two"),
     ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "4", "engine.zero_stage 4 (--zero_stage)"),
     ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3", "engine.zero_stage 3 (--zero_stage)"),
