@@ -142,7 +142,7 @@ def test_torchrun_trains_with_two_processes(shards, tmp_path):
 
 
 def first_lines(done, launcher_line):
-    """Check the lines about a run, and return the configuration in its checkpoint."""
+    """Check the lines about a run, and return the first one."""
     lines = [line.partition("  ")[2] for line in done.stdout.splitlines() if " rank 0  " in line]
     assert "2 process(es) on cpu" in lines[0]
     assert lines[2] == launcher_line
