@@ -121,6 +121,7 @@ def test_cpu_yaml_trains_with_two_processes_despite_the_users_default_settings(s
     assert checkpoints.find(str(tmp_path / "run")).step == 6
 
 
+@pytest.mark.slow
 def test_accelerate_without_a_configuration_file_trains(shards, tmp_path):
     """On a machine without GPUs, it starts one process."""
     done = launch(shards, tmp_path / "run", tmp_path, "--steps", "2")

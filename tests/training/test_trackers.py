@@ -267,6 +267,7 @@ run_command(main)
 """
 
 
+@pytest.mark.slow
 def test_only_rank_0_has_trackers_and_a_fault_does_not_stop_the_training(train, tmp_path):
     (tmp_path / "driver.py").write_text(RANKS)
     options = ("--steps", "2", "--monitor.trackers", "[tensorboard,json]")
