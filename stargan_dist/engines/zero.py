@@ -65,11 +65,12 @@ class Part(NamedTuple):
     max_norm: float
 
 
-def engine_settings(config: Config, part: Part, world_size: int) -> dict[str, Any]:
-    """Build the DeepSpeed configuration of one engine."""
+def engine_settings(
+    config: Config, part: Part, world_size: int, file: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Build the DeepSpeed configuration of one engine. file: the settings of `deepspeed_config`."""
     engine = config.engine
-    settings = read_settings(engine.deepspeed_config)
-    zero = {"stage": part.stage} | settings.pop("zero_optimization", {})
+    zero = {"stage": part.stage} | file.get("zero_optimization", {})
     offloaded = {
         "offload_optimizer": engine.offload_optimizer,
         "offload_param": part.stage == 3 and engine.offload_parameters,
@@ -77,7 +78,7 @@ def engine_settings(config: Config, part: Part, world_size: int) -> dict[str, An
     for key, is_offloaded in offloaded.items():
         rest = zero.pop(key, {})
         zero |= {key: rest | {"device": "cpu"}} if is_offloaded else {}
-    return settings | {
+    return {**file} | {
         "train_micro_batch_size_per_gpu": config.batch_size // world_size // engine.accumulate,
         "gradient_accumulation_steps": 1,  # a loss is divided by it in every engine that it passes
         "gradient_clipping": part.max_norm,  # without a value, Accelerate clips at 1
@@ -123,7 +124,8 @@ class Zero(Engine):
         if self._shared:
             joined = _joined([optimizers[name] for name in self._shared])
             trained["G"] = Part(parts.loss_modules["G"], joined, 3, 0.0)
-        settings = {n: engine_settings(config, part, world.size) for n, part in trained.items()}
+        file = read_settings(config.engine.deepspeed_config)
+        settings = {n: engine_settings(config, p, world.size, file) for n, p in trained.items()}
         plugins = {n: Plugin(hf_ds_config=s, zero3_init_flag=False) for n, s in settings.items()}
         super().__init__(parts, config, world, plugins)
         assert not self.loss_scales

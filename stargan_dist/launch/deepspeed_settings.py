@@ -57,8 +57,9 @@ def read_requests(path: str) -> list[Request]:
     Raises:
         UserError: the file cannot be read, or sets what the training decides.
     """
-    read_settings(path)
-    texts = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in _read(path).items()}
+    values = _read(path)
+    _passed_on(path, values)
+    texts = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in values.items()}
     return find(SETTINGS, texts, path, unset=())
 
 
@@ -68,7 +69,10 @@ def read_settings(path: str) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or sets what the training decides.
     """
-    values = _read(path) if path else {}
+    return _passed_on(path, _read(path))
+
+
+def _passed_on(path: str, values: Mapping[str, Any]) -> dict[str, Any]:
     taken = {*BATCH_SIZES, *(setting.key for setting in SETTINGS)}
     rest = {k: v for k, v in values.items() if k not in taken and not k.startswith(IGNORED)}
     keys = {key for own in OWN_KEYS for key in rest if key == own or key.startswith(f"{own}.")}
@@ -87,16 +91,17 @@ def check_settings(config: Config, world_size: int) -> None:
         UserError: the file cannot be read, its batch sizes are not those of the training, or
             DeepSpeed does not accept its settings.
     """
-    _check_values(config.engine.deepspeed_config)
-    _check_batch_sizes(config, world_size)
+    path = config.engine.deepspeed_config
+    values = _read(path)
+    _check_values(path, _passed_on(path, values))
+    _check_batch_sizes(config, values, world_size)
 
 
-def _check_values(path: str) -> None:
+def _check_values(path: str, settings: dict[str, Any]) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from pydantic import ValidationError
 
-    settings = read_settings(path)
     try:
         DeepSpeedZeroConfig(**settings.get("zero_optimization", {}))
     except ValidationError as error:
@@ -110,9 +115,8 @@ def _check_values(path: str) -> None:
         raise UserError(f"engine.deepspeed_config: {path}: {message}") from error
 
 
-def _check_batch_sizes(config: Config, world_size: int) -> None:
+def _check_batch_sizes(config: Config, values: Mapping[str, Any], world_size: int) -> None:
     path, size = config.engine.deepspeed_config, config.batch_size
-    values = _read(path) if path else {}
     share = size // world_size // config.engine.accumulate
     for key, expected in zip(BATCH_SIZES, (size, share), strict=True):
         if values.get(key, expected) != expected:
@@ -124,11 +128,13 @@ def _check_batch_sizes(config: Config, world_size: int) -> None:
 
 
 def _read(path: str) -> dict[str, Any]:
-    """Read a file as values by dotted key, without those that are null or "auto".
+    """Read a file as values by dotted key, without those that are null or "auto"; {} for no path.
 
     Raises:
         UserError: it is no readable JSON file with settings by name.
     """
+    if not path:
+        return {}
     try:
         values = json.loads(storage.read_bytes(path))
         named = flat(values) if isinstance(values, dict) else {"settings": True}

@@ -77,9 +77,8 @@ def test_the_deepspeed_file_does_not_override_settings_of_the_training():
     zero = pytest.importorskip("stargan_dist.engines.zero")
     path = str(LAUNCHERS / "deepspeed_gpu.json")
     with_file = configs.Config(engine=configs.EngineConfig("deepspeed", deepspeed_config=path))
-    settings = zero.engine_settings(
-        with_file, zero.Part(None, None, stage=2, max_norm=0.0), world_size=1
-    )
+    part = zero.Part(None, None, stage=2, max_norm=0.0)
+    settings = zero.engine_settings(with_file, part, 1, zero.read_settings(path))
     assert settings["zero_optimization"]["stage"] == 2
     assert settings["zero_optimization"]["overlap_comm"] is True
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
