@@ -22,11 +22,11 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from stargan_dist.config.rules import MAX_ERROR
 from stargan_dist.errors import UserError, print_meaning, printable, run_command
 from stargan_dist.launch.node_agent import exit_code, shell_code, signal_ranks
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-MAX_ERROR = 1000  # characters
 HANDLED_BY_TORCHRUN = "SIGQUIT"  # it requires at least one
 
 

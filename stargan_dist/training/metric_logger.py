@@ -198,9 +198,12 @@ class MetricLogger:
             self._add(0, lambda writer: writer.add_text("config", indented, 0))
 
     def _add(self, step: int, entry: Callable[[SummaryWriter], None]) -> None:
+        self._on_board(lambda board: board.add(step, entry))
+
+    def _on_board(self, call: Callable[[Board], None]) -> None:
         if self.board:
             with self.tolerance.of(TENSORBOARD):
-                self.board.add(step, entry)
+                call(self.board)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         self._add(step, partial(_add_scalars, step, scalars))
@@ -212,16 +215,12 @@ class MetricLogger:
 
     def flush(self) -> None:
         """Write everything logged so far to disk."""
-        if self.board:
-            with self.tolerance.of(TENSORBOARD):
-                self.board.flush()
+        self._on_board(Board.flush)
         with self.tolerance.of(METRICS_FILE):
             self.file.flush()
 
     def close(self) -> None:
-        if self.board:
-            with self.tolerance.of(TENSORBOARD):
-                self.board.close()
+        self._on_board(Board.close)
         with self.tolerance.of(METRICS_FILE):
             self.file.flush()
 

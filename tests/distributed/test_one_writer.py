@@ -48,7 +48,7 @@ def only_in_full_runs(points):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", only_in_full_runs(reversed(POINTS)))
+@pytest.mark.parametrize("point", POINTS)
 def test_on_a_local_disk_the_first_training_wins(train, finished_run, tmp_path, point):
     run = tmp_path / "run"
     first = suspended(train, run, point)
