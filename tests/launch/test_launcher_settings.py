@@ -157,7 +157,7 @@ def test_the_settings_are_taken_away():
         "ACCELERATE_USE_IPEX": "true",
         "FSDP_VERSION": "2",
         "MEGATRON_LM_TP_DEGREE": "1",
-        "ACCELERATE_FP8_BACKEND": "TE",
+        "ACCELERATE_FP8_BACKEND": "MSAMP",
     }
     environment = DEFAULTS | DEEPSPEED | others | families | {"ACCELERATE_MIXED_PRECISION": "bf16"}
     requests = take_settings(environment)
