@@ -89,6 +89,7 @@ class Engine(ABC):
         self.parts, self.clip, self.world = parts, config.optim.clip, world
         scaled = config.precision == "float16"
         self.loss_scales = {name: LossScale(world.device) for name in parts.loss_modules if scaled}
+        self._modules: dict[str, Any] = {**parts.loss_modules}  # as they are called
         self._type_of_world = PartialState().distributed_type
         self.accelerator = _start_accelerator(plugins)
 
@@ -119,11 +120,28 @@ class Engine(ABC):
         flags = {f"finite_{name}": flag.double() for name, flag in finite.items()}
         return terms, statistics | flags
 
-    @abstractmethod
     def _backward(
         self, module: str, calls: Sequence[Call], trains: tuple[str, ...], scale: Tensor | None
     ) -> Terms:
         """Run forward and backward of every call. Ranks exchange gradients in the last one."""
+        terms_of_calls = []
+        for number, call in enumerate(calls, start=1):
+            with self._pass(module, trains, last=number == len(calls)):
+                loss, terms = self._modules[module](*call)
+                self.world.mark_progress()
+                self._differentiate(_scaled_share(loss, len(calls), scale), trains)
+            terms_of_calls.append(terms)
+        return _mean_terms(terms_of_calls)
+
+    @abstractmethod
+    def _pass(
+        self, module: str, trains: tuple[str, ...], *, last: bool
+    ) -> AbstractContextManager[None]:
+        """Return the context of a forward and backward. Ranks exchange gradients if it is last."""
+
+    @abstractmethod
+    def _differentiate(self, loss: Tensor, trains: tuple[str, ...]) -> None:
+        """Run the backward of a loss that trains some networks."""
 
     @abstractmethod
     def _step(self, trains: tuple[str, ...], scale: Tensor | None) -> dict[str, Tensor]:
@@ -146,6 +164,7 @@ class Engine(ABC):
 
         This process may then start another engine. Accelerate's own state allows one a process.
         """
+        self._modules = {}  # DDP's wrappers may abort the process if they outlive the group
         self.accelerator.free_memory()
         AcceleratorState._reset_state()
         PartialState().distributed_type = self._type_of_world
@@ -174,7 +193,7 @@ def _start_accelerator(plugins: dict[str, DeepSpeedPlugin] | None) -> Accelerato
     )
 
 
-def mean_terms(terms_of_calls: Sequence[Terms]) -> Terms:
+def _mean_terms(terms_of_calls: Sequence[Terms]) -> Terms:
     """Average the terms of one loss over its calls."""
     first, *others = terms_of_calls
     if not others:
@@ -182,7 +201,7 @@ def mean_terms(terms_of_calls: Sequence[Terms]) -> Terms:
     return {name: torch.stack([terms[name] for terms in terms_of_calls]).mean(0) for name in first}
 
 
-def scaled_share(loss: Tensor, num_calls: int, scale: Tensor | None) -> Tensor:
+def _scaled_share(loss: Tensor, num_calls: int, scale: Tensor | None) -> Tensor:
     """Return the contribution of one call to the scaled mean of a loss over its calls."""
     loss = loss / num_calls if num_calls > 1 else loss
     return loss if scale is None else loss * scale

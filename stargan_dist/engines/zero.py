@@ -14,7 +14,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -33,15 +33,7 @@ from torch import Tensor, nn
 
 from stargan_dist.config import Config
 from stargan_dist.distributed.world import World
-from stargan_dist.engines.base import (
-    Call,
-    Engine,
-    Moments,
-    Terms,
-    TrainedParts,
-    mean_terms,
-    scaled_share,
-)
+from stargan_dist.engines.base import Engine, Moments, TrainedParts
 from stargan_dist.launch.deepspeed_settings import read_settings
 from stargan_dist.nets.networks import generator_networks
 
@@ -131,8 +123,8 @@ class Zero(Engine):
         assert not self.loss_scales
         self._engines = {name: self._prepare(name, part) for name, part in trained.items()}
         self._engines |= dict.fromkeys(self._shared, self._engines["G"])
-        # A loss module that an engine runs needs no relay.
-        self._modules = {**parts.loss_modules} | ({"G": self._engines["G"]} if self._shared else {})
+        if self._shared:
+            self._modules["G"] = self._engines["G"]
 
     def _prepare(self, name: str, part: Part) -> Any:
         """Start a DeepSpeed engine. At stage 3 it shards the module's weights."""
@@ -140,22 +132,18 @@ class Zero(Engine):
         engine, _ = self.accelerator.prepare(part.module, part.optimizer)
         return engine
 
-    def _backward(
-        self, module: str, calls: Sequence[Call], trains: tuple[str, ...], scale: Tensor | None
-    ) -> Terms:
-        engines, terms_of_calls = self._engines_of(trains), []
-        run = self._modules[module]
-        for number, call in enumerate(calls, start=1):
-            for engine in engines:
-                engine.set_gradient_accumulation_boundary(number == len(calls))
-            loss, terms = run(*call)
-            self.world.mark_progress()
-            loss = scaled_share(loss, len(calls), scale)
-            for engine in engines:
-                loss = loss if engine is run else engine(loss)
-            loss.backward()
-            terms_of_calls.append(terms)
-        return mean_terms(terms_of_calls)
+    def _pass(
+        self, module: str, trains: tuple[str, ...], *, last: bool
+    ) -> AbstractContextManager[None]:
+        for engine in self._engines_of(trains):
+            engine.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
+    def _differentiate(self, loss: Tensor, trains: tuple[str, ...]) -> None:
+        for engine in self._engines_of(trains):
+            # A loss that comes from an engine has passed through it.
+            loss = loss if engine is self._modules["G"] else engine(loss)
+        loss.backward()
 
     def _engines_of(self, names: tuple[str, ...]) -> list[Any]:
         """Return the engines of some networks, each once."""
@@ -194,7 +182,7 @@ class Zero(Engine):
     def close(self) -> None:
         for engine in self._engines_of(tuple(self._engines)):
             engine.destroy()
-        self._engines, self._modules = {}, {}
+        self._engines = {}
         self.accelerator.deepspeed_engine_wrapped = None  # destroyed above
         super().close()
 
