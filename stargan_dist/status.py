@@ -5,14 +5,14 @@
 training would resume from.
 """
 
-from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.errors import run_command
 from stargan_dist.runs import checkpoint as checkpoints
+from stargan_dist.training.options import configure
 
 
 def main() -> None:
-    config = configs.parse(prog="stargan_dist.status")
+    config, _ = configure(prog="stargan_dist.status")
     storage.configure(config.storage)
     checkpoint = checkpoints.find(config.run)
     step = checkpoint.step if checkpoint else 0

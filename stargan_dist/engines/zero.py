@@ -77,7 +77,7 @@ def engine_settings(config: Config, part: Part, world_size: int) -> dict[str, An
     for key, is_offloaded in offloaded.items():
         rest = zero.pop(key, {})
         zero |= {key: rest | {"device": "cpu"}} if is_offloaded else {}
-    return {
+    return settings | {
         "train_micro_batch_size_per_gpu": config.batch_size // world_size // engine.accumulate,
         "gradient_accumulation_steps": 1,  # a loss is divided by it in every engine that it passes
         "gradient_clipping": part.max_norm,  # without a value, Accelerate clips at 1
@@ -85,7 +85,7 @@ def engine_settings(config: Config, part: Part, world_size: int) -> dict[str, An
         # Any torch optimizer: ZeRO requires only that it works element by element.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-    } | settings
+    }
 
 
 class Relay(nn.Module):

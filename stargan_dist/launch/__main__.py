@@ -39,6 +39,7 @@ def launch(arguments: Sequence[str]) -> int:
     args = launch_command_parser().parse_args(arguments)
     _check_file(args.config_file)
     args.signals_to_handle = HANDLED_BY_TORCHRUN  # an option of torchrun
+    args.quiet = False  # it would turn the exit code of a single process into 1
     try:
         launch_command(args)
     except ChildFailedError as error:
@@ -49,6 +50,8 @@ def launch(arguments: Sequence[str]) -> int:
         return 128 + error.sigval
     except (ValueError, ImportError, RuntimeError) as error:
         raise _explained(error) from error
+    except Exception as error:  # of other types: it does not check whether an argument is missing
+        raise _explained(error, f"{type(error).__name__} (see --help): ") from error
     return 0
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from stargan_dist import storage
 from stargan_dist.config import Config, Request
 from stargan_dist.config.origins import Setting, find, lookup
+from stargan_dist.config.rules import MAX_ERROR
 from stargan_dist.config.values import flat
-from stargan_dist.errors import UserError, explained
+from stargan_dist.errors import UserError, explained, printable
 from stargan_dist.launch.launcher_settings import CLIP, NO_NVME
 
 OFFLOAD = lookup({"cpu": True, "none": False})
@@ -86,18 +87,27 @@ def check_settings(config: Config, world_size: int) -> None:
         UserError: the file cannot be read, its batch sizes are not those of the training, or
             DeepSpeed does not accept its settings.
     """
+    _check_values(config.engine.deepspeed_config)
+    _check_batch_sizes(config, world_size)
+
+
+def _check_values(path: str) -> None:
+    from deepspeed.runtime.config import DeepSpeedConfig
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from pydantic import ValidationError
 
-    path = config.engine.deepspeed_config
-    zero = read_settings(path).get("zero_optimization", {})
+    settings = read_settings(path)
     try:
-        DeepSpeedZeroConfig(**zero)
+        DeepSpeedZeroConfig(**settings.get("zero_optimization", {}))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, ("zero_optimization", *first["loc"])))
         raise UserError(f"engine.deepspeed_config: {path}, {key}: {first['msg']}") from error
-    _check_batch_sizes(config, world_size)
+    try:
+        DeepSpeedConfig({BATCH_SIZES[1]: 1} | settings)
+    except Exception as error:  # of many types
+        message = printable(" ".join(str(error).split()), MAX_ERROR)
+        raise UserError(f"engine.deepspeed_config: {path}: {message}") from error
 
 
 def _check_batch_sizes(config: Config, world_size: int) -> None:
@@ -107,7 +117,7 @@ def _check_batch_sizes(config: Config, world_size: int) -> None:
     for key, expected in zip(BATCH_SIZES, (size, share), strict=True):
         if values.get(key, expected) != expected:
             raise UserError(
-                f"engine.deepspeed_config: {path} has {key} {values[key]}, but it is {expected} "
+                f"engine.deepspeed_config: {path} has {key} {values[key]!r}, but it is {expected} "
                 f"(batch_size {size}, {world_size} process(es), engine.accumulate "
                 f"{config.engine.accumulate}); remove this key, or set batch_size"
             )

@@ -32,7 +32,7 @@ SETTINGS = (
             "the training compiles with inductor; use --engine.compile true, or false"),
     # The DeepSpeed launcher. It alone passes gradient accumulation on.
     Setting("ACCELERATE_USE_DEEPSPEED", "--use_deepspeed", ENGINE, lookup({"true": "deepspeed"}),
-            needs_deepspeed=True),
+            "must be true or false", needs_deepspeed=True),
     Setting("ACCELERATE_DEEPSPEED_ZERO_STAGE", "--zero_stage", ("engine.zero_stage",), int,
             "must be 0, 1, 2 or 3", needs_deepspeed=True),
     # Accelerate's default is 2, that of engine.zero_stage 1.
@@ -74,6 +74,7 @@ IGNORED = (
     "ACCELERATE_DEEPSPEED_ZERO3_INIT",
     "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL",
     "ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE",
+    "ACCELERATE_USE_IPEX",  # of former versions
 )
 IGNORED_PREFIXES = ("ACCELERATE_FP8_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
 LEFT_TO_ACCELERATE = ("ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE")

@@ -227,13 +227,13 @@ class Reporter:
         if not self.is_main:
             return
         self.metrics.close()
-        self.trackers.close()
         status = "finished" if finished else "stopped"
         self._write_status(status, step, received)
         cause = f" by {signal.Signals(received).name}" if received else ""
         logger.info("%s%s at step %d, saved in %s", status, cause, step, self.config.run)
         if status == "stopped":
             logger.info("the same command continues from there")
+        self.trackers.close()  # last: it may wait longer than a scheduler does
 
 
 def _build_evaluator(config: Config, world: World, stopped: Callable[[], bool]) -> Evaluator | None:

@@ -210,7 +210,9 @@ class Tracker:
             self._put(None)
             self._thread.join(FINISH_SECONDS)
             if self._thread.is_alive():
-                self._drop(f"has not finished within {FINISH_SECONDS:g} s")
+                self._drop(
+                    f"has not finished within {FINISH_SECONDS:g} s", "entries may be missing"
+                )
 
     def _put(self, entry: Entry | None) -> None:
         try:
@@ -218,12 +220,10 @@ class Tracker:
         except queue.Full:
             self._drop(f"has not taken the last {MAX_WAITING} entries")
 
-    def _drop(self, fault: str) -> None:
+    def _drop(self, fault: str, result: str = "training continues without it") -> None:
         if not self._dropped:
             self._dropped = True
-            logger.warning(
-                "tracker %s: %s; training continues without it", self.name, printable(fault, 300)
-            )
+            logger.warning("tracker %s: %s; %s", self.name, printable(fault, 300), result)
 
     def _work(self) -> None:
         try:

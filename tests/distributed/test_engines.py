@@ -112,6 +112,5 @@ def test_micro_batches_all_reduce_gradients_once(two):
 
 @pytest.mark.parametrize("case", ["d_not_frozen", "e_stepped_by_references"])
 def test_mistakes_exceed_the_tolerances(two, case):
-    """(With ZeRO, a step of D with gradients of G's loss raises an error.)"""
     letter = "D" if case == "d_not_frozen" else "E"
     assert max_difference(two[case], two["ddp"], f"{letter}.") > 1e-4

@@ -86,6 +86,7 @@ def nan_driver(tmp_path):
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_nonfinite_gradient_stops_all_ranks(train, tmp_path, nan_driver):
     run = tmp_path / "run"
     done = train(run, processes=2, driver=nan_driver, code=1)

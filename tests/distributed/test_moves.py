@@ -31,8 +31,9 @@ def start(folder, processes, *sources, engines=ALL):
 
 def test_a_checkpoint_of_two_processes_resumes_with_one(tmp_path):
     start(tmp_path, 2, engines=["zero1", "zero3-summed"])
-    start(tmp_path, 1, "zero1_2", "zero3-summed_2")
-    for engine in ENGINES:
+    engines = ["ddp", "zero2", *SUMMED_ENGINES]  # the others below, in the slow test
+    start(tmp_path, 1, "zero1_2", "zero3-summed_2", engines=engines)
+    for engine in ("ddp", "zero2"):
         check(tmp_path, "zero1_2", f"{engine}_1")
         moved = tmp_path / f"zero1_2-to-{engine}_1"
         assert_same_bits(moved, tmp_path / "zero1_2-to-ddp_1")

@@ -47,6 +47,7 @@ def only_in_full_runs(points):
     return [first, *(pytest.param(point, marks=pytest.mark.slow) for point in others)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", only_in_full_runs(reversed(POINTS)))
 def test_on_a_local_disk_the_first_training_wins(train, finished_run, tmp_path, point):
     run = tmp_path / "run"

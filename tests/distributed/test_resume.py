@@ -120,6 +120,7 @@ def test_a_signal_to_one_rank_stops_all_ranks_at_the_same_step(train, tmp_path):
     assert checkpoints.find(str(run)).step == step
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(train, tmp_path, finished_run):
     run = shutil.copytree(finished_run, tmp_path / "run")
     before = {f: f.stat().st_mtime_ns for f in (run / "checkpoints").rglob("*")}

@@ -68,7 +68,7 @@ def rank(tmp_path):
 )  # fmt: skip
 def test_the_exit_code_of_the_ranks_survives(rank, processes, end, code):
     program = rank(f"import os, sys, time\n{end}\n")
-    assert module.launch([*WORLDS[processes], *DEFAULTS, program]) == code
+    assert module.launch([*WORLDS[processes], *DEFAULTS, "--quiet", program]) == code
 
 
 @pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
@@ -121,6 +121,7 @@ def test_a_file_that_accelerate_cannot_read_is_one_line(tmp_path, text, message)
     [
         (("--multi_gpu", "--use_fsdp"), "You can only use one of"),
         (("--multi_gpu", "--num_processes", "1"), "at least 2 processes"),
+        (("--multi_gpu", "--num_processes", "2", "--num_machines", "2"), "see --help"),
     ],
 )
 def test_contradictory_arguments_are_one_line(arguments, message):

@@ -103,6 +103,7 @@ REFUSED = [
     ("ACCELERATE_DYNAMO_USE_FULLGRAPH", "True", "--engine.compile true"),
     ("ACCELERATE_DYNAMO_USE_DYNAMIC", "True", "--engine.compile true"),
     ("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", "True", "--engine.compile true"),
+    ("ACCELERATE_USE_DEEPSPEED", "1", "--use_deepspeed 1: must be true or false"),
     ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "two", "--zero_stage two"),
     ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "4", "engine.zero_stage 4 (--zero_stage)"),
     ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3", "engine.zero_stage 3 (--zero_stage)"),
@@ -152,7 +153,12 @@ def test_every_row_has_a_case():
 
 def test_the_settings_are_taken_away():
     others = {"PATH": "/bin", "ACCELERATE_CPU_AFFINITY": "1", "ACCELERATE_DEBUG_MODE": "true"}
-    families = {"FSDP_VERSION": "2", "MEGATRON_LM_TP_DEGREE": "1", "ACCELERATE_FP8_BACKEND": "TE"}
+    families = {
+        "ACCELERATE_USE_IPEX": "true",
+        "FSDP_VERSION": "2",
+        "MEGATRON_LM_TP_DEGREE": "1",
+        "ACCELERATE_FP8_BACKEND": "TE",
+    }
     environment = DEFAULTS | DEEPSPEED | others | families | {"ACCELERATE_MIXED_PRECISION": "bf16"}
     requests = take_settings(environment)
     assert [request.option for request in requests][:2] == ["precision", "engine.name"]
@@ -259,6 +265,7 @@ def test_every_file_of_accelerate_config_is_tested():
 OF_PROCESSES = (
     "OMP_NUM_THREADS", "MASTER_ADDR", "MASTER_PORT", "KMP_AFFINITY", "KMP_BLOCKTIME", "PYTHONPATH",
     "LOCAL_RANK", "RANK", "FORK_LAUNCHED", "NCCL_P2P_DISABLE", "NCCL_IB_DISABLE",
+    "CCL_WORKER_COUNT",  # of former versions
 )  # fmt: skip
 OF_DEVICES = re.compile(r"\w+_VISIBLE_(DEVICES|MODULES|CORES)|ZE_AFFINITY_MASK|AWS_\w+")
 
@@ -294,6 +301,7 @@ def test_no_key_of_a_file_of_this_version_of_accelerate_is_missing():
         "mixed_precision", "use_cpu", "debug", "enable_cpu_affinity", "dynamo_config", "fp8_config",
         "deepspeed_config", "fsdp_config", "parallelism_config", "megatron_lm_config",
         "downcast_bf16", "distributed_type", "compute_environment",
+        "ipex_config",  # of former versions
     }  # fmt: skip
     of_launcher = {
         "num_processes", "machine_rank", "num_machines", "gpu_ids", "main_process_ip",

@@ -121,6 +121,7 @@ def test_cpu_yaml_trains_with_two_processes_despite_the_users_default_settings(s
     assert checkpoints.find(str(tmp_path / "run")).step == 6
 
 
+@pytest.mark.slow
 def test_accelerate_without_a_configuration_file_trains(shards, tmp_path):
     """On a machine without GPUs, it starts one process."""
     done = launch(shards, tmp_path / "run", tmp_path, "--steps", "2")
@@ -142,7 +143,7 @@ def test_torchrun_trains_with_two_processes(shards, tmp_path):
 
 
 def first_lines(done, launcher_line):
-    """Check the lines about a run, and return the configuration in its checkpoint."""
+    """Check the lines about a run, and return the first one."""
     lines = [line.partition("  ")[2] for line in done.stdout.splitlines() if " rank 0  " in line]
     assert "2 process(es) on cpu" in lines[0]
     assert lines[2] == launcher_line

@@ -123,6 +123,7 @@ def test_a_signal_saves_and_requeues_the_job(slurm, uninterrupted, tmp_path):
     assert_equal(run, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_fails_the_job_which_is_requeued(slurm, uninterrupted, tmp_path):
     run = tmp_path / "run"
     job = slurm.train(run)

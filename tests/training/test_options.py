@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from stargan_dist import config as configs
+from stargan_dist import status
 from stargan_dist import train as command
 from stargan_dist.config import Origins
 from stargan_dist.errors import UserError, WorldError
@@ -189,6 +190,16 @@ def test_print_config_shows_what_the_launcher_sets(capsys):
     with pytest.raises(SystemExit):
         configured("--print_config")
     assert "precision: bfloat16" in capsys.readouterr().out
+
+
+def test_status_accepts_options_that_fit_a_deepspeed_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 3}}')
+    options = ("--engine.deepspeed_config", str(tmp_path / "ds.json"), "--schedule", "summed",
+               "--engine.name", "deepspeed", "--engine.offload_parameters", "true")  # fmt: skip
+    run = str(tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["status", "--run", run, "--data.shards", "s", *options])
+    status.main()
+    assert capsys.readouterr().out == f"0 of 100000 steps saved in {run}\n"
 
 
 def test_origins_stand_in_the_first_lines_and_in_config_yaml(shards, tmp_path, caplog):

@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from PIL import Image
 from stargan_dist import config as configs
 from stargan_dist.errors import UserError
 from stargan_dist.training import trackers as module
+from stargan_dist.training.reporter import Reporter
 from stargan_dist.training.tolerance import Tolerance
 from stargan_dist.training.trackers import Package, Trackers, check_trackers
 from tests.conftest import here
@@ -196,6 +198,17 @@ def test_a_tracker_that_hangs_does_not_stop_the_training(fake, tmp_path, call, c
     assert "has not" in message
 
 
+def test_status_json_is_written_before_trackers_are_waited_for(monkeypatch):
+    """A scheduler may kill a stopped training while it waits."""
+    ended, reporter = [], Reporter.__new__(Reporter)
+    reporter.is_main, reporter.config = True, config("r")
+    for part in ("metrics", "trackers"):
+        setattr(reporter, part, SimpleNamespace(close=partial(ended.append, part)))
+    monkeypatch.setattr(reporter, "_write_status", lambda *_: ended.append("status"))
+    reporter.end(2, finished=False, received=signal.SIGTERM)
+    assert ended == ["metrics", "status", "trackers"]
+
+
 def test_a_slow_tracker_is_waited_for_at_the_end(fake, tmp_path):
     fake.faults["log"] = lambda: time.sleep(0.02)
     log_steps(tmp_path / "run", 0, range(1, 9))
@@ -254,6 +267,7 @@ run_command(main)
 """
 
 
+@pytest.mark.slow
 def test_only_rank_0_has_trackers_and_a_fault_does_not_stop_the_training(train, tmp_path):
     (tmp_path / "driver.py").write_text(RANKS)
     options = ("--steps", "2", "--monitor.trackers", "[tensorboard,json]")
