@@ -18,16 +18,18 @@ last line is JSON.
 """
 
 import argparse
+import asyncio
 import json
 import multiprocessing
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,36 +53,38 @@ DOMAINS, SHARD_IMAGES = 3, 200
 BYTES_PER_SECOND = 60e6
 
 
-def make_handler(folder: Path, delay_seconds: float) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+async def answer(
+    folder: Path, delay_seconds: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Answer the requests of a connection. (http.server takes too much of the two cores.)"""
+    with suppress(ConnectionError, asyncio.IncompleteReadError):
+        while request := (await reader.readuntil(b"\r\n\r\n")).decode():
+            part = re.search(r"(?i)range: bytes=(\d+)-(\d*)", request)
+            with (folder / request.split()[1].lstrip("/")).open("rb") as file:
+                total = os.fstat(file.fileno()).st_size
+                begin = int(part[1]) if part else 0
+                end = min(int(part[2]), total - 1) if part and part[2] else total - 1
+                file.seek(begin)
+                data = file.read(end - begin + 1)
+            await asyncio.sleep(delay_seconds + len(data) / BYTES_PER_SECOND)
+            status = (
+                f"206 Partial\r\nContent-Range: bytes {begin}-{end}/{total}" if part else "200 OK"
+            )
+            writer.write(
+                f"HTTP/1.1 {status}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+            )
+            await writer.drain()
 
-        def do_GET(self) -> None:
-            data = (folder / self.path.lstrip("/")).read_bytes()
-            part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            if part:
-                begin, end = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)
-                total, data = len(data), data[begin : end + 1]
-            time.sleep(delay_seconds + len(data) / BYTES_PER_SECOND)
-            self.send_response(206 if part else 200)
-            if part:
-                self.send_header("Content-Range", f"bytes {begin}-{end}/{total}")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    return Handler
+async def serve_forever(folder: str, delay_ms: float, ports: Any) -> None:
+    handler = partial(answer, Path(folder), delay_ms / 1000)
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    ports.put(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
 
 
 def serve(folder: str, delay_ms: float, ports: Any) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(Path(folder), delay_ms / 1000))
-    server.daemon_threads = True
-    ports.put(server.server_port)
-    server.serve_forever()
+    asyncio.run(serve_forever(folder, delay_ms, ports))
 
 
 @contextmanager
@@ -127,7 +131,7 @@ def webdataset_batches(url: str, workers: int) -> Iterator[Any]:
         return load_augmented(data, SIZE, rng, fast_decoding=True)
 
     dataset = wds.WebDataset(urls, shardshuffle=len(urls), resampled=True).shuffle(200)
-    images = dataset.to_tuple("jpg").map_tuple(augment).batched(BATCH * IMAGES_PER_SLOT)
+    images = dataset.to_tuple("jpeg;jpg").map_tuple(augment).batched(BATCH * IMAGES_PER_SLOT)
     return iter(wds.WebLoader(images, batch_size=None, num_workers=workers))
 
 

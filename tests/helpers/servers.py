@@ -4,7 +4,6 @@ import re
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,7 +27,7 @@ class FileRequestHandler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         with self.server.counted():
-            time.sleep(self.server.delay_seconds)
+            self.server.released.wait(self.server.delay_seconds)
         path = self.server.folder / unquote(self.path).lstrip("/")
         fault = self.server.next_fault(self.path)
         if fault == "reset":
