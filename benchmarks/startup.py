@@ -39,9 +39,10 @@ from stargan_dist.data.index import (
     to_json,
     write_index,
 )
+from stargan_dist.data.loading import iterate_batches, training_loader
 from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.data.sources import open_sources
-from stargan_dist.data.stream import Slots, iterate_batches, training_loader
+from stargan_dist.data.stream import Slots
 from stargan_dist.shards.build import build
 
 DOMAINS = [f"domain{i}" for i in range(10)]

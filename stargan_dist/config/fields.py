@@ -74,6 +74,9 @@ class DataConfig:
     fast_decoding: bool = False
     """Decode and resize plain JPEGs faster: large images at reduced scale, and with different
     rounding (PSNR 50 dB or more)."""
+    ahead_mib: NonNegativeInt = 64
+    """MiB of samples that each loader process fetches from URLs before it needs them, many requests
+    at a time; 0: one sample at a time. It does not affect the samples."""
     cache: str = ""
     """Local folder for whole shards, shared by all ranks of a node; empty: fetch each sample by its
     byte range."""

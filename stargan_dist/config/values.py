@@ -12,7 +12,8 @@ from stargan_dist.errors import UserError
 # Fields that may change when a run is resumed: none of them changes the resulting parameters.
 FREE_FIELDS = (
     "run", "steps", "checkpoint.", "engine.", "evaluation.", "monitor.", "storage.", "data.shards",
-    "data.workers", "data.start_method", "data.cache", "data.on_bad_shard", "data.max_skipped",
+    "data.workers", "data.ahead_mib", "data.start_method", "data.cache", "data.on_bad_shard",
+    "data.max_skipped",
     "optim.on_nonfinite", "optim.max_nonfinite",
 )  # fmt: skip
 FREE_SOURCE_FIELDS = re.compile(r"data\.sources\.[\w-]+\.shards")

@@ -250,9 +250,23 @@ def read_sample_table(url: str, shard: Shard) -> SampleTable:
         OSError: it cannot be read.
         UserError: it is not in the builder's format, or does not match the shard.
     """
-    name = sample_table_name(shard.name)
+    where = sample_table_range(url, shard)
+    return parse_sample_table(storage.read_bytes(where.url, where.end), shard)
+
+
+def sample_table_range(url: str, shard: Shard) -> storage.Range:
+    """Return the file of a sample table, as a range of the largest size that it may have."""
     limit = JSON_BYTES_PER_SAMPLE * (shard.samples + 100)
-    data = storage.read_bytes(storage.join(url, name), limit)
+    return storage.Range(storage.join(url, sample_table_name(shard.name)), 0, limit)
+
+
+def parse_sample_table(data: bytes, shard: Shard) -> SampleTable:
+    """Parse the sample table of a shard.
+
+    Raises:
+        UserError: it is not in the builder's format, or does not match the shard.
+    """
+    name = sample_table_name(shard.name)
     fields = storage.decode_json(data, _SampleTableFields, name)
     if reason := _table_fault(fields, shard):
         raise UserError(f"{name} is invalid: {reason}")

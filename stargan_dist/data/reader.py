@@ -3,9 +3,12 @@
 The index holds the position of every sample, so a reader fetches only the samples it needs.
 """
 
+import threading
 import zlib
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +27,28 @@ from stargan_dist.errors import PermanentError, UserError, explained, printable
 STREAMS = 3  # sources, references, second references
 
 
-@lru_cache(maxsize=1024)
-def _sample_table(url: str, shard: Shard) -> SampleTable:
-    return read_sample_table(url, shard)
+class SampleTables:
+    """The most recently used sample tables of a dataset, for several threads. A copy is empty."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._tables: OrderedDict[str, SampleTable] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SampleTables, (self.capacity,)
+
+    def get(self, shard: Shard) -> SampleTable | None:
+        with self._lock:
+            if shard.name in self._tables:
+                self._tables.move_to_end(shard.name)
+            return self._tables.get(shard.name)
+
+    def put(self, shard: Shard, table: SampleTable) -> None:
+        with self._lock:
+            self._tables[shard.name] = table
+            while len(self._tables) > self.capacity:
+                self._tables.popitem(last=False)
 
 
 class ShardReader:
@@ -37,14 +59,29 @@ class ShardReader:
         index: the dataset's index.
         split: name of the split.
         cache: cache of whole shards; None: each sample is fetched by its byte range.
+
+    Attributes:
+        tables: of this process.
+        fetched: bytes of samples that were fetched beforehand (read_ahead.py), by the name of the
+            shard and the number of the sample.
+        serves_ranges: a range of bytes had the requested size in this process.
     """
 
     def __init__(self, url: str, index: Index, split: str, cache: ShardCache | None = None) -> None:
         self.url, self.index, self.split, self.cache = url, index, split, cache
+        in_windows = STREAMS * WINDOW_SHARDS * len(index.domains)
+        self.tables = SampleTables(max(1024, 2 * in_windows))
+        self.fetched: Mapping[tuple[str, int], bytes] = {}
+        self.serves_ranges = False
         self._starts = [np.cumsum([0, *counts]) for counts in index.counts(split)]
         # Shard -> reason. Each attempt on an unreachable shard takes long, and a step waits for
         # all ranks: such a shard is not tried again.
         self._unreachable: dict[str, str] = {}
+
+    @property
+    def is_far(self) -> bool:
+        """Samples are fetched from a store, and not through a cache."""
+        return not (self.cache or "::" in self.url or storage.is_local(self.url))
 
     def shard(self, location: Location) -> Shard:
         """Return the shard of a sample."""
@@ -95,9 +132,20 @@ class ShardReader:
             return parse_sample(self._read_checked(shard, number))
 
     def _read_checked(self, shard: Shard, number: int) -> bytes:
-        table = _sample_table(self.url, shard)
+        table = self._table(shard)
         begin, end = table.offsets[number : number + 2].tolist()
-        return _checked(self._fetch(shard, begin, end), end - begin, int(table.crc32[number]))
+        size, crc32 = end - begin, int(table.crc32[number])
+        fetched = self.fetched.get((shard.name, number), b"")
+        if len(fetched) == size and zlib.crc32(fetched) == crc32:
+            return fetched
+        return _checked(self._fetch(shard, begin, end), size, crc32)
+
+    def _table(self, shard: Shard) -> SampleTable:
+        table = self.tables.get(shard)
+        if table is None:
+            table = read_sample_table(self.url, shard)
+            self.tables.put(shard, table)
+        return table
 
     def _fetch(self, shard: Shard, begin: int, end: int) -> bytes:
         """Fetch the bytes [begin, end) of a shard.

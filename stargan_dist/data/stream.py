@@ -1,18 +1,17 @@
-"""Slots to batches: the contents of each slot of training, and which process loads it.
+"""The contents of each slot of training.
 
 The order is known beforehand (data/order.py), and any sample can be read by itself
 (data/reader.py). The contents of a slot are therefore independent of the rank and the worker that
 load it.
 """
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset
 
 from stargan_dist.data import transforms
 from stargan_dist.data.batch import Batch
@@ -27,9 +26,8 @@ from stargan_dist.data.order import (
 )
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.sample import Sample
-from stargan_dist.data.skipped import Fault, SkippedSamples
+from stargan_dist.data.skipped import Fault
 from stargan_dist.data.sources import DataSources
-from stargan_dist.data.workers import iterate, open_loader
 from stargan_dist.errors import UserError, explained
 
 MAX_SUBSTITUTES = 10  # substitutes tried for one image before the run stops
@@ -118,11 +116,12 @@ class AugmentedImages:
         Raises:
             UserError: the sample cannot be read or decoded, or has no label.
         """
-        if self.replace_unreadable and not self._labels_are_domains():
+        if self.replace_unreadable and not self.labels_are_domains():
             return self.load_labelled(location, role, slot)[1]
         return self.sources.label(self.source_index, location)
 
-    def _labels_are_domains(self) -> bool:
+    def labels_are_domains(self) -> bool:
+        """Return True if the domain of an image determines its label."""
         return self.sources.labels.spaces[self.source_index].labels_are_domains
 
     def load_or_substitute(
@@ -211,6 +210,7 @@ class Slots(Dataset[LoaderOutput]):
         )
         self.seed, self.latent_dim, self.batch_size = seed, latent_dim, batch_size
         self.with_references, self.permute_labels = with_references, permute_labels
+        self.readers = sources.readers
         self.images = [
             AugmentedImages(
                 sources,
@@ -238,6 +238,16 @@ class Slots(Dataset[LoaderOutput]):
         """Return the references of a slot, locations in the slot's data source."""
         images, source_slot = self.images_of_slot(slot)
         return images.order.references(source_slot)
+
+    def samples(self, slots: Iterable[int]) -> Iterator[tuple[ShardReader, Location]]:
+        """Yield the samples that loading some slots reads, if all of them can be read."""
+        for slot in slots:
+            images, _ = self.images_of_slot(slot)
+            yield images.reader, self.source(slot)
+            if self.with_references:
+                yield from ((images.reader, reference) for reference in self.references(slot))
+            if self.permute_labels and not images.labels_are_domains():
+                yield images.reader, self.source(self._target_slot(slot))
 
     def __getitem__(self, slot: int) -> LoaderOutput:
         images, _ = self.images_of_slot(slot)
@@ -270,15 +280,19 @@ class Slots(Dataset[LoaderOutput]):
         """Return y_trg: a domain, or the label of the source of another slot of the step."""
         if not self.permute_labels:
             return torch.tensor(self.references(slot)[0].domain)
-        step, i = divmod(slot, self.batch_size)
-        permutation = target_permutation(self.seed, step, self.batch_size)
-        target_slot = step * self.batch_size + permutation[i]
+        target_slot = self._target_slot(slot)
         images, _ = self.images_of_slot(slot)
         # Faults are not counted here, but where the image itself is loaded.
         label, _ = images.load_or_substitute(
             images.load_label, self.source(target_slot), "source", target_slot, set(), []
         )
         return label
+
+    def _target_slot(self, slot: int) -> int:
+        """Return the slot of the same step whose source has the target label of a slot."""
+        step, i = divmod(slot, self.batch_size)
+        permutation = target_permutation(self.seed, step, self.batch_size)
+        return step * self.batch_size + permutation[i]
 
 
 def describe_step(slots: Slots, step: int) -> list[dict[str, Any]]:
@@ -304,63 +318,3 @@ def _key(reader: ShardReader, location: Location) -> str:
         return reader.read(location).key
     except UserError as error:
         return str(error)
-
-
-def _collate(slots: list[LoaderOutput]) -> LoaderOutput:
-    fields = zip(*(slot.batch for slot in slots), strict=True)
-    batch = Batch(*(None if field[0] is None else default_collate([*field]) for field in fields))  # type: ignore[arg-type]
-    return LoaderOutput(batch, [fault for slot in slots for fault in slot.faults])
-
-
-class RankSampler(Sampler[list[int]]):
-    """The slots of one rank, a list for each step: ranks divide each global batch in order."""
-
-    def __init__(self, steps: range, batch_size: int, rank: int, world_size: int) -> None:
-        assert batch_size % world_size == 0
-        self.steps, self.batch_size = steps, batch_size
-        rank_batch_size = batch_size // world_size
-        self.positions = range(rank * rank_batch_size, (rank + 1) * rank_batch_size)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return ([step * self.batch_size + i for i in self.positions] for step in self.steps)
-
-
-def training_loader(
-    slots: Slots,
-    steps: range,
-    *,
-    rank: int,
-    world_size: int,
-    workers: int,
-    start_method: str = "fork",
-    pin_memory: bool = False,
-) -> DataLoader[LoaderOutput]:
-    """Return a loader of a rank's batches of the given steps.
-
-    The order of the batches does not depend on the number of workers.
-    """
-    return open_loader(
-        slots,
-        RankSampler(steps, slots.batch_size, rank, world_size),
-        _collate,
-        workers=workers,
-        start_method=start_method,
-        pin_memory=pin_memory,
-    )
-
-
-def iterate_batches(
-    loader: DataLoader[LoaderOutput], skipped: SkippedSamples
-) -> Generator[Batch, None, None]:
-    """Iterate over the batches of a loader, as `workers.iterate` does.
-
-    Replaced samples are added to `skipped` when their batch is yielded, not when it is prefetched.
-    """
-    with closing(iterate(loader)) as outputs:
-        for batch, faults in outputs:
-            for fault in faults:
-                skipped.add(*fault)
-            yield batch

@@ -1,5 +1,6 @@
 """Storage: all reads and writes of URLs go through this package, which uses fsspec."""
 
+from stargan_dist.storage.background import Range, read_ranges, start
 from stargan_dist.storage.reading import (
     BLOCK_BYTES,
     PARTIAL_PREFIX,
@@ -35,6 +36,7 @@ from stargan_dist.storage.writing import (
 __all__ = [
     "BLOCK_BYTES",
     "PARTIAL_PREFIX",
+    "Range",
     "check_seal",
     "check_writable",
     "configure",
@@ -57,11 +59,13 @@ __all__ = [
     "read_blocks",
     "read_bytes",
     "read_range",
+    "read_ranges",
     "remove_file",
     "remove_files",
     "remove_folder",
     "remove_leftovers",
     "sealed",
+    "start",
     "with_retries",
     "write_bytes",
 ]

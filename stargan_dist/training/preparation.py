@@ -28,7 +28,9 @@ from stargan_dist.runs.owner import Owner, own
 from stargan_dist.training.trackers import check_trackers
 
 # Fields that ranks on different machines may need to set differently.
-FIELDS_OF_A_RANK = ("data.cache", "data.cache_gib", "data.workers", "data.start_method")
+FIELDS_OF_A_RANK = (
+    "data.cache", "data.cache_gib", "data.workers", "data.start_method", "data.ahead_mib",
+)  # fmt: skip
 
 
 @dataclass

@@ -12,15 +12,10 @@ from stargan_dist import storage
 from stargan_dist.config import Config, Origins
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
+from stargan_dist.data.loading import iterate_batches, training_loader
 from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.data.sources import DataSources
-from stargan_dist.data.stream import (
-    LoaderOutput,
-    Slots,
-    describe_step,
-    iterate_batches,
-    training_loader,
-)
+from stargan_dist.data.stream import LoaderOutput, Slots, describe_step
 from stargan_dist.distributed.world import World
 from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import Engine
@@ -244,6 +239,7 @@ def _loader(config: Config, slots: Slots, start: int, world: World) -> DataLoade
         workers=config.data.workers,
         start_method=config.data.start_method,
         pin_memory=world.device.type == "cuda",
+        ahead_bytes=config.data.ahead_mib * 2**20,
     )
 
 

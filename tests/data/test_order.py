@@ -6,8 +6,8 @@ from itertools import chain
 import numpy as np
 import pytest
 
+from stargan_dist.data.loading import RankSampler
 from stargan_dist.data.order import WINDOW_SHARDS, Location, Order
-from stargan_dist.data.stream import RankSampler
 
 COUNTS = ((5, 3, 1), (4,), tuple([2] * (WINDOW_SHARDS + 3)))
 SIZES = [sum(counts) for counts in COUNTS]

@@ -17,6 +17,7 @@ from stargan_dist.data.batch import Batch
 from stargan_dist.data.cache import ShardCache
 from stargan_dist.data.index import read_index
 from stargan_dist.data.labels import domain_labels
+from stargan_dist.data.loading import iterate_batches, training_loader
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import (
     ShardReader,
@@ -27,7 +28,7 @@ from stargan_dist.data.reader import (
 )
 from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.data.sources import DataSources
-from stargan_dist.data.stream import Slots, iterate_batches, training_loader
+from stargan_dist.data.stream import Slots
 from stargan_dist.errors import OUTSIDE_FAULT, USER_ERROR, UserError
 
 BATCH_SIZE = 4
@@ -110,19 +111,20 @@ def test_any_world_reads_the_same_sequence_before_and_after_a_resume(
 def test_any_start_method_reads_the_same_sequence_from_an_object_store(
     shards, sequence, s3, start_method
 ):
-    """Workers receive the storage configuration of this process."""
+    """Workers receive the storage configuration of this process. They read ahead."""
     for path in Path(shards).rglob("*.*"):
         storage.write_bytes(f"{s3}/set/{path.relative_to(shards)}", path.read_bytes())
     slots = make_slots(f"{s3}/set")
-    assert_same(load(slots, workers=1, start_method=start_method), sequence)
+    options = {"workers": 1, "start_method": start_method, "ahead_bytes": 2**26}
+    assert_same(load(slots, **options), sequence)
 
 
 def test_a_forked_worker_reads_an_object_store_that_its_parent_has_read(shards, sequence, s3):
     for path in Path(shards).rglob("*.*"):
         storage.write_bytes(f"{s3}/set/{path.relative_to(shards)}", path.read_bytes())
     slots = make_slots(f"{s3}/set")
-    assert_same(load(slots), sequence)
-    assert_same(load(slots, workers=2), sequence)
+    assert_same(load(slots, ahead_bytes=2**26), sequence)
+    assert_same(load(slots, workers=2, ahead_bytes=2**26), sequence)
 
 
 def test_a_cache_does_not_change_the_sequence(shards, sequence, tmp_path):

@@ -17,7 +17,6 @@ import yaml
 from PIL import Image
 
 from stargan_dist import config
-from stargan_dist.data import reader as reading
 from stargan_dist.data import transforms
 from stargan_dist.data.index import (
     from_json,
@@ -159,7 +158,6 @@ def test_dataset(dataset, suffix):
 
     def parse(data):
         file.write_bytes(data)
-        reading._sample_table.cache_clear()
         assert all(map(is_one_line, verify(str(dataset))))
         _, faults = preview(str(dataset), size=16)
         assert all(map(is_one_line, faults))

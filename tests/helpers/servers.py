@@ -26,6 +26,8 @@ class FileRequestHandler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
+        with self.server.counted():
+            self.server.released.wait(self.server.delay_seconds)
         path = self.server.folder / unquote(self.path).lstrip("/")
         fault = self.server.next_fault(self.path)
         if fault == "reset":
@@ -77,6 +79,8 @@ class FileServer(ThreadingHTTPServer):
         faults: pattern of paths -> results of the next matching requests, in order: "reset",
             "stall", a status such as "500", or anything else for success.
         log: command, path, status and number of bytes of each response.
+        delay_seconds: before each response.
+        peak: largest number of requests that waited at the same time.
     """
 
     daemon_threads = True
@@ -87,6 +91,7 @@ class FileServer(ThreadingHTTPServer):
         self.faults: dict[str, list[str]] = {}
         self.log: list[tuple[str, str, int, int]] = []
         self.released = threading.Event()
+        self.delay_seconds, self.peak, self._waiting = 0.0, 0, 0
         self._lock = threading.Lock()
 
     @property
@@ -99,6 +104,16 @@ class FileServer(ThreadingHTTPServer):
                 if re.search(pattern, path) and faults:
                     return faults.pop(0)
         return None
+
+    @contextmanager
+    def counted(self):
+        """Count a request that waits."""
+        with self._lock:
+            self._waiting += 1
+            self.peak = max(self.peak, self._waiting)
+        yield
+        with self._lock:
+            self._waiting -= 1
 
     def gets(self) -> Counter[str]:
         """Return the number of GET requests for each path."""

@@ -1,0 +1,144 @@
+"""Fetch the samples of the next batches of a loader process before it needs them.
+
+The order is known beforehand (data/order.py). A far store answers after tens of milliseconds, so a
+process that requests one sample at a time waits most of the time. Here the ranges of several
+batches are under way at once. What cannot be fetched this way is left to `ShardReader.read`, with
+its retries: the batches do not depend on what was fetched ahead.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from torch.utils.data import Dataset, get_worker_info
+
+from stargan_dist import storage
+from stargan_dist.data.index import Shard, parse_sample_table, sample_table_range
+from stargan_dist.data.reader import ShardReader
+from stargan_dist.data.stream import LoaderOutput, Slots
+from stargan_dist.errors import UserError
+
+MAX_BATCHES = 16  # that are under way, beside the one that is needed now
+MAX_STARTED = 2  # with each batch that is loaded: the first one must not wait for all others
+
+
+class Wanted(NamedTuple):
+    """A sample to be fetched."""
+
+    reader: ShardReader
+    shard: Shard
+    number: int
+
+
+Fetched = dict[tuple[int, str, int], bytes]  # by the id of the reader, shard and sample
+
+
+class ReadAhead(Dataset[LoaderOutput]):
+    """Slots of training whose samples are fetched ahead. Picklable and fork-safe.
+
+    Args:
+        slots: the slots.
+        end: number of the first slot that is not needed any more.
+        limit_bytes: bound of the samples that are fetched or under way for later batches. They
+            are estimated by the mean size of a shard's samples.
+    """
+
+    def __init__(self, slots: Slots, end: int, limit_bytes: int) -> None:
+        self.slots, self.end, self.limit_bytes = slots, end, limit_bytes
+        self._pid = 0
+        # First slot of a batch -> its samples, and their estimated bytes.
+        self._started: dict[int, tuple[Future[Fetched], int]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_started": {}, "_pid": 0}
+
+    def __getitems__(self, numbers: list[int]) -> list[LoaderOutput]:
+        fetched = self._advance(numbers)
+        for reader in self.slots.readers:
+            reader.fetched = {
+                (shard, number): data
+                for (owner, shard, number), data in fetched.items()
+                if owner == id(reader)
+            }
+        return [self.slots[number] for number in numbers]
+
+    def _advance(self, numbers: Sequence[int]) -> Fetched:
+        """Start this batch, unless it is under way, and later ones. Returns its samples."""
+        if self._pid != os.getpid() or numbers[0] not in self._started:
+            self.close()
+            self._pid = os.getpid()
+            self._start(numbers)
+        future, _ = self._started.pop(numbers[0])
+        for later in self._later(numbers):
+            if sum(size for _, size in self._started.values()) >= self.limit_bytes:
+                break
+            self._start(later)
+        return future.result()
+
+    def _later(self, numbers: Sequence[int]) -> Iterable[list[int]]:
+        """Return the next batches of this process that are not under way, at most MAX_STARTED."""
+        worker = get_worker_info()
+        stride = self.slots.batch_size * (worker.num_workers if worker else 1)
+        begins = range(numbers[0] + stride, self.end, stride)[:MAX_BATCHES]
+        missing = [begin for begin in begins if begin not in self._started]
+        return [[n + begin - numbers[0] for n in numbers] for begin in missing[:MAX_STARTED]]
+
+    def _start(self, numbers: Sequence[int]) -> None:
+        wanted = [
+            Wanted(reader, reader.shard(location), location.sample)
+            for reader, location in dict.fromkeys(self.slots.samples(numbers))
+            if reader.is_far
+        ]
+        size = sum(w.shard.bytes // w.shard.samples for w in wanted)
+        self._started[numbers[0]] = storage.start(_fetch(wanted)), size
+
+    def close(self) -> None:
+        """Cancel what is under way."""
+        for future, _ in self._started.values():
+            future.cancel()
+        self._started.clear()
+
+
+async def _fetch(wanted: Sequence[Wanted]) -> Fetched:
+    """Fetch samples, after the sample tables that are missing."""
+    await _fetch_tables(wanted)
+    # A server without ranges sends whole shards. One request of each reader finds out.
+    first = {w.reader: w for w in wanted if not w.reader.serves_ranges}
+    fetched = await _fetch_samples([*first.values()])
+    rest = [w for w in wanted if w.reader.serves_ranges and w not in first.values()]
+    return fetched | await _fetch_samples(rest)
+
+
+async def _fetch_samples(wanted: Sequence[Wanted]) -> Fetched:
+    ranges = {w: _range(w) for w in wanted}
+    known = {w: part for w, part in ranges.items() if part is not None}
+    found = await storage.read_ranges(known.values())
+    fetched = {}
+    for (w, part), data in zip(known.items(), found, strict=True):
+        if data is not None and len(data) == part.end - part.begin:
+            w.reader.serves_ranges = True
+            fetched[id(w.reader), w.shard.name, w.number] = data
+    return fetched
+
+
+async def _fetch_tables(wanted: Sequence[Wanted]) -> None:
+    shards = {(w.reader, w.shard) for w in wanted}
+    missing = [(reader, shard) for reader, shard in shards if reader.tables.get(shard) is None]
+    ranges = [sample_table_range(reader.url, shard) for reader, shard in missing]
+    found = await storage.read_ranges(ranges)
+    for (reader, shard), data in zip(missing, found, strict=True):
+        if data is not None:
+            try:
+                reader.tables.put(shard, parse_sample_table(data, shard))
+            except UserError:  # reported where the sample is read
+                continue
+
+
+def _range(wanted: Wanted) -> storage.Range | None:
+    reader, shard, number = wanted
+    table = reader.tables.get(shard)
+    if table is None:
+        return None
+    begin, end = table.offsets[number : number + 2].tolist()
+    return storage.Range(storage.join(reader.url, shard.name), begin, end)
