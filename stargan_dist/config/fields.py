@@ -81,7 +81,7 @@ class DataConfig:
     """Local folder for whole shards, shared by all ranks of a node; empty: fetch each sample by its
     byte range."""
     cache_gib: PositiveFloat = 100.0
-    """Size limit of the cache. The least recently used shards are removed."""
+    """Size limit of the cache. Shards that are read again last are removed first."""
     on_bad_shard: Literal["stop", "skip"] = "stop"
     """Policy for unreadable samples: stop the run, or replace them."""
     max_skipped: NonNegativeInt = 100

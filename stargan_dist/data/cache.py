@@ -3,13 +3,13 @@
 import errno
 import hashlib
 import os
-import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from stargan_dist import storage
 from stargan_dist.data.index import Shard
@@ -17,8 +17,30 @@ from stargan_dist.errors import OutsideFault, PermanentError, UserError
 from stargan_dist.storage import with_retries
 
 DOWNLOAD_LOCKS = 64
-ABANDONED_SECONDS = 3600.0
+PARTIAL = ".partial"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+class CachedFile(NamedTuple):
+    """A file of the cache: a shard, or a shard that is being downloaded."""
+
+    name: str
+    bytes: int
+    used: float  # time of the last use, seconds since the epoch
+
+    @property
+    def in_progress(self) -> bool:
+        """It is being downloaded, or was when its process was killed."""
+        return self.name.endswith(PARTIAL)
+
+
+Eviction = Callable[[list[CachedFile]], list[CachedFile]]  # files to remove, the first one first
+ReadBlocks = Callable[[str], Iterator[bytes]]  # yields the blocks of the file at a URL
+
+
+def least_recently_used(files: list[CachedFile]) -> list[CachedFile]:
+    """Return the files in the order of their last uses."""
+    return sorted(files, key=lambda file: file.used)
 
 
 class _DamagedDownload(OSError):
@@ -30,7 +52,7 @@ class CacheFault(OutsideFault):
 
 
 class ShardCache:
-    """Cache of shards, keyed by full URL and hash; evicts the least recently used. Picklable.
+    """Cache of shards, keyed by full URL and hash. Picklable.
 
     Args:
         folder: local folder, created if it is missing. Several caches may share it.
@@ -41,39 +63,92 @@ class ShardCache:
     def __init__(self, folder: str, limit_bytes: int) -> None:
         self.folder, self.limit_bytes = Path(folder), limit_bytes
 
+    @staticmethod
+    def name(url: str, shard: Shard) -> str:
+        """Return the name of the file of the shard at `url`."""
+        return hashlib.sha256(f"{url} {shard.sha256}".encode()).hexdigest()
+
+    def has(self, url: str, shard: Shard) -> bool:
+        """Return True if the shard at `url` is in the cache."""
+        return self._path(url, shard).exists()
+
+    def read_cached(self, url: str, shard: Shard, begin: int, end: int) -> bytes | None:
+        """Read the bytes [begin, end) of the shard at `url`; None if it is not in the cache."""
+        try:
+            return _read(self._path(url, shard).open("rb"), begin, end)
+        except FileNotFoundError:
+            return None
+
     def read_range(self, url: str, shard: Shard, begin: int, end: int) -> bytes:
         """Read the bytes [begin, end) of the shard at `url`; download the shard if it is missing.
+
+        Raises as `download` does.
+        """
+        return _read(self.download(url, shard), begin, end)
+
+    def download(
+        self,
+        url: str,
+        shard: Shard,
+        eviction: Eviction = least_recently_used,
+        read_blocks: ReadBlocks | None = None,
+    ) -> BinaryIO:
+        """Return the file of a shard, after downloading the shard if it is missing.
+
+        Args:
+            url: location of the shard.
+            shard: the shard.
+            eviction: selects files that may be removed.
+            read_blocks: reads the shard; None: `storage.read_blocks`.
+
+        Returns:
+            The open file. It stays readable even if it is evicted right away.
 
         Raises:
             OSError: the download fails; PermanentError if it arrives damaged at every try.
             UserError: the shard is larger than the cache.
             CacheFault: the cache's disk is full.
         """
-        with self._open(url, shard) as file:
-            os.utime(file.fileno())  # marks it as the most recently used
-            file.seek(begin)
-            return file.read(end - begin)
+        path = self._path(url, shard)
+        with suppress(FileNotFoundError):
+            return path.open("rb")
+        with self._full_disk_explained():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._download_lock(path.name):
+                with suppress(FileNotFoundError):  # another process has downloaded it meanwhile
+                    return path.open("rb")
+                return self._download(
+                    url, shard, path, eviction, read_blocks or storage.read_blocks
+                )
 
     def discard(self, url: str, shard: Shard) -> None:
         """Remove a shard whose file is damaged."""
         self._path(url, shard).unlink(missing_ok=True)
 
+    def files(self) -> list[CachedFile]:
+        """Return the files of the cache."""
+        files = []
+        for name in os.listdir(self.folder) if self.folder.exists() else []:
+            # Another process may just have finished its download and renamed the file.
+            with suppress(FileNotFoundError):
+                if not name.startswith(".lock"):
+                    stat = (self.folder / name).stat()
+                    files.append(CachedFile(name, stat.st_size, stat.st_mtime))
+        return files
+
+    def remove_abandoned(self) -> None:
+        """Remove the downloads of processes that were killed."""
+        for file in self.files():
+            if file.in_progress:
+                with suppress(Timeout), self._download_lock(file.name, 0):
+                    (self.folder / file.name).unlink(missing_ok=True)
+
     def _path(self, url: str, shard: Shard) -> Path:
-        return self.folder / hashlib.sha256(f"{url} {shard.sha256}".encode()).hexdigest()
+        return self.folder / self.name(url, shard)
 
-    def _open(self, url: str, shard: Shard) -> BinaryIO:
-        path = self._path(url, shard)
-        with suppress(FileNotFoundError):
-            return path.open("rb")
-        with self._full_disk_explained():
-            return self._open_or_download(url, shard, path)
-
-    def _open_or_download(self, url: str, shard: Shard, path: Path) -> BinaryIO:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f".lock-{int(path.name[:8], 16) % DOWNLOAD_LOCKS}"):
-            with suppress(FileNotFoundError):  # another process has downloaded it meanwhile
-                return path.open("rb")
-            return self._download(url, shard, path)
+    def _download_lock(self, name: str, timeout_seconds: float = -1) -> FileLock:
+        number = zlib.crc32(Path(name).stem.encode()) % DOWNLOAD_LOCKS
+        return FileLock(self.folder / f".lock-{number}", timeout_seconds)
 
     @contextmanager
     def _full_disk_explained(self) -> Iterator[None]:
@@ -87,16 +162,17 @@ class ShardCache:
                 "it, or lower data.cache_gib below the space that the cache may take"
             ) from error
 
-    def _download(self, url: str, shard: Shard, path: Path) -> BinaryIO:
-        """Return the open file, which stays readable even if it is evicted right away."""
+    def _download(
+        self, url: str, shard: Shard, path: Path, eviction: Eviction, read_blocks: ReadBlocks
+    ) -> BinaryIO:
         if shard.bytes > self.limit_bytes:
             raise UserError(
                 f"the cache {self.folder} is limited to {self.limit_bytes} bytes, but shard "
                 f"{shard.name} has {shard.bytes}: raise data.cache_gib"
             )
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(PARTIAL)
         try:
-            with_retries(lambda: self._download_once(url, shard, partial))
+            with_retries(lambda: self._download_once(url, shard, partial, eviction, read_blocks))
             file = partial.open("rb")
             partial.replace(path)
         except _DamagedDownload as error:
@@ -104,18 +180,20 @@ class ShardCache:
         finally:
             partial.unlink(missing_ok=True)
         with self._eviction_lock():
-            self._evict(0)  # several downloads at once may have exceeded the limit
+            self._evict(0, eviction)  # several downloads at once may have exceeded the limit
         return file
 
-    def _download_once(self, url: str, shard: Shard, partial: Path) -> None:
+    def _download_once(
+        self, url: str, shard: Shard, partial: Path, eviction: Eviction, read_blocks: ReadBlocks
+    ) -> None:
         with self._eviction_lock():
             partial.unlink(missing_ok=True)
-            self._evict(shard.bytes)
+            self._evict(shard.bytes, eviction)
             with partial.open("wb") as file:
                 file.truncate(shard.bytes)  # reserves the space: other processes count it
         digest = hashlib.sha256()
         with partial.open("r+b") as file:
-            for block in storage.read_blocks(url):
+            for block in read_blocks(url):
                 if file.tell() + len(block) > shard.bytes:  # no more than was reserved
                     raise OSError(f"it is longer than the {shard.bytes} bytes of the index")
                 digest.update(block)
@@ -132,21 +210,23 @@ class ShardCache:
         """Lock for counting and removing files."""
         return FileLock(self.folder / ".lock")
 
-    def _evict(self, size: int) -> None:
-        """Remove the least recently used files until `size` more bytes fit."""
-        files = list(self._files())
-        total = sum(stat.st_size for stat, _ in files)
-        for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
-            if total + size <= self.limit_bytes:
-                break
-            in_progress = path.suffix and time.time() - stat.st_mtime < ABANDONED_SECONDS
-            if not in_progress:
-                path.unlink(missing_ok=True)
-                total -= stat.st_size
+    def _evict(self, size: int, eviction: Eviction) -> None:
+        """Remove files until `size` more bytes fit, of those that may be removed.
 
-    def _files(self) -> Iterator[tuple[os.stat_result, Path]]:
-        for entry in os.scandir(self.folder):
-            # Another process may just have finished its download and renamed the file.
-            with suppress(FileNotFoundError):
-                if not entry.name.startswith(".lock"):
-                    yield entry.stat(), Path(entry)
+        Downloads in progress count, and are not removed.
+        """
+        self.remove_abandoned()
+        files = self.files()
+        free = self.limit_bytes - sum(file.bytes for file in files)
+        for file in eviction([file for file in files if not file.in_progress]):
+            if free >= size:
+                break
+            (self.folder / file.name).unlink(missing_ok=True)
+            free += file.bytes
+
+
+def _read(file: BinaryIO, begin: int, end: int) -> bytes:
+    with file:
+        os.utime(file.fileno())  # marks it as the most recently used
+        file.seek(begin)
+        return file.read(end - begin)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+STREAM_NAMES = ("source", "reference")
 WINDOW_SHARDS = 16  # samples are shuffled within windows of this many (shuffled) shards
 
 
@@ -119,7 +120,7 @@ class Order:
 
     def _locate(self, stream: str, domain: int, epoch: int, i: int) -> Location:
         """Locate sample i of a pass: shards in random order, samples shuffled within windows."""
-        shards, starts = _shards_of_pass(self, stream, domain, epoch)
+        shards, starts = shards_of_pass(self, stream, domain, epoch)
         window = (int(np.searchsorted(starts, i, side="right")) - 1) // WINDOW_SHARDS
         begin = starts[window * WINDOW_SHARDS]
         end = starts[min((window + 1) * WINDOW_SHARDS, len(shards))]
@@ -128,6 +129,44 @@ class Order:
         shard_position = int(np.searchsorted(starts, position, side="right")) - 1
         shard, sample = int(shards[shard_position]), int(position - starts[shard_position])
         return Location(domain, shard, sample)
+
+    def next_uses(self, slot: int, *, with_references: bool) -> list[np.ndarray]:
+        """Return when each shard is read next: the beginning of a window that has it.
+
+        Args:
+            slot: the present slot.
+            with_references: references are read, too.
+
+        Returns:
+            For each domain, slots (shards,), as if the domains came in turns; the present one for
+            shards of present windows.
+        """
+        position = slot // len(self.counts)
+        streams = STREAM_NAMES if with_references else STREAM_NAMES[:1]
+        uses = [
+            np.min([self._next_windows(s, domain, position) for s in streams], axis=0)
+            for domain in range(len(self.counts))
+        ]
+        return [use * len(self.counts) for use in uses]
+
+    def _next_windows(self, stream: str, domain: int, position: int) -> np.ndarray:
+        """Return the positions at which a domain's shards are read next in a stream."""
+        size, num_shards = self.sizes[domain], len(self.counts[domain])
+        half = size // 2
+        result = np.full(num_shards, np.iinfo(np.int64).max // len(self.counts))
+        for epoch in (position // size, position // size + 1):
+            shards, starts = shards_of_pass(self, stream, domain, epoch)
+            first = np.arange(num_shards) // WINDOW_SHARDS * WINDOW_SHARDS
+            last = np.minimum(first + WINDOW_SHARDS, num_shards)
+            # The second references are half a pass ahead, and continue at its beginning.
+            for ahead in (0,) if stream == "source" else (0, half, half - size):
+                begin, end = (
+                    epoch * size + np.clip(starts[i] - ahead, 0, size) for i in (first, last)
+                )
+                is_next = (begin < end) & (end > position)
+                use = np.where(is_next, np.maximum(begin, position), result[shards])
+                result[shards] = np.minimum(result[shards], use)
+        return result
 
     def substitutes(self, domain: int, count: int, *words: str | int) -> list[Location]:
         """Draw different images of a domain that may replace a damaged one.
@@ -145,8 +184,8 @@ class Order:
         ]
 
 
-@lru_cache(maxsize=128)
-def _shards_of_pass(
+@lru_cache(maxsize=512)
+def shards_of_pass(
     order: Order, stream: str, domain: int, epoch: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a domain's shards in the order of a pass, and their first positions in it.

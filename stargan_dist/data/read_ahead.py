@@ -14,6 +14,7 @@ from typing import NamedTuple
 from torch.utils.data import Dataset, get_worker_info
 
 from stargan_dist import storage
+from stargan_dist.data.cache_filler import CacheFiller
 from stargan_dist.data.index import Shard, parse_sample_table, sample_table_range
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.stream import LoaderOutput, Slots
@@ -24,11 +25,16 @@ MAX_STARTED = 2  # with each batch that is loaded: the first one must not wait f
 
 
 class Wanted(NamedTuple):
-    """A sample to be fetched."""
+    """A sample that is needed."""
 
     reader: ShardReader
     shard: Shard
     number: int
+
+    @property
+    def mean_bytes(self) -> int:
+        """Estimate of the size of the sample."""
+        return self.shard.bytes // self.shard.samples
 
 
 Fetched = dict[tuple[int, str, int], bytes]  # by the id of the reader, shard and sample
@@ -47,11 +53,12 @@ class ReadAhead(Dataset[LoaderOutput]):
     def __init__(self, slots: Slots, end: int, limit_bytes: int) -> None:
         self.slots, self.end, self.limit_bytes = slots, end, limit_bytes
         self._pid = 0
+        self._fillers: list[CacheFiller] = []
         # First slot of a batch -> its samples, and their estimated bytes.
         self._started: dict[int, tuple[Future[Fetched], int]] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_started": {}, "_pid": 0}
+        return self.__dict__ | {"_started": {}, "_pid": 0, "_fillers": []}
 
     def __getitems__(self, numbers: list[int]) -> list[LoaderOutput]:
         fetched = self._advance(numbers)
@@ -65,16 +72,29 @@ class ReadAhead(Dataset[LoaderOutput]):
 
     def _advance(self, numbers: Sequence[int]) -> Fetched:
         """Start this batch, unless it is under way, and later ones. Returns its samples."""
-        if self._pid != os.getpid() or numbers[0] not in self._started:
+        if self._pid != os.getpid():
             self.close()
             self._pid = os.getpid()
+            self._fillers = self._start_fillers()
+        if numbers[0] not in self._started:
+            self.close()
             self._start(numbers)
+        for filler in self._fillers:
+            filler.slot = numbers[0]
         future, _ = self._started.pop(numbers[0])
         for later in self._later(numbers):
             if sum(size for _, size in self._started.values()) >= self.limit_bytes:
                 break
             self._start(later)
         return future.result()
+
+    def _start_fillers(self) -> list[CacheFiller]:
+        """Start to fill the cache, if there is one: all readers share it."""
+        caches = [reader.cache for reader in self.slots.readers if reader.cache]
+        fillers = [CacheFiller(self.slots, cache) for cache in caches[:1]]
+        for filler in fillers:
+            filler.start()
+        return fillers
 
     def _later(self, numbers: Sequence[int]) -> Iterable[list[int]]:
         """Return the next batches of this process that are not under way, at most MAX_STARTED."""
@@ -90,8 +110,9 @@ class ReadAhead(Dataset[LoaderOutput]):
             for reader, location in dict.fromkeys(self.slots.samples(numbers))
             if reader.is_far
         ]
-        size = sum(w.shard.bytes // w.shard.samples for w in wanted)
-        self._started[numbers[0]] = storage.start(_fetch(wanted)), size
+        missing = [w for w in wanted if not w.reader.is_cached(w.shard)]
+        future = storage.start(_fetch(wanted, missing))
+        self._started[numbers[0]] = future, sum(w.mean_bytes for w in missing)
 
     def close(self) -> None:
         """Cancel what is under way."""
@@ -100,13 +121,13 @@ class ReadAhead(Dataset[LoaderOutput]):
         self._started.clear()
 
 
-async def _fetch(wanted: Sequence[Wanted]) -> Fetched:
-    """Fetch samples, after the sample tables that are missing."""
+async def _fetch(wanted: Sequence[Wanted], missing: Sequence[Wanted]) -> Fetched:
+    """Fetch the sample tables that are missing, and then the samples that are not in the cache."""
     await _fetch_tables(wanted)
     # A server without ranges sends whole shards. One request of each reader finds out.
-    first = {w.reader: w for w in wanted if not w.reader.serves_ranges}
+    first = {w.reader: w for w in missing if w.reader.serves_ranges is None}
     fetched = await _fetch_samples([*first.values()])
-    rest = [w for w in wanted if w.reader.serves_ranges and w not in first.values()]
+    rest = [w for w in missing if w.reader.serves_ranges and w not in first.values()]
     return fetched | await _fetch_samples(rest)
 
 
@@ -116,8 +137,9 @@ async def _fetch_samples(wanted: Sequence[Wanted]) -> Fetched:
     found = await storage.read_ranges(known.values())
     fetched = {}
     for (w, part), data in zip(known.items(), found, strict=True):
-        if data is not None and len(data) == part.end - part.begin:
-            w.reader.serves_ranges = True
+        size = part.end - part.begin
+        if data is not None and len(data) >= size:
+            w.reader.serves_ranges = len(data) == size
             fetched[id(w.reader), w.shard.name, w.number] = data
     return fetched
 

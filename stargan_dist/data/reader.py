@@ -6,7 +6,7 @@ The index holds the position of every sample, so a reader fetches only the sampl
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,20 +59,31 @@ class ShardReader:
         index: the dataset's index.
         split: name of the split.
         cache: cache of whole shards; None: each sample is fetched by its byte range.
+        waits_for_cache: a sample waits for the download of its shard to the cache, unless this
+            process has found that byte ranges are served.
 
     Attributes:
         tables: of this process.
         fetched: bytes of samples that were fetched beforehand (read_ahead.py), by the name of the
             shard and the number of the sample.
-        serves_ranges: a range of bytes had the requested size in this process.
+        serves_ranges: a range of bytes had the requested size in this process; None: unknown.
     """
 
-    def __init__(self, url: str, index: Index, split: str, cache: ShardCache | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        index: Index,
+        split: str,
+        cache: ShardCache | None = None,
+        *,
+        waits_for_cache: bool = True,
+    ) -> None:
         self.url, self.index, self.split, self.cache = url, index, split, cache
+        self.waits_for_cache = waits_for_cache
         in_windows = STREAMS * WINDOW_SHARDS * len(index.domains)
         self.tables = SampleTables(max(1024, 2 * in_windows))
         self.fetched: Mapping[tuple[str, int], bytes] = {}
-        self.serves_ranges = False
+        self.serves_ranges: bool | None = None
         self._starts = [np.cumsum([0, *counts]) for counts in index.counts(split)]
         # Shard -> reason. Each attempt on an unreachable shard takes long, and a step waits for
         # all ranks: such a shard is not tried again.
@@ -80,8 +91,15 @@ class ShardReader:
 
     @property
     def is_far(self) -> bool:
-        """Samples are fetched from a store, and not through a cache."""
-        return not (self.cache or "::" in self.url or storage.is_local(self.url))
+        """Samples may take long to fetch: they are in a store, or on another disk than the cache.
+
+        Chained URLs have caches of their own.
+        """
+        return "::" not in self.url and bool(self.cache or not storage.is_local(self.url))
+
+    def is_cached(self, shard: Shard) -> bool:
+        """Return True if a shard is in the cache."""
+        return bool(self.cache and self.cache.has(storage.join(self.url, shard.name), shard))
 
     def shard(self, location: Location) -> Shard:
         """Return the shard of a sample."""
@@ -157,12 +175,17 @@ class ShardReader:
             raise OSError(f"{self._unreachable[shard.name]} (earlier; not tried again)")
         url = storage.join(self.url, shard.name)
         try:
-            if self.cache:
-                return self.cache.read_range(url, shard, begin, end)
-            return storage.read_range(url, begin, end)
+            cached = self._read_cache(url, shard, begin, end) if self.cache else None
+            return storage.read_range(url, begin, end) if cached is None else cached
         except OSError as error:
             self._unreachable[shard.name] = _describe(error)
             raise
+
+    def _read_cache(self, url: str, shard: Shard, begin: int, end: int) -> bytes | None:
+        assert self.cache
+        if self.waits_for_cache and not self.serves_ranges:
+            return self.cache.read_range(url, shard, begin, end)
+        return self.cache.read_cached(url, shard, begin, end)
 
     def read_image(self, location: Location) -> tuple[Image.Image, Sample]:
         """Return the decoded RGB image of a sample, and the sample.
@@ -200,7 +223,10 @@ def _checked(data: bytes, size: int, crc32: int) -> bytes:
         PermanentError: there are more bytes than requested.
     """
     if len(data) > size:
-        message = "the server does not serve ranges of bytes: set data.cache to a local folder"
+        message = (
+            "the server does not serve ranges of bytes: set data.cache to a local folder, with a "
+            "data.cache_gib that holds the shards that are read from at one time"
+        )
         raise PermanentError(message)
     if len(data) < size:
         raise DamagedError("it is truncated")
@@ -215,13 +241,19 @@ def open_readers(config: DataConfig, split: str) -> list[ShardReader]:
     Raises:
         UserError: there are no shards; the cache is too small to be useful, or not writable.
     """
-    indexes = {source.shards: read_index(source.shards) for source in config.all_sources.values()}
-    working_set = sum(working_set_bytes(index, split) for index in indexes.values())
-    cache = _open_cache(config, working_set)
-    return [
-        ShardReader(source.shards, indexes[source.shards], split, cache)
-        for source in config.all_sources.values()
-    ]
+    urls = [source.shards for source in config.all_sources.values()]
+    indexes = {url: read_index(url) for url in urls}
+    cache = _open_cache(config, indexes.values())
+    in_use = sum(working_set_bytes(index, split) for index in indexes.values())
+    holds_all = cache is not None and cache.limit_bytes >= in_use
+    if cache and not holds_all and (not config.ahead_mib or any("::" in url for url in urls)):
+        raise UserError(
+            f"data.cache_gib: {config.cache_gib} GiB cannot hold the {in_use / 2**30:.1f} GiB "
+            "of shards that are read from at one time; each would be downloaded again and again: "
+            "raise it, read ahead (data.ahead_mib, not with chained URLs), or leave data.cache "
+            "empty"
+        )
+    return [ShardReader(url, indexes[url], split, cache, waits_for_cache=holds_all) for url in urls]
 
 
 def open_reader(config: DataConfig, split: str) -> ShardReader:
@@ -230,17 +262,17 @@ def open_reader(config: DataConfig, split: str) -> ShardReader:
     return reader
 
 
-def _open_cache(config: DataConfig, working_set: int) -> ShardCache | None:
-    """Return the configured cache, if any, for shards of `working_set` bytes in use at a time."""
+def _open_cache(config: DataConfig, indexes: Iterable[Index]) -> ShardCache | None:
+    """Return the configured cache, if any."""
     if not config.cache:
         return None
     storage.check_writable(config.cache)
     limit = int(config.cache_gib * 2**30)
-    if limit < working_set:
+    largest = max((shard.bytes for index in indexes for shard in index.shards()), default=0)
+    if limit < largest:
         raise UserError(
-            f"data.cache_gib: {config.cache_gib} GiB cannot hold the {working_set / 2**30:.1f} GiB "
-            "of shards that are read from at one time; each would be downloaded again and again: "
-            "raise it, or leave data.cache empty"
+            f"data.cache_gib: {config.cache_gib} GiB cannot hold the largest shard, which has "
+            f"{largest / 2**30:.2g} GiB: raise it, or leave data.cache empty"
         )
     return ShardCache(config.cache, limit)
 

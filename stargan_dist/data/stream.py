@@ -6,6 +6,7 @@ load it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 from stargan_dist.data import transforms
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.cache import CacheFault
+from stargan_dist.data.index import Shard
 from stargan_dist.data.order import (
     Location,
     Order,
@@ -248,6 +250,20 @@ class Slots(Dataset[LoaderOutput]):
                 yield from ((images.reader, reference) for reference in self.references(slot))
             if self.permute_labels and not images.labels_are_domains():
                 yield images.reader, self.source(self._target_slot(slot))
+
+    def next_shards(self, slot: int) -> list[tuple[ShardReader, Shard]]:
+        """Return all shards in the order in which they are read next, from a slot on."""
+        step, i = divmod(slot, self.batch_size)
+        source_slot = step // len(self.images) * self.batch_size + i
+        shards = []
+        for images in self.images:
+            uses = images.order.next_uses(source_slot, with_references=self.with_references)
+            for domain, slots in enumerate(uses):
+                for shard, use in enumerate(slots.tolist()):
+                    shards.append(
+                        (use, images.reader, images.reader.shard(Location(domain, shard, 0)))
+                    )
+        return [(reader, shard) for _, reader, shard in sorted(shards, key=itemgetter(0))]
 
     def __getitem__(self, slot: int) -> LoaderOutput:
         images, _ = self.images_of_slot(slot)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stargan_dist.data.loading import RankSampler
-from stargan_dist.data.order import WINDOW_SHARDS, Location, Order
+from stargan_dist.data.order import WINDOW_SHARDS, Location, Order, shards_of_pass
 
 COUNTS = ((5, 3, 1), (4,), tuple([2] * (WINDOW_SHARDS + 3)))
 SIZES = [sum(counts) for counts in COUNTS]
@@ -145,3 +145,33 @@ def test_substitutes_are_different_images_of_the_domain():
     assert set(drawn) <= set(all_locations(2))
     assert drawn == ORDER.substitutes(2, 10, "source", 5) != ORDER.substitutes(2, 10, "source", 6)
     assert sorted(ORDER.substitutes(1, 10, "source", 5)) == all_locations(1)
+
+
+def window_at(stream, domain, position, ahead=0):
+    """Return the shards of the window that a stream reads from."""
+    epoch, i = divmod(position, SIZES[domain])
+    shards, starts = shards_of_pass(ORDER, stream, domain, epoch)
+    i = (i + ahead) % SIZES[domain]
+    windows = range(0, len(shards), WINDOW_SHARDS)
+    return next(shards[w : w + WINDOW_SHARDS] for w in reversed(windows) if starts[w] <= i)
+
+
+@pytest.mark.parametrize("position", [0, 8, 13, 27, 52, 131])
+@pytest.mark.parametrize("domain", range(3))
+def test_the_next_use_of_a_shard_is_the_first_window_that_has_it(position, domain):
+    expected = {}
+    for later in range(position, position + 2 * SIZES[domain]):
+        for stream, ahead in [("source", 0), ("reference", 0), ("reference", SIZES[domain] // 2)]:
+            for shard in window_at(stream, domain, later, ahead):
+                expected.setdefault(shard, later)
+    uses = ORDER.next_uses(3 * position + 1, with_references=True)[domain]
+    assert {shard: use // 3 for shard, use in enumerate(uses)} == expected
+
+
+def test_without_references_the_sources_alone_determine_the_next_use():
+    (_, _, uses) = ORDER.next_uses(0, with_references=False)
+    window = {
+        ORDER.source(s).shard for s in range(3 * 2 * WINDOW_SHARDS) if ORDER.source(s).domain == 2
+    }
+    assert {*np.flatnonzero(uses == 0)} == window
+    assert set(uses[uses > 0]) == {3 * 2 * WINDOW_SHARDS}

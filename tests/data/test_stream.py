@@ -187,8 +187,12 @@ def test_servers_without_ranges_need_a_cache(shards, http, tmp_path):
     http.ranges = False
     with pytest.raises(UserError, match=r"does not serve ranges of bytes: set data\.cache"):
         load(make_slots(http.url))
-    cache = ShardCache(str(tmp_path / "cache"), 2**30)
-    assert_same(load(make_slots(http.url, cache)), load(make_slots(shards)))
+    for ahead_bytes in (0, 2**26):
+        cache = ShardCache(str(tmp_path / f"cache{ahead_bytes}"), 2**30)
+        slots = make_slots(http.url, cache)
+        http.log.clear()
+        assert_same(load(slots, ahead_bytes=ahead_bytes), load(make_slots(shards)))
+        assert sum(n for path, n in http.gets().items() if path.endswith(".tar")) <= 10
     config = DataConfig(http.url, cache=str(tmp_path / "cache"))
     assert load_split(open_reader(config, "val"), 32).paths
 
@@ -202,15 +206,20 @@ def test_a_damaged_file_in_the_cache_is_downloaded_again(shards, sequence, tmp_p
     assert_same(load(make_slots(shards, cache)), sequence)
 
 
-def test_a_cache_smaller_than_the_working_set_is_rejected(shards, tmp_path):
+def test_a_cache_smaller_than_the_working_set_requires_reading_ahead(shards, tmp_path):
     index = read_index(shards)
     split_bytes = sum(shard.bytes for shards in index.splits["train"].values() for shard in shards)
     assert working_set_bytes(index, "train") == split_bytes  # fewer shards than a window holds
-    config = DataConfig(shards, cache=str(tmp_path), cache_gib=(split_bytes - 1) / 2**30)
-    with pytest.raises(UserError, match=r"data\.cache_gib: .* cannot hold"):
-        open_reader(config, "train")
-    config = DataConfig(shards, cache=str(tmp_path), cache_gib=(split_bytes + 1) / 2**30)
-    open_reader(config, "train")
+    largest = max(shard.bytes for shard in index.shards())
+    for limit, ahead_mib, waits in [(split_bytes + 1, 0, True), (largest, 1, False)]:
+        gib = limit / 2**30
+        config = DataConfig(shards, cache=str(tmp_path), cache_gib=gib, ahead_mib=ahead_mib)
+        assert open_reader(config, "train").waits_for_cache == waits
+    for limit, ahead_mib in [(split_bytes - 1, 0), (largest - 1, 1)]:
+        gib = limit / 2**30
+        config = DataConfig(shards, cache=str(tmp_path), cache_gib=gib, ahead_mib=ahead_mib)
+        with pytest.raises(UserError, match=r"data\.cache_gib: .* cannot hold"):
+            open_reader(config, "train")
 
 
 # Faults.

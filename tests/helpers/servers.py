@@ -29,7 +29,7 @@ class FileRequestHandler(BaseHTTPRequestHandler):
         with self.server.counted():
             self.server.released.wait(self.server.delay_seconds)
         path = self.server.folder / unquote(self.path).lstrip("/")
-        fault = self.server.next_fault(self.path)
+        fault = self.server.next_fault(f"{self.path} {self.headers.get('Range', '')}")
         if fault == "reset":
             # With SO_LINGER 0, closing sends a reset in the middle of the response.
             linger = struct.pack("ii", 1, 0)
@@ -76,8 +76,8 @@ class FileServer(ThreadingHTTPServer):
 
     Attributes:
         ranges: whether byte ranges are supported.
-        faults: pattern of paths -> results of the next matching requests, in order: "reset",
-            "stall", a status such as "500", or anything else for success.
+        faults: pattern of paths, each with its "bytes=…" -> results of the next matching requests,
+            in order: "reset", "stall", a status such as "500", or anything else for success.
         log: command, path, status and number of bytes of each response.
         delay_seconds: before each response.
         peak: largest number of requests that waited at the same time.
@@ -98,10 +98,10 @@ class FileServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def next_fault(self, path: str) -> str | None:
+    def next_fault(self, request: str) -> str | None:
         with self._lock:
             for pattern, faults in self.faults.items():
-                if re.search(pattern, path) and faults:
+                if re.search(pattern, request) and faults:
                     return faults.pop(0)
         return None
 

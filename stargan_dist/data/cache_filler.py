@@ -1,0 +1,149 @@
+"""Download shards into the cache before training needs them.
+
+The order of the samples is known beforehand (data/order.py), and so is when each shard is read
+next. A thread keeps those shards in the cache that are read first, as many as fit. Samples of
+other shards are fetched by their byte ranges meanwhile: nobody waits for a whole shard.
+"""
+
+import atexit
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import accumulate, compress, takewhile
+from multiprocessing.util import Finalize
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from stargan_dist import storage
+from stargan_dist.data.cache import CachedFile, CacheFault, ShardCache, least_recently_used
+from stargan_dist.data.index import Shard
+from stargan_dist.data.reader import ShardReader
+from stargan_dist.data.stream import Slots
+from stargan_dist.errors import PermanentError, UserError
+
+POLL_SECONDS = 1.0
+STOP_SECONDS = 2.0
+RETRY_SECONDS = 600.0  # after which a failed download is tried again
+# For so long after a read, a file of another training counts as in use.
+OTHERS_SECONDS = 600.0
+
+logger = logging.getLogger(__name__)
+
+
+class File(NamedTuple):
+    """A shard, and its name in the cache."""
+
+    name: str
+    url: str
+    shard: Shard
+
+
+class _StoppedError(PermanentError):
+    """The process ends during a download."""
+
+
+class CacheFiller:
+    """Fills a cache for a training. One process of a node at a time downloads.
+
+    Args:
+        slots: slots of the training.
+        cache: the cache of its readers.
+
+    Attributes:
+        slot: the slot that this process loads now.
+    """
+
+    def __init__(self, slots: Slots, cache: ShardCache) -> None:
+        self.slots, self.cache, self.slot = slots, cache, 0
+        self._files: dict[tuple[ShardReader, Shard], File] = {}
+        for reader, shard in slots.next_shards(0):
+            url = storage.join(reader.url, shard.name)
+            self._files[reader, shard] = File(cache.name(url, shard), url, shard)
+        self._names = {file.name for file in self._files.values()}
+        self._kept: set[str] = set()  # names of the files that are read next, as many as fit
+        self._failed: dict[str, float] = {}  # name of a file -> time of the failure
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fill-cache", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. At the exit of this process it removes an incomplete download."""
+        self._thread.start()
+        Finalize(self, self.stop, exitpriority=10)  # at the exit of a loader process
+        atexit.register(self.stop)  # of a rank: before fsspec closes its connections
+
+    def stop(self) -> None:
+        """Stop the thread, also in the middle of a download."""
+        self._stopped.set()
+        self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        training = hashlib.sha256(repr((sorted(self._names), self.slots.seed)).encode())
+        lock = FileLock(self.cache.folder / f".lock-fill-{training.hexdigest()[:16]}", timeout=0)
+        while not self._stopped.is_set():
+            with suppress(Timeout), lock:
+                self._fill()
+            self._stopped.wait(POLL_SECONDS)
+
+    def _fill(self) -> None:
+        self.cache.remove_abandoned()
+        while not self._stopped.is_set():
+            missing = self.first_missing()
+            if missing:
+                self.download(missing)
+            else:
+                self._stopped.wait(POLL_SECONDS)
+
+    def next_files(self) -> list[File]:
+        """Return all files in the order in which they are read next."""
+        return [self._files[key] for key in self.slots.next_shards(self.slot)]
+
+    def first_missing(self) -> File | None:
+        """Return the first file to be downloaded: of those that are read next, as many as fit."""
+        present = self.cache.files()
+        others = sum(f.bytes for f in present if f.name not in self._names and _is_in_use(f))
+        files = self.next_files()
+        sizes = accumulate(file.shard.bytes for file in files)
+        fits = takewhile(bool, (size <= self.cache.limit_bytes - others for size in sizes))
+        kept = [*compress(files, fits)]
+        self._kept = {file.name for file in kept}
+        absent = self._kept - {f.name for f in present} - self._recently_failed()
+        return next((file for file in kept if file.name in absent), None)
+
+    def _recently_failed(self) -> set[str]:
+        after = time.monotonic() - RETRY_SECONDS
+        return {name for name, failed in self._failed.items() if failed > after}
+
+    def download(self, file: File) -> None:
+        """Download a file; a failure is reported."""
+        try:
+            self.cache.download(file.url, file.shard, self._eviction, self._read_blocks).close()
+        except _StoppedError:
+            return
+        except (OSError, UserError) as error:
+            self._failed[file.name] = time.monotonic()
+            logger.warning(
+                "%s is not in the cache, and its samples are fetched one by one: %s",
+                file.url, error,
+            )  # fmt: skip
+            if isinstance(error, CacheFault):
+                self._stopped.wait(RETRY_SECONDS)
+
+    def _eviction(self, present: list[CachedFile]) -> list[CachedFile]:
+        expendable = (f for f in present if f.name not in self._kept)
+        unused = [f for f in expendable if f.name in self._names or not _is_in_use(f)]
+        return least_recently_used(unused)
+
+    def _read_blocks(self, url: str) -> Iterator[bytes]:
+        for block in storage.read_blocks(url):
+            if self._stopped.is_set():
+                raise _StoppedError
+            yield block
+
+
+def _is_in_use(file: CachedFile) -> bool:
+    """Return True for a file that its training, another one than this, is going to read again."""
+    return file.in_progress or time.time() - file.used < OTHERS_SECONDS

@@ -1,0 +1,252 @@
+"""A cache is filled behind a training: in the order of use, once a node, within its limit."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from stargan_dist import storage
+from stargan_dist.config import StorageConfig
+from stargan_dist.data import cache_filler
+from stargan_dist.data.cache import ShardCache
+from stargan_dist.data.cache_filler import CacheFiller
+from stargan_dist.data.index import Index
+from stargan_dist.data.labels import domain_labels
+from stargan_dist.data.order import WINDOW_SHARDS
+from stargan_dist.data.reader import ShardReader
+from stargan_dist.data.sources import DataSources
+from stargan_dist.data.stream import Slots
+from tests.conftest import ROOT
+from tests.data.test_cache import cache_bytes, write_shard
+from tests.data.test_stream import STEPS, assert_same, load, load_world, make_slots
+
+AHEAD = {"ahead_bytes": 2**26}
+UNLIMITED = 2**30
+SHARD_BYTES, SHARD_SAMPLES, SHARDS = 100, 4, 3 * WINDOW_SHARDS
+
+
+@pytest.fixture(scope="module")
+def sequence(shards):
+    """The batches, read from local files."""
+    return load(make_slots(shards))
+
+
+@pytest.fixture
+def far(shards, http):
+    """The shards on a server, and the server."""
+    shutil.copytree(shards, http.folder, dirs_exist_ok=True)
+    storage.configure(StorageConfig(tries=1, wait_seconds=0.0))
+    return http
+
+
+@pytest.mark.parametrize(
+    ("ranks", "workers", "limit_bytes"), product([1, 2], [0, 2], [UNLIMITED, 20_000])
+)
+def test_a_cache_that_is_filled_behind_does_not_change_the_sequence(
+    far, tmp_path, sequence, ranks, workers, limit_bytes, monkeypatch
+):
+    monkeypatch.setattr(cache_filler, "POLL_SECONDS", 0.01)
+    cache = ShardCache(str(tmp_path / "cache"), limit_bytes)
+    slots = make_slots(far.url, cache)
+    for steps in (range(2), range(2, STEPS)):
+        batches = load_world(slots, steps, ranks, workers=workers, **AHEAD)
+        assert_same(batches, sequence[steps.start : steps.stop])
+        assert cache_bytes(cache) <= limit_bytes
+
+
+def test_no_batch_waits_for_a_shard(far, tmp_path, sequence, monkeypatch):
+    monkeypatch.setattr(CacheFiller, "download", lambda *_: time.sleep(0.01))
+    slots = make_slots(far.url, ShardCache(str(tmp_path / "cache"), UNLIMITED))
+    far.log.clear()
+    assert_same(load(slots, **AHEAD), sequence)
+    assert 200 not in {status for _, path, status, _ in far.log if path.endswith(".tar")}
+
+
+# A dataset of two domains with many shards, whose contents do not matter.
+
+
+@pytest.fixture
+def make_filler(tmp_path):
+    """Return a function that makes a filler of a cache; its thread is not started."""
+    storage.configure(StorageConfig(tries=1, wait_seconds=0.0))
+    folder = tmp_path / "shards"
+    shards = {domain: [write(folder, domain, i) for i in range(SHARDS)] for domain in "01"}
+    index = Index([*shards], {"train": shards}, "")
+
+    def make(limit_bytes=UNLIMITED):
+        cache = ShardCache(str(tmp_path / "cache"), limit_bytes)
+        cache.folder.mkdir(exist_ok=True)
+        sources = DataSources(
+            [ShardReader(str(folder), index, "train", cache)], domain_labels(index.domains)
+        )
+        slots = Slots(sources, 3, image_size=8, latent_dim=1, batch_size=4, with_references=False)
+        return CacheFiller(slots, cache)
+
+    return make
+
+
+def write(folder, domain, number):
+    """Write a shard; return its entry in an index."""
+    name = f"train/000{domain}-x-{number:06d}.tar"
+    shard = write_shard(str(folder / name), name.encode().zfill(SHARD_BYTES))
+    return replace(shard, name=name, samples=SHARD_SAMPLES)
+
+
+def fill(filler, downloads=1000):
+    """Download shards that are missing, until none is; return their URLs."""
+    urls = []
+    while len(urls) < downloads and (file := filler.first_missing()):
+        filler.download(file)
+        urls.append(file.url)
+    return urls
+
+
+def test_shards_are_downloaded_once_in_the_order_of_their_use(make_filler):
+    filler = make_filler()
+    urls = [file.url for file in filler.next_files()]
+    assert fill(filler) == urls
+    assert len(set(urls)) == 2 * SHARDS
+
+
+def test_with_a_small_cache_each_shard_is_downloaded_before_its_use(make_filler):
+    """The cache holds one window of shards of each domain, and a few shards more."""
+    filler = make_filler(limit_bytes=5 * WINDOW_SHARDS // 2 * SHARD_BYTES)
+    downloads = 0
+    for filler.slot in range(0, 2 * 2 * SHARDS * SHARD_SAMPLES, 16):
+        downloads += len(fill(filler))
+        cached = {file.name for file in filler.cache.files()}
+        samples = filler.slots.samples(range(filler.slot, filler.slot + 16))
+        assert all(reader.is_cached(reader.shard(location)) for reader, location in samples)
+        assert len(cached) * SHARD_BYTES <= filler.cache.limit_bytes
+    # A shard of two consecutive windows, of two passes, is downloaded once.
+    assert 1.5 < downloads / (2 * SHARDS) < 2.0
+
+
+def test_a_tiny_cache_keeps_its_shards_until_their_window_ends(make_filler):
+    filler = make_filler(limit_bytes=5 * SHARD_BYTES)
+    assert len(fill(filler)) == 5
+    for filler.slot in range(0, 2 * WINDOW_SHARDS * SHARD_SAMPLES, 8):
+        assert not fill(filler)
+    filler.slot += 8
+    assert fill(filler)
+
+
+def test_files_that_another_training_uses_are_not_removed(make_filler):
+    filler = make_filler(limit_bytes=5 * SHARD_BYTES)
+    used, unused = (filler.cache.folder / name for name in ("used", "unused"))
+    for path in (used, unused):
+        path.write_bytes(bytes(SHARD_BYTES))
+    os.utime(unused, (1, 1))
+    assert len(fill(filler)) == 4
+    assert (used.exists(), unused.exists()) == (True, False)
+
+
+def test_a_shard_that_cannot_be_cached_is_reported_once_and_the_others_follow(make_filler, caplog):
+    filler = make_filler()
+    bad = filler.next_files()[3]
+    Path(bad.url).write_bytes(b"x" * SHARD_BYTES)
+    assert len(fill(filler)) == 2 * SHARDS
+    (record,) = caplog.records
+    assert "its hash is not the index's" in record.getMessage()
+    assert bad.url in record.getMessage()
+
+
+def test_one_process_of_a_node_fills_and_another_one_takes_over(make_filler, monkeypatch):
+    monkeypatch.setattr(cache_filler, "POLL_SECONDS", 0.01)
+    first, second = make_filler(), make_filler()
+    reached = threading.Event()
+    monkeypatch.setattr(first, "download", lambda _: reached.set() or time.sleep(0.01))
+    first.start()
+    assert reached.wait(10)
+    second.start()
+    time.sleep(0.2)
+    assert not second.cache.files()
+    first.stop()
+    wait_for(lambda: len(second.cache.files()) == 2 * SHARDS)
+    second.stop()
+
+
+def wait_for(condition):
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_downloading(cache):
+    """Return True if a download is under way."""
+    return cache.folder.exists() and any(file.in_progress for file in cache.files())
+
+
+def start_filler(url, cache):
+    """Start to fill a cache, and wait until a download is under way."""
+    cache.folder.mkdir(exist_ok=True)
+    filler = CacheFiller(make_slots(url, cache), cache)
+    filler.start()
+    wait_for(lambda: is_downloading(cache))
+    return filler
+
+
+def test_a_filler_that_stops_removes_its_incomplete_download(far, tmp_path):
+    far.delay_seconds = 0.5
+    cache = ShardCache(str(tmp_path / "cache"), UNLIMITED)
+    start_filler(far.url, cache).stop()
+    assert cache.files() == []
+
+
+def test_a_killed_process_holds_no_lock_and_the_next_one_removes_its_download(far, tmp_path):
+    far.faults[rf"\.tar bytes=0-{storage.BLOCK_BYTES - 1}"] = ["stall"]
+    cache = ShardCache(str(tmp_path / "cache"), UNLIMITED)
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: start_filler(far.url, cache) and time.sleep(1000)
+    )
+    process.start()
+    wait_for(lambda: is_downloading(cache))
+    process.kill()
+    process.join()
+    assert is_downloading(cache)
+    filler = start_filler(far.url, cache)
+    wait_for(lambda: not filler.first_missing())
+    filler.stop()
+    assert not is_downloading(cache)
+
+
+END_EARLY = """
+import sys
+from stargan_dist.data.cache import ShardCache
+from stargan_dist.data.loading import iterate_batches, training_loader
+from stargan_dist.data.skipped import SkippedSamples
+from tests.data.test_stream import make_slots
+
+loader = training_loader(
+    make_slots(sys.argv[1], ShardCache(sys.argv[2], 2**30)), range(6),
+    rank=0, world_size=1, workers=int(sys.argv[3]), ahead_bytes=2**26,
+)
+batches = iterate_batches(loader, SkippedSamples())
+next(batches)
+sys.stdin.read()
+batches.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_that_ends_removes_its_incomplete_download_silently(far, tmp_path, workers):
+    far.delay_seconds = 0.3
+    cache = ShardCache(str(tmp_path / "cache"), UNLIMITED)
+    command = [sys.executable, "-c", END_EARLY, far.url, str(cache.folder), str(workers)]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **options) as process:
+        wait_for(lambda: is_downloading(cache))
+        output, _ = process.communicate("")
+    assert (process.returncode, output) == (0, "")
+    assert not is_downloading(cache)
