@@ -128,12 +128,12 @@ class ShardCache:
     def files(self) -> list[CachedFile]:
         """Return the files of the cache."""
         files = []
-        for name in os.listdir(self.folder) if self.folder.exists() else []:
+        for path in self.folder.iterdir() if self.folder.exists() else ():
             # Another process may just have finished its download and renamed the file.
             with suppress(FileNotFoundError):
-                if not name.startswith(".lock"):
-                    stat = (self.folder / name).stat()
-                    files.append(CachedFile(name, stat.st_size, stat.st_mtime))
+                if not path.name.startswith(".lock"):
+                    stat = path.stat()
+                    files.append(CachedFile(path.name, stat.st_size, stat.st_mtime))
         return files
 
     def remove_abandoned(self) -> None:

@@ -10,9 +10,9 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import accumulate, compress, takewhile
+from itertools import accumulate
 from multiprocessing.util import Finalize
 from typing import NamedTuple
 
@@ -106,9 +106,7 @@ class CacheFiller:
         present = self.cache.files()
         others = sum(f.bytes for f in present if f.name not in self._names and _is_in_use(f))
         files = self.next_files()
-        sizes = accumulate(file.shard.bytes for file in files)
-        fits = takewhile(bool, (size <= self.cache.limit_bytes - others for size in sizes))
-        kept = [*compress(files, fits)]
+        kept = files[: how_many_fit((f.shard for f in files), self.cache.limit_bytes - others)]
         self._kept = {file.name for file in kept}
         absent = self._kept - {f.name for f in present} - self._recently_failed()
         return next((file for file in kept if file.name in absent), None)
@@ -142,6 +140,11 @@ class CacheFiller:
             if self._stopped.is_set():
                 raise _StoppedError
             yield block
+
+
+def how_many_fit(shards: Iterable[Shard], limit_bytes: int) -> int:
+    """Return how many shards, from the first one on, have at most `limit_bytes` together."""
+    return sum(1 for total in accumulate(s.bytes for s in shards) if total <= limit_bytes)
 
 
 def _is_in_use(file: CachedFile) -> bool:

@@ -5,6 +5,7 @@ from contextlib import closing
 
 from torch.utils.data import DataLoader, Sampler, default_collate
 
+from stargan_dist import storage
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.read_ahead import ReadAhead
 from stargan_dist.data.skipped import SkippedSamples
@@ -15,7 +16,37 @@ from stargan_dist.data.workers import iterate, open_loader
 def _collate(slots: list[LoaderOutput]) -> LoaderOutput:
     fields = zip(*(slot.batch for slot in slots), strict=True)
     batch = Batch(*(None if field[0] is None else default_collate([*field]) for field in fields))  # type: ignore[arg-type]
-    return LoaderOutput(batch, [fault for slot in slots for fault in slot.faults])
+    faults = [fault for slot in slots for fault in slot.faults]
+    return LoaderOutput(batch, faults, storage.take_traffic(), slots[0].ahead_bytes)
+
+
+class TrafficMeter:
+    """Traffic of the loader processes of a rank since the last `take`."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.images = self.requests = self.bytes = self.ahead_bytes = 0
+
+    def add(self, output: LoaderOutput) -> None:
+        """Add a batch."""
+        batch = output.batch
+        per_slot = sum(images is not None for images in (batch.x, batch.x_ref, batch.x_ref2))
+        self.images += len(batch.x) * per_slot
+        self.requests += output.traffic.requests
+        self.bytes += output.traffic.bytes
+        self.ahead_bytes = max(self.ahead_bytes, output.ahead_bytes)
+
+    def take(self, seconds: float) -> dict[str, float]:
+        """Return metrics of an interval, by tag, and begin the next one."""
+        metrics = {
+            "data/requests_per_image": self.requests / max(self.images, 1),
+            "data/mib_per_second": self.bytes / 2**20 / seconds,
+            "data/ahead_mib": self.ahead_bytes / 2**20,
+        }
+        self._reset()
+        return metrics
 
 
 class RankSampler(Sampler[list[int]]):
@@ -65,14 +96,17 @@ def training_loader(
 
 
 def iterate_batches(
-    loader: DataLoader[LoaderOutput], skipped: SkippedSamples
+    loader: DataLoader[LoaderOutput], skipped: SkippedSamples, meter: TrafficMeter | None = None
 ) -> Generator[Batch, None, None]:
     """Iterate over the batches of a loader, as `workers.iterate` does.
 
     Replaced samples are added to `skipped` when their batch is yielded, not when it is prefetched.
+    So is the traffic to `meter`.
     """
     with closing(iterate(loader)) as outputs:
-        for batch, faults in outputs:
-            for fault in faults:
+        for output in outputs:
+            for fault in output.faults:
                 skipped.add(*fault)
-            yield batch
+            if meter:
+                meter.add(output)
+            yield output.batch

@@ -68,7 +68,11 @@ class ReadAhead(Dataset[LoaderOutput]):
                 for (owner, shard, number), data in fetched.items()
                 if owner == id(reader)
             }
-        return [self.slots[number] for number in numbers]
+        ahead_bytes = self._ahead_bytes()
+        return [self.slots[number]._replace(ahead_bytes=ahead_bytes) for number in numbers]
+
+    def _ahead_bytes(self) -> int:
+        return sum(size for _, size in self._started.values())
 
     def _advance(self, numbers: Sequence[int]) -> Fetched:
         """Start this batch, unless it is under way, and later ones. Returns its samples."""
@@ -83,7 +87,7 @@ class ReadAhead(Dataset[LoaderOutput]):
             filler.slot = numbers[0]
         future, _ = self._started.pop(numbers[0])
         for later in self._later(numbers):
-            if sum(size for _, size in self._started.values()) >= self.limit_bytes:
+            if self._ahead_bytes() >= self.limit_bytes:
                 break
             self._start(later)
         return future.result()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from stargan_dist import storage
 from stargan_dist.data import transforms
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.cache import CacheFault
@@ -38,10 +39,18 @@ T = TypeVar("T")
 
 
 class LoaderOutput(NamedTuple):
-    """Output of a dataset or loader: a slot or a batch, and the faults of replaced samples."""
+    """Output of a dataset or loader: a slot or a batch, and how it was loaded.
+
+    Attributes:
+        faults: replaced samples.
+        traffic: reads of the process since its previous batch.
+        ahead_bytes: estimated size of the samples of later batches that were under way or fetched.
+    """
 
     batch: Batch
     faults: list[Fault]
+    traffic: storage.Traffic = storage.Traffic()
+    ahead_bytes: int = 0
 
 
 class AugmentedImages:

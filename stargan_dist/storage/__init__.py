@@ -19,6 +19,7 @@ from stargan_dist.storage.reading import (
     read_range,
 )
 from stargan_dist.storage.retry import configure, current_config, with_retries
+from stargan_dist.storage.traffic import Traffic, take_traffic
 from stargan_dist.storage.typed_json import check_seal, decode_json, sealed
 from stargan_dist.storage.writing import (
     check_writable,
@@ -37,6 +38,7 @@ __all__ = [
     "BLOCK_BYTES",
     "PARTIAL_PREFIX",
     "Range",
+    "Traffic",
     "check_seal",
     "check_writable",
     "configure",
@@ -66,6 +68,7 @@ __all__ = [
     "remove_leftovers",
     "sealed",
     "start",
+    "take_traffic",
     "with_retries",
     "write_bytes",
 ]

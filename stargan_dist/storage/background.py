@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from fsspec.asyn import AsyncFileSystem, get_loop
 
+from stargan_dist.storage import traffic
 from stargan_dist.storage.reading import filesystem, parent
 from stargan_dist.storage.retry import current_config
 
@@ -62,4 +63,5 @@ async def _read(fs: Any, part: Range) -> bytes:
         else:
             reading = asyncio.to_thread(fs.cat_file, path, start=part.begin, end=part.end)
         data: bytes = await asyncio.wait_for(reading, current_config().timeout_seconds)
-        return data
+    traffic.count(data)
+    return data

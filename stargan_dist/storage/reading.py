@@ -13,6 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from stargan_dist.errors import UserError
+from stargan_dist.storage import traffic
 from stargan_dist.storage.retry import with_retries, with_timeout
 
 PARTIAL_PREFIX = ".partial-"  # of incomplete files and folders, which a killed writer may leave
@@ -167,7 +168,10 @@ def _bounded(url: str, blocks: Iterator[bytes], limit: int | None) -> Iterator[b
 
 def _read_range_once(url: str, begin: int, end: int) -> bytes:
     fs, path = filesystem(url)
-    return with_timeout(fs, "cat_file", path, start=begin, end=end)
+    data: bytes = with_timeout(fs, "cat_file", path, start=begin, end=end)
+    if not isinstance(fs, LocalFileSystem):
+        traffic.count(data)
+    return data
 
 
 def read_range(url: str, begin: int, end: int) -> bytes:

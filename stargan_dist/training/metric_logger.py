@@ -24,12 +24,27 @@ FIRST_TERMS = ("real", "fake", "reg", "adv", "cls", "sty", "ds")  # order in a p
 
 
 def progress_line(
-    step: int, steps: int, rate: float, eta_seconds: float, losses: Mapping[str, float]
+    step: int,
+    steps: int,
+    rate: float,
+    wait_share: float,
+    eta_seconds: float,
+    losses: Mapping[str, float],
 ) -> str:
-    """Format one line about a step. rate: images per second. Losses are averaged over guides."""
+    """Format one line about a step. Losses are averaged over guides.
+
+    Args:
+        step: number of finished steps.
+        steps: number of all steps.
+        rate: images per second.
+        wait_share: share of the time that was spent waiting for data.
+        eta_seconds: time to the end.
+        losses: terms by name.
+    """
     columns = [
         f"step {step}/{steps} ({step / steps:.1%})",
         f"{rate:.1f} img/s",
+        f"data wait {wait_share:.0%}",
         f"eta {clock(eta_seconds)}",
     ]
     for module in ("D", "G"):

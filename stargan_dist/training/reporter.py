@@ -14,6 +14,7 @@ from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.config import Config, Origins
 from stargan_dist.data.labels import Labels
+from stargan_dist.data.loading import TrafficMeter
 from stargan_dist.data.reader import LoadedSplit
 from stargan_dist.data.skipped import SkippedCounts, SkippedSamples
 from stargan_dist.data.sources import DataSources, load_labelled_images, open_sources
@@ -63,6 +64,7 @@ class Reporter:
         self.stopped, self.is_main = stopped, world.is_main
         self.evaluator = _build_evaluator(self.config, world, stopped)
         self.stopwatch = Stopwatch()
+        self.traffic = TrafficMeter()
         self.start, self.began = start, time.monotonic()
         self.last_logged_step = start
         self.reported_skipped: SkippedCounts = {}
@@ -137,13 +139,14 @@ class Reporter:
         """
         losses = self.world.all_reduce_mean(terms)
         seconds, wait_share = self.stopwatch.lap()
+        traffic = self.traffic.take(seconds)
         if not self.is_main:
             return
         rate = (step - self.last_logged_step) * self.config.batch_size / seconds
         self.last_logged_step = step
         seconds_per_step = (time.monotonic() - self.began) / (step - self.start)
         eta_seconds = seconds_per_step * (self.config.steps - step)
-        logger.info(progress_line(step, self.config.steps, rate, eta_seconds, losses))
+        logger.info(progress_line(step, self.config.steps, rate, wait_share, eta_seconds, losses))
         weights = self.state.objective.decaying_weights(step - 1)
         scalars = {
             **{f"schedule/lambda_{name}": weight for name, weight in weights.items()},
@@ -151,6 +154,7 @@ class Reporter:
             "speed/data_wait_share": wait_share,
             "speed/memory_gib": peak_memory_bytes(self.world.device) / 2**30,
             "data/skipped_samples": skipped.total,
+            **traffic,
             "progress/nonfinite_iterations": nonfinite,
             "progress/images_seen": step * self.config.batch_size,
         }

@@ -147,7 +147,9 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(closing(self.engine))
             stack.enter_context(closing(self.writer))
-            stream = stack.enter_context(closing(iterate_batches(self.loader, self.skipped)))
+            stream = stack.enter_context(
+                closing(iterate_batches(self.loader, self.skipped, self.reporter.traffic))
+            )
             stack.enter_context(self.world.reporting_errors())
             yield self.reporter.stopwatch.timed(stream)
 

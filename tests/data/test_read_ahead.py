@@ -11,6 +11,7 @@ import pytest
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
+from stargan_dist.data.loading import TrafficMeter
 from stargan_dist.data.read_ahead import MAX_BATCHES, MAX_STARTED, ReadAhead
 from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.errors import UserError
@@ -78,6 +79,25 @@ def test_many_samples_are_under_way_at_a_time_and_each_is_requested_once(far, se
     tars = sum(n for path, n in far.gets().items() if path.endswith(".tar"))
     batches = (range(i, i + BATCH_SIZE) for i in range(0, STEPS * BATCH_SIZE, BATCH_SIZE))
     assert tars == sum(len(set(slots.samples(batch))) for batch in batches)
+
+
+@pytest.mark.parametrize("ahead_bytes", [0, 2**26])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_traffic_of_the_loader_is_measured(far, workers, ahead_bytes):
+    slots = make_slots(far.url)
+    storage.take_traffic()
+    far.log.clear()
+    meter = TrafficMeter()
+    load(slots, workers=workers, meter=meter, ahead_bytes=ahead_bytes)
+    sizes = [size for _, _, _, size in far.log]
+    assert (meter.images, meter.requests, meter.bytes) == (
+        3 * STEPS * BATCH_SIZE, len(sizes), sum(sizes)
+    )  # fmt: skip
+    assert (meter.ahead_bytes > 0) == (ahead_bytes > 0)
+    metrics = meter.take(seconds=2.0)
+    assert metrics["data/requests_per_image"] == len(sizes) / (3 * STEPS * BATCH_SIZE)
+    assert metrics["data/mib_per_second"] == sum(sizes) / 2**21
+    assert meter.requests == 0
 
 
 def outcome(url, **options):

@@ -46,13 +46,13 @@ def slots(shards):
     return make_slots(shards)
 
 
-def load(slots, steps=range(STEPS), rank=0, world_size=1, skipped=None, **options):
+def load(slots, steps=range(STEPS), rank=0, world_size=1, skipped=None, meter=None, **options):
     loader = training_loader(
         slots, steps,
         rank=rank, world_size=world_size, **{"workers": 0, "start_method": "fork"} | options,
         pin_memory=False,
     )  # fmt: skip
-    return list(iterate_batches(loader, SkippedSamples() if skipped is None else skipped))
+    return list(iterate_batches(loader, SkippedSamples() if skipped is None else skipped, meter))
 
 
 def load_world(slots, steps, world_size, **options):

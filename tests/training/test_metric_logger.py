@@ -21,10 +21,10 @@ def test_a_progress_line_averages_losses_over_guides():
     names = [f"D/{g}/{t}" for g in ("latent", "reference") for t in ("real", "fake", "reg")]
     names += [f"G/{g}/{t}" for g in ("latent", "reference") for t in ("adv", "sty", "ds", "cyc")]
     losses = {name: float(i) for i, name in enumerate(names)}
-    line = metric_logger.progress_line(50, 200, 12.345, 3725, losses)
+    line = metric_logger.progress_line(50, 200, 12.345, 0.034, 3725, losses)
     assert line == (
-        "step 50/200 (25.0%)  12.3 img/s  eta 1:02:05  D real 1.500 fake 2.500 reg 3.500  "
-        "G adv 8.000 sty 9.000 ds 10.000 cyc 11.000"
+        "step 50/200 (25.0%)  12.3 img/s  data wait 3%  eta 1:02:05  "
+        "D real 1.500 fake 2.500 reg 3.500  G adv 8.000 sty 9.000 ds 10.000 cyc 11.000"
     )
 
 
@@ -115,6 +115,8 @@ def test_tensorboard_has_all_terms_schedules_and_sample_grids(finished_run):
     assert "G/reference/grad_norm_E" not in tags
     speed = {"images_per_second", "data_wait_share", "memory_gib"}
     assert {f"speed/{name}" for name in speed} <= tags
+    traffic = {"requests_per_image", "mib_per_second", "ahead_mib"}
+    assert {f"data/{name}" for name in traffic} <= tags
     weights = [event.value for event in board.Scalars("schedule/lambda_ds")]
     assert weights == pytest.approx([1 - step / 6 for step in range(6)])
     assert set(board.Tags()["images"]) == {"samples/latent", "samples/reference"}
