@@ -149,8 +149,10 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 
 def _planar(pixels: np.ndarray, *, flip: bool) -> np.ndarray:
-    """Convert (H, W, 3) to (3, H, W), mirrored left to right if `flip`, in one copy."""
-    return np.ascontiguousarray((pixels[:, ::-1] if flip else pixels).transpose(2, 0, 1))
+    """Convert (H, W, 3) to (3, H, W), mirrored left to right if `flip`."""
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    # A second copy, which torch vectorises, is faster than one that reads pixels backwards.
+    return torch.from_numpy(planes).flip(2).numpy() if flip else planes
 
 
 def resize(image: Image.Image, size: int) -> np.ndarray:

@@ -3,13 +3,18 @@
 import gzip
 import io
 import json
+import random
 import tarfile
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
-from stargan_dist.data.sample import parse_sample
+from stargan_dist.data import sample as sample_module
+from stargan_dist.data.index import read_index, read_sample_table
+from stargan_dist.data.sample import BLOCK, CHECKSUM, USUAL_HEADER, parse_header, parse_sample
 from stargan_dist.errors import UserError
+from tests.helpers.mutations import damage
 
 METADATA = {"domain": "dog", "label": 1, "path": "dog/1.png"}
 
@@ -119,3 +124,41 @@ def test_members_of_python_and_webdataset_are_plain():
             tar.addfile(info, io.BytesIO(content))
         end = tar.offset
     assert parse_sample(buffer.getvalue()[:end]).image == b"y"
+
+
+def test_samples_of_the_builder_are_parsed_without_tarfile(shards, monkeypatch):
+    shard = read_index(shards).splits["train"]["dog"][0]
+    begin, end = read_sample_table(shards, shard).offsets[:2]
+    data = Path(shards, shard.name).read_bytes()[begin:end]
+    monkeypatch.setattr(tarfile.TarInfo, "frombuf", None)
+    assert parse_sample(data).metadata.domain == "dog"
+
+
+def outcome(block):
+    try:
+        return parse_header(block, 0)
+    except UserError as error:
+        return str(error)
+
+
+def damaged_header(header, rng):
+    """Damage a field or anything; half of the checksums are right nevertheless."""
+    begin = rng.choice([0, 98, 124, 148, 156, 257, 345])
+    field = rng.choice([rng.randbytes(2), b"\0", b"7", b"/", b"../", b" ", b"a" * 99])
+    changed = header[:begin] + field + header[begin + len(field) :]
+    block = bytearray(rng.choice([changed, damage(header, rng)])[:BLOCK])
+    if rng.random() < 0.5 and len(block) == BLOCK:
+        block[CHECKSUM] = b" " * 8
+        block[CHECKSUM] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def test_any_header_is_parsed_as_tarfile_does(monkeypatch):
+    rng = random.Random(0)
+    headers = [member("train/a/0.png", b"image"), member("a" * 99), member("x" * 100 + "/y")]
+    blocks = [damaged_header(rng.choice(headers)[:BLOCK], rng) for _ in range(5000)]
+    outcomes = [outcome(block) for block in [*headers, *blocks]]
+    usual = [block for block in blocks if USUAL_HEADER.fullmatch(block)]
+    assert len(usual) > 500 and len({*map(str, outcomes)}) > 100
+    monkeypatch.setattr(sample_module, "_parse_usual_header", lambda block, offset: None)
+    assert [outcome(block) for block in [*headers, *blocks]] == outcomes
