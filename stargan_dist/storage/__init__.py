@@ -1,12 +1,13 @@
 """Storage: all reads and writes of URLs go through this package, which uses fsspec."""
 
-from stargan_dist.storage.background import Range, read_ranges, start
+from stargan_dist.storage.background import Ahead, Range, files_ahead, read_ranges, start
 from stargan_dist.storage.reading import (
     BLOCK_BYTES,
     PARTIAL_PREFIX,
     exists,
     filesystem,
     find_files,
+    is_far,
     is_folder,
     is_inside,
     is_local,
@@ -16,6 +17,7 @@ from stargan_dist.storage.reading import (
     parent,
     read_blocks,
     read_bytes,
+    read_once,
     read_range,
 )
 from stargan_dist.storage.retry import configure, current_config, with_retries
@@ -36,6 +38,7 @@ from stargan_dist.storage.writing import (
 __all__ = [
     "BLOCK_BYTES",
     "PARTIAL_PREFIX",
+    "Ahead",
     "Range",
     "check_seal",
     "check_writable",
@@ -45,8 +48,10 @@ __all__ = [
     "decode_json",
     "exclusive_lock",
     "exists",
+    "files_ahead",
     "filesystem",
     "find_files",
+    "is_far",
     "is_folder",
     "is_inside",
     "is_local",
@@ -58,6 +63,7 @@ __all__ = [
     "published_folder",
     "read_blocks",
     "read_bytes",
+    "read_once",
     "read_range",
     "read_ranges",
     "remove_file",
