@@ -50,7 +50,8 @@ from stargan_dist.console.progress import progress_bar
 from stargan_dist.data import demo
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.labels import domain_labels
-from stargan_dist.data.reader import LoadedSplit, load_split, open_reader
+from stargan_dist.data.reader import open_reader
+from stargan_dist.data.split import LoadedSplit, load_split
 from stargan_dist.distributed.world import World
 from stargan_dist.evaluation import evaluator
 from stargan_dist.evaluation.metrics.statistics import Statistics, distances

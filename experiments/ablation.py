@@ -36,7 +36,8 @@ from stargan_dist.console.progress import clock
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.index import read_index
 from stargan_dist.data.order import seeded_rng
-from stargan_dist.data.reader import LoadedSplit, ShardReader, load_split
+from stargan_dist.data.reader import ShardReader
+from stargan_dist.data.split import LoadedSplit, load_split
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.inference.translator import Translator
 from stargan_dist.runs import scores

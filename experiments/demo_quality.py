@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from stargan_dist.console.progress import progress_bar
 from stargan_dist.data.index import read_index
-from stargan_dist.data.reader import ShardReader, load_split
+from stargan_dist.data.reader import ShardReader
+from stargan_dist.data.split import load_split
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.inference.translator import Translator
 

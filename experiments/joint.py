@@ -38,7 +38,8 @@ from torch import Tensor
 from stargan_dist.data.demo import EXPRESSIONS, SPECIES, write_dataset
 from stargan_dist.data.index import INDEX, read_index
 from stargan_dist.data.order import seeded_rng
-from stargan_dist.data.reader import ShardReader, load_split
+from stargan_dist.data.reader import ShardReader
+from stargan_dist.data.split import load_split
 from stargan_dist.errors import run_command
 from stargan_dist.inference.translator import Translator
 from stargan_dist.shards.build import build

@@ -19,8 +19,8 @@ from torch import Tensor
 from stargan_dist import storage
 from stargan_dist.data import transforms
 from stargan_dist.data.labels import Labels
-from stargan_dist.data.reader import LoadedSplit
 from stargan_dist.data.sources import load_labelled_images, open_sources
+from stargan_dist.data.split import LoadedSplit
 from stargan_dist.errors import UserError, explained, run_command
 from stargan_dist.inference import grids
 from stargan_dist.inference.translator import Translator
@@ -87,9 +87,9 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def _load_image(url: str, size: int) -> np.ndarray:
+def _load_image(url: str, size: int, ahead: storage.Ahead) -> np.ndarray:
     try:
-        return transforms.resize(transforms.decode(storage.read_bytes(url)), size)
+        return transforms.resize(transforms.decode(storage.read_bytes(url, read=ahead.read)), size)
     except (OSError, UserError) as error:
         raise explained(f"cannot read the image {url}: {error}", error) from error
 
@@ -106,8 +106,9 @@ def load_files(urls: list[str], labels: Tensor, domains: list[str], size: int) -
     Raises:
         UserError: a file cannot be read or decoded.
     """
-    images = torch.from_numpy(np.stack([_load_image(url, size) for url in urls]))
-    return LoadedSplit(images, labels, urls, domains)
+    with storage.files_ahead(urls) as ahead:
+        images = [_load_image(url, size, ahead) for url in urls]
+    return LoadedSplit(torch.from_numpy(np.stack(images)), labels, urls, domains)
 
 
 def load_references(pairs: list[str], domains: list[str], size: int) -> LoadedSplit:

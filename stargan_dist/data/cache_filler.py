@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate
 from multiprocessing.util import Finalize
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from stargan_dist.data.stream import Slots
 from stargan_dist.errors import PermanentError, UserError
 
 POLL_SECONDS = 1.0
+BLOCKS_AHEAD = 4  # of 8 MiB, of a shard that is being downloaded
 STOP_SECONDS = 2.0
 RETRY_SECONDS = 600.0  # after which a failed download is tried again
 # For so long after a read, a file of another training counts as in use.
@@ -118,7 +120,8 @@ class CacheFiller:
     def download(self, file: File) -> None:
         """Download a file; a failure is reported."""
         try:
-            self.cache.download(file.url, file.shard, self._eviction, self._read_blocks).close()
+            read_blocks = partial(self._read_blocks, file.shard.bytes)
+            self.cache.download(file.url, file.shard, self._eviction, read_blocks).close()
         except _StoppedError:
             return
         except (OSError, UserError) as error:
@@ -135,11 +138,12 @@ class CacheFiller:
         unused = [f for f in expendable if f.name in self._names or not _is_in_use(f)]
         return least_recently_used(unused)
 
-    def _read_blocks(self, url: str) -> Iterator[bytes]:
-        for block in storage.read_blocks(url):
-            if self._stopped.is_set():
-                raise _StoppedError
-            yield block
+    def _read_blocks(self, size: int, url: str) -> Iterator[bytes]:
+        with storage.Ahead(storage.blocks_of(url, size), BLOCKS_AHEAD) as ahead:
+            for block in storage.read_blocks(url, ahead.read):
+                if self._stopped.is_set():
+                    raise _StoppedError
+                yield block
 
 
 def how_many_fit(shards: Iterable[Shard], limit_bytes: int) -> int:

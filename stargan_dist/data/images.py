@@ -1,13 +1,15 @@
 """The images of one domain, without augmentation, divided among ranks."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from stargan_dist.data import transforms
+from stargan_dist.data.fetch import fetch_in_order
+from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.workers import iterate, open_loader
 
@@ -22,10 +24,13 @@ class NumberedImages(NamedTuple):
 
 
 class DomainImages(Dataset[NumberedImages]):
-    """The images of one domain of a split, resized to `size`."""
+    """The images of one domain of a split, resized to `size`, for one pass over `batches`."""
 
-    def __init__(self, reader: ShardReader, domain: int, size: int) -> None:
-        self.reader, self.domain, self.size = reader, domain, size
+    def __init__(
+        self, reader: ShardReader, domain: int, size: int, batches: Sequence[Sequence[int]]
+    ) -> None:
+        self.reader, self.domain, self.size, self.batches = reader, domain, size, batches
+        self._in_order: Iterator[Location] | None = None  # of this loader process
 
     def __getitem__(self, number: int) -> NumberedImages:
         """Return one image, B = 1.
@@ -33,8 +38,18 @@ class DomainImages(Dataset[NumberedImages]):
         Raises:
             UserError: it cannot be read or decoded.
         """
-        image, _ = self.reader.read_image(self.reader.locate(self.domain, number))
+        if self._in_order is None:
+            self._in_order = fetch_in_order(self.reader, self._locations())
+        location = next(self._in_order)
+        assert location == self.reader.locate(self.domain, number)
+        image, _ = self.reader.read_image(location)
         return NumberedImages(number, torch.from_numpy(transforms.resize(image, self.size))[None])
+
+    def _locations(self) -> Iterator[Location]:
+        """Yield the locations that this process will load. Loader processes take turns."""
+        worker = get_worker_info()
+        own = self.batches[worker.id :: worker.num_workers] if worker else self.batches
+        return (self.reader.locate(self.domain, number) for batch in own for number in batch)
 
 
 def _collate(items: list[NumberedImages]) -> NumberedImages:
@@ -72,7 +87,7 @@ def load_images(
         start_method: start method of the loader processes.
         pin_memory: load into page-locked memory.
     """
-    images = DomainImages(reader, domain, size)
+    images = DomainImages(reader, domain, size, batches)
     loader = open_loader(
         images,
         batches,

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -243,15 +244,22 @@ def sample_table_name(shard_name: str) -> str:
     return shard_name.removesuffix(".tar") + ".json"
 
 
-def read_sample_table(url: str, shard: Shard) -> SampleTable:
+def read_sample_table(
+    url: str, shard: Shard, read: Callable[[str, int, int], bytes] = storage.read_once
+) -> SampleTable:
     """Read the sample table of a shard of the dataset at `url`.
+
+    Args:
+        url: folder or URL of the dataset.
+        shard: the shard.
+        read: reads as `storage.read_once` does.
 
     Raises:
         OSError: it cannot be read.
         UserError: it is not in the builder's format, or does not match the shard.
     """
     where = sample_table_range(url, shard)
-    return parse_sample_table(storage.read_bytes(where.url, where.end), shard)
+    return parse_sample_table(storage.read_bytes(where.url, where.end, read), shard)
 
 
 def sample_table_range(url: str, shard: Shard) -> storage.Range:

@@ -9,35 +9,16 @@ its retries: the batches do not depend on what was fetched ahead.
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
 
 from torch.utils.data import Dataset, get_worker_info
 
 from stargan_dist import storage
 from stargan_dist.data.cache_filler import CacheFiller
-from stargan_dist.data.index import Shard, parse_sample_table, sample_table_range
-from stargan_dist.data.reader import ShardReader
+from stargan_dist.data.fetch import Fetched, Wanted, fetch
 from stargan_dist.data.stream import LoaderOutput, Slots
-from stargan_dist.errors import UserError
 
 MAX_BATCHES = 16  # that are under way, beside the one that is needed now
 MAX_STARTED = 2  # with each batch that is loaded: the first one must not wait for all others
-
-
-class Wanted(NamedTuple):
-    """A sample that is needed."""
-
-    reader: ShardReader
-    shard: Shard
-    number: int
-
-    @property
-    def mean_bytes(self) -> int:
-        """Estimate of the size of the sample."""
-        return self.shard.bytes // self.shard.samples
-
-
-Fetched = dict[tuple[int, str, int], bytes]  # by the id of the reader, shard and sample
 
 
 class ReadAhead(Dataset[LoaderOutput]):
@@ -115,56 +96,11 @@ class ReadAhead(Dataset[LoaderOutput]):
             if reader.is_far
         ]
         missing = [w for w in wanted if not w.reader.is_cached(w.shard)]
-        future = storage.start(_fetch(wanted, missing))
-        self._started[numbers[0]] = future, sum(w.mean_bytes for w in missing)
+        size = sum(w.mean_bytes for w in missing)
+        self._started[numbers[0]] = storage.start(fetch(wanted)), size
 
     def close(self) -> None:
         """Cancel what is under way."""
         for future, _ in self._started.values():
             future.cancel()
         self._started.clear()
-
-
-async def _fetch(wanted: Sequence[Wanted], missing: Sequence[Wanted]) -> Fetched:
-    """Fetch the sample tables that are missing, and then the samples that are not in the cache."""
-    await _fetch_tables(wanted)
-    # A server without ranges sends whole shards. One request of each reader finds out.
-    first = {w.reader: w for w in missing if w.reader.serves_ranges is None}
-    fetched = await _fetch_samples([*first.values()])
-    rest = [w for w in missing if w.reader.serves_ranges and w not in first.values()]
-    return fetched | await _fetch_samples(rest)
-
-
-async def _fetch_samples(wanted: Sequence[Wanted]) -> Fetched:
-    ranges = {w: _range(w) for w in wanted}
-    known = {w: part for w, part in ranges.items() if part is not None}
-    found = await storage.read_ranges(known.values())
-    fetched = {}
-    for (w, part), data in zip(known.items(), found, strict=True):
-        size = part.end - part.begin
-        if data is not None and len(data) >= size:
-            w.reader.serves_ranges = len(data) == size
-            fetched[id(w.reader), w.shard.name, w.number] = data
-    return fetched
-
-
-async def _fetch_tables(wanted: Sequence[Wanted]) -> None:
-    shards = {(w.reader, w.shard) for w in wanted}
-    missing = [(reader, shard) for reader, shard in shards if reader.tables.get(shard) is None]
-    ranges = [sample_table_range(reader.url, shard) for reader, shard in missing]
-    found = await storage.read_ranges(ranges)
-    for (reader, shard), data in zip(missing, found, strict=True):
-        if data is not None:
-            try:
-                reader.tables.put(shard, parse_sample_table(data, shard))
-            except UserError:  # reported where the sample is read
-                continue
-
-
-def _range(wanted: Wanted) -> storage.Range | None:
-    reader, shard, number = wanted
-    table = reader.tables.get(shard)
-    if table is None:
-        return None
-    begin, end = table.offsets[number : number + 2].tolist()
-    return storage.Range(storage.join(reader.url, shard.name), begin, end)

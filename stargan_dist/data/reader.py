@@ -7,13 +7,10 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from stargan_dist import storage
 from stargan_dist.config import DataConfig
@@ -95,7 +92,7 @@ class ShardReader:
 
         Chained URLs have caches of their own.
         """
-        return "::" not in self.url and bool(self.cache or not storage.is_local(self.url))
+        return storage.is_far(self.url) or (self.cache is not None and "::" not in self.url)
 
     def is_cached(self, shard: Shard) -> bool:
         """Return True if a shard is in the cache."""
@@ -302,78 +299,3 @@ def check_split(index: Index, split: str, minimum: int, url: str) -> None:
                 f"{url}: domain {printable(domain, 200)} has {sum(counts)} images in split "
                 f"{split}, at least {minimum} are needed: add images and rebuild the shards"
             )
-
-
-@dataclass(frozen=True)
-class LoadedSplit:
-    """Images of a split in memory, without augmentation.
-
-    Attributes:
-        images: uint8 (N, 3, size, size).
-        labels: int64 (N,), or float (N, `Labels.vector_dim`).
-        paths: paths of the original files, relative to the builder's source.
-        domains: names of the labels.
-        locations: locations in the split; none for images that are of no split.
-    """
-
-    images: Tensor
-    labels: Tensor
-    paths: list[str]
-    domains: list[str]
-    locations: list[Location] = field(default_factory=list)
-
-
-def load_split(
-    reader: ShardReader,
-    size: int,
-    *,
-    first: int = 0,
-    per_domain: int | None = None,
-    domains: int | None = None,
-    replace_unreadable: bool = False,
-) -> LoadedSplit:
-    """Load images of each domain of a split, in the order of the shards.
-
-    Args:
-        reader: reader of the split.
-        size: width and height of the loaded images, in pixels.
-        first: number of the first image of each domain; numbers wrap around after the last image.
-        per_domain: images per domain; None: all.
-        domains: number of domains, from the first; None: all.
-        replace_unreadable: load the next image of the domain in place of an unreadable one.
-
-    Raises:
-        UserError: an image cannot be read or decoded; with `replace_unreadable`, none of its
-            domain.
-    """
-    images, locations, paths = [], [], []
-    for domain in range(len(reader.index.domains[:domains])):
-        num_images = reader.num_images(domain)
-        for i in range(num_images if per_domain is None else per_domain):
-            candidates = num_images if replace_unreadable else 1
-            location, image, sample = _load_next(reader, domain, first + i, candidates)
-            images.append(transforms.resize(image, size))
-            locations.append(location)
-            paths.append(sample.metadata.path)
-    stacked = np.stack(images) if images else np.zeros((0, 3, size, size), np.uint8)
-    return LoadedSplit(
-        torch.from_numpy(stacked),
-        torch.tensor([location.domain for location in locations], dtype=torch.int64),
-        paths,
-        reader.index.domains[:domains],
-        locations,
-    )
-
-
-def _load_next(
-    reader: ShardReader, domain: int, number: int, candidates: int
-) -> tuple[Location, Image.Image, Sample]:
-    """Load the first of some consecutive images that can be read."""
-    for candidate in range(number, number + candidates):
-        location = reader.locate(domain, candidate % reader.num_images(domain))
-        try:
-            return location, *reader.read_image(location)
-        except UserError:
-            if candidate == number + candidates - 1:
-                raise
-    raise AssertionError("no candidates")

@@ -9,17 +9,13 @@ import torch
 from torch import Tensor
 
 from stargan_dist.config import DataConfig, SourceConfig
+from stargan_dist.data.fetch import fetch_in_order
 from stargan_dist.data.index import Index
 from stargan_dist.data.labels import Labels, LabelSpace
 from stargan_dist.data.order import Location
-from stargan_dist.data.reader import (
-    LoadedSplit,
-    ShardReader,
-    check_split,
-    load_split,
-    open_readers,
-)
+from stargan_dist.data.reader import ShardReader, check_split, open_readers
 from stargan_dist.data.sample import Sample
+from stargan_dist.data.split import LoadedSplit, load_split
 from stargan_dist.errors import UserError
 
 
@@ -80,6 +76,13 @@ class DataSources:
                 f"{error}; name other attributes in data.sources, or rebuild the dataset"
             ) from error
         return torch.from_numpy(self.labels.vector(source_index, columns))
+
+    def labels_in_order(self, source_index: int, locations: Sequence[Location]) -> list[Tensor]:
+        """Return the label of each sample, as `label` does."""
+        is_read = not self.labels.spaces[source_index].labels_are_domains
+        reader = self.readers[source_index]
+        in_order = fetch_in_order(reader, locations) if is_read else locations
+        return [self.label(source_index, location) for location in in_order]
 
     def check(self, *, with_references: bool) -> None:
         """Check that training on these sources is possible.
@@ -158,9 +161,9 @@ def load_labelled_images(
     if sources.labels.by_domain:
         return splits[0]
     labels = [
-        sources.label(source_index, location)
+        label
         for source_index, split in enumerate(splits)
-        for location in split.locations
+        for label in sources.labels_in_order(source_index, split.locations)
     ]
     return LoadedSplit(
         torch.cat([split.images for split in splits]),

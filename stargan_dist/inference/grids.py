@@ -10,7 +10,7 @@ from torchvision.utils import make_grid
 
 from stargan_dist.data.batch import to_uint8, to_unit
 from stargan_dist.data.order import seeded_rng
-from stargan_dist.data.reader import LoadedSplit
+from stargan_dist.data.split import LoadedSplit
 from stargan_dist.inference.translator import Translator
 
 CELL_PIXELS = 64  # smaller images are enlarged to about this size

@@ -191,17 +191,19 @@ def _read_images(task: PackTask, faults: list[str]) -> Iterator[tuple[int, Item,
     Raises:
         OSError: the source cannot be read at present, which is not a fault of the image.
     """
-    for number, item in enumerate(task.items, start=task.first):
-        try:
-            data = storage.read_bytes(_item_url(task.root, item.path))
-            yield number, item, prepare_image(data, item.path, task.encoding)
-        except (UserError, FileNotFoundError, IsADirectoryError) as error:
-            faults.append(printable(f"{item.path}: {error}"))
-        except OSError as error:
-            if not (isinstance(error, PermissionError) and storage.is_local(task.root)):
-                kind = OSError if may_pass(error) else PermanentError
-                raise kind(f"{printable(item.path)} cannot be read: {error}") from error
-            faults.append(printable(f"{item.path}: {error}"))
+    urls = [_item_url(task.root, item.path) for item in task.items]
+    with storage.files_ahead(urls) as ahead:
+        for number, (item, url) in enumerate(zip(task.items, urls, strict=True), start=task.first):
+            try:
+                data = storage.read_bytes(url, read=ahead.read)
+                yield number, item, prepare_image(data, item.path, task.encoding)
+            except (UserError, FileNotFoundError, IsADirectoryError) as error:
+                faults.append(printable(f"{item.path}: {error}"))
+            except OSError as error:
+                if not (isinstance(error, PermissionError) and storage.is_local(task.root)):
+                    kind = OSError if may_pass(error) else PermanentError
+                    raise kind(f"{printable(item.path)} cannot be read: {error}") from error
+                faults.append(printable(f"{item.path}: {error}"))
 
 
 def _item_url(root: str, path: str) -> str:

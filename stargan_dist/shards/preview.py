@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain, islice
 
 from PIL import Image, ImageDraw, ImageFont
 
 from stargan_dist import storage
 from stargan_dist.console.progress import progress_bar
+from stargan_dist.data.fetch import fetch_in_order
 from stargan_dist.data.index import Index, read_index
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader
@@ -182,9 +183,11 @@ def _read_cells(
     ]
     cells: list[list[Cell]] = []
     faults: list[str] = []
+    in_order = fetch_in_order(reader, chain.from_iterable(locations))
     with progress_bar(sum(map(len, locations)), "images", description="reading") as progress:
         for domain_locations in locations:
-            cells.append([_read_cell(reader, at, size, faults) for at in domain_locations])
+            own = islice(in_order, len(domain_locations))
+            cells.append([_read_cell(reader, at, size, faults) for at in own])
             progress.update(len(domain_locations))
     return cells, faults
 

@@ -4,7 +4,7 @@ Each shard is read once, from beginning to end, and cut into samples at the offs
 index, the file NAME.json beside NAME.tar. Each piece must consist of the whole members of one
 sample, and zeros must follow the last piece. Together these checks establish that the file is a
 valid tar. A damaged sample does not hide the samples after it. At most one sample and one block of
-a shard are in memory at a time.
+a shard are in memory at a time, and BLOCKS_AHEAD of a far store, which are read ahead.
 """
 
 import hashlib
@@ -12,10 +12,11 @@ import io
 import tarfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -37,6 +38,8 @@ from stargan_dist.errors import UserError, printable
 from stargan_dist.shards.process_pool import map_in_processes
 from stargan_dist.storage import with_retries
 
+BLOCKS_AHEAD = 4  # of 8 MiB, sample tables among them
+MAX_ANNOUNCED = 2**17  # blocks, a tebibyte: an index may claim shards of any size
 MIN_END_BYTES = 2 * tarfile.BLOCKSIZE  # zeros after the last member of a tar, at least
 
 
@@ -75,8 +78,12 @@ def verify(url: str, num_processes: int = 1) -> list[str]:
     tasks = _plan_tasks(url, index)
     total = sum(task.shard.samples for task in tasks)
     faults, keys = [], []
-    with progress_bar(total, "images", description="verifying") as progress:
-        results = map_in_processes(verify_shard, tasks, num_processes)
+    with (
+        progress_bar(total, "images", description="verifying") as progress,
+        _blocks_ahead(tasks) as ahead,
+    ):
+        check = partial(_verify_shard, ahead) if num_processes == 1 else verify_shard
+        results = map_in_processes(check, tasks, num_processes)
         for task, result in zip(tasks, results, strict=True):
             faults += result.faults
             keys.append(result.keys)
@@ -98,10 +105,29 @@ def _plan_tasks(url: str, index: Index) -> list[VerifyTask]:
 # One shard.
 
 
+def _blocks_ahead(tasks: Sequence[VerifyTask]) -> storage.Ahead:
+    """Return the sample table and the blocks of each shard, to be read in this order."""
+    files = (
+        file
+        for task in tasks
+        for file in (
+            (storage.join(task.url, sample_table_name(task.shard.name)), 1),
+            (storage.join(task.url, task.shard.name), task.shard.bytes),
+        )
+    )
+    blocks = (block for url, size in files for block in storage.blocks_of(url, size))
+    return storage.Ahead([*islice(blocks, MAX_ANNOUNCED)], BLOCKS_AHEAD)
+
+
 def verify_shard(task: VerifyTask) -> VerifyResult:
     """Check a shard, its sample table, and all its samples and images."""
+    with _blocks_ahead([task]) as ahead:
+        return _verify_shard(ahead, task)
+
+
+def _verify_shard(ahead: storage.Ahead, task: VerifyTask) -> VerifyResult:
     try:
-        faults, keys = with_retries(partial(_read_shard, task))
+        faults, keys = with_retries(partial(_read_shard, task, ahead))
     except FileNotFoundError:
         faults, keys = ["is missing"], np.zeros(0, np.uint64)
     except OSError as error:
@@ -109,14 +135,16 @@ def verify_shard(task: VerifyTask) -> VerifyResult:
     return VerifyResult([printable(f"{task.shard.name}: {fault}") for fault in faults], keys)
 
 
-def _read_shard(task: VerifyTask) -> tuple[list[str], np.ndarray]:
+def _read_shard(task: VerifyTask, ahead: storage.Ahead) -> tuple[list[str], np.ndarray]:
     """Return the faults of a shard and the hashes of its keys.
 
     Raises:
         OSError: the shard cannot be read.
     """
-    offsets, crc32, faults = _locate_samples(task)
-    reader = _HashingReader(storage.join(task.url, task.shard.name))
+    offsets, crc32, faults = _locate_samples(task, ahead)
+    reader = _HashingReader(
+        storage.read_blocks(storage.join(task.url, task.shard.name), ahead.read)
+    )
     stream = io.BufferedReader(reader)
     keys = np.zeros(len(offsets) - 1, np.uint64)
     for number, (begin, end) in enumerate(pairwise(offsets)):
@@ -141,10 +169,10 @@ def _hash_key(key: str) -> int:
 
 
 class _HashingReader(io.RawIOBase):
-    """A file that is read once, from beginning to end, and hashed at the same time."""
+    """The blocks of a file, read once, from beginning to end, and hashed at the same time."""
 
-    def __init__(self, url: str) -> None:
-        self._blocks = storage.read_blocks(url)
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
         self._unread = memoryview(b"")
         self._sha256 = hashlib.sha256()
         self.bytes = 0
@@ -205,7 +233,9 @@ def _file_faults(
 # Positions of the samples.
 
 
-def _locate_samples(task: VerifyTask) -> tuple[list[int], list[int] | None, list[str]]:
+def _locate_samples(
+    task: VerifyTask, ahead: storage.Ahead
+) -> tuple[list[int], list[int] | None, list[str]]:
     """Return the offsets and checksums of the samples, and the faults of the sample table.
 
     If the sample table cannot be used, the offsets come from the tar, and there are no checksums.
@@ -213,7 +243,7 @@ def _locate_samples(task: VerifyTask) -> tuple[list[int], list[int] | None, list
     name = sample_table_name(task.shard.name)
     faults, crc32 = [], None
     try:
-        samples = read_sample_table(task.url, task.shard)
+        samples = read_sample_table(task.url, task.shard, ahead.read)
         offsets, crc32 = samples.offsets.tolist(), samples.crc32.tolist()
     except FileNotFoundError:
         faults.append(f"{name} is missing")
@@ -231,7 +261,7 @@ def _scan_tar(url: str) -> list[int]:
 
     The list ends before the first damaged header.
     """
-    stream = io.BufferedReader(_HashingReader(url))
+    stream = io.BufferedReader(_HashingReader(storage.read_blocks(url)))
     offsets, offset, last_key = [0], 0, None
     with suppress(UserError):  # at the end, or at a damaged header
         while offset - offsets[-1] <= MAX_SAMPLE_BYTES:

@@ -1,5 +1,6 @@
 """Storage: all reads and writes of URLs go through this package, which uses fsspec."""
 
+from stargan_dist.storage.ahead import Ahead, blocks_of, files_ahead
 from stargan_dist.storage.background import Range, read_ranges, start
 from stargan_dist.storage.reading import (
     BLOCK_BYTES,
@@ -7,6 +8,7 @@ from stargan_dist.storage.reading import (
     exists,
     filesystem,
     find_files,
+    is_far,
     is_folder,
     is_inside,
     is_local,
@@ -16,6 +18,7 @@ from stargan_dist.storage.reading import (
     parent,
     read_blocks,
     read_bytes,
+    read_once,
     read_range,
 )
 from stargan_dist.storage.retry import configure, current_config, with_retries
@@ -37,8 +40,10 @@ from stargan_dist.storage.writing import (
 __all__ = [
     "BLOCK_BYTES",
     "PARTIAL_PREFIX",
+    "Ahead",
     "Range",
     "Traffic",
+    "blocks_of",
     "check_seal",
     "check_writable",
     "configure",
@@ -47,8 +52,10 @@ __all__ = [
     "decode_json",
     "exclusive_lock",
     "exists",
+    "files_ahead",
     "filesystem",
     "find_files",
+    "is_far",
     "is_folder",
     "is_inside",
     "is_local",
@@ -60,6 +67,7 @@ __all__ = [
     "published_folder",
     "read_blocks",
     "read_bytes",
+    "read_once",
     "read_range",
     "read_ranges",
     "remove_file",

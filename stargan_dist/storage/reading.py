@@ -5,7 +5,7 @@ A URL is a local path, or anything that fsspec opens (`s3://bucket/set`, `memory
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,16 @@ def filesystem(url: str) -> tuple[Any, str]:
 def is_local(url: str) -> bool:
     """Return True for paths of the local filesystem."""
     return isinstance(filesystem(url)[0], LocalFileSystem)
+
+
+def is_far(url: str) -> bool:
+    """Return True for paths of a store that several requests at a time can read."""
+    if ":" not in url:  # most local paths
+        return False
+    try:
+        return not ("::" in url or is_local(url))
+    except UserError:  # reported where it is read
+        return False
 
 
 def is_inside(url: str, path: str) -> bool:
@@ -141,18 +151,30 @@ def list_tree(url: str) -> dict[str, dict[str, Any]]:
     return tree
 
 
-def read_bytes(url: str, limit: int | None = None) -> bytes:
+def read_once(url: str, begin: int, end: int) -> bytes:
+    """Read the bytes [begin, end) of a file, fewer at its end, without retries."""
+    fs, path = filesystem(url)
+    data: bytes = with_timeout(fs, "cat_file", path, start=begin, end=end)
+    if not isinstance(fs, LocalFileSystem):
+        traffic.count(data)
+    return data
+
+
+def read_bytes(
+    url: str, limit: int | None = None, read: Callable[[str, int, int], bytes] = read_once
+) -> bytes:
     """Read a whole file.
 
     Args:
         url: the file.
         limit: largest size, in bytes, of such a file. It costs no request of its own.
+        read: reads as `read_once` does.
 
     Raises:
         OSError: after the configured number of tries; at once if the file does not exist.
         UserError: the file is larger than `limit`, of which little more has been read.
     """
-    return with_retries(lambda: b"".join(_bounded(url, read_blocks(url), limit)))
+    return with_retries(lambda: b"".join(_bounded(url, read_blocks(url, read), limit)))
 
 
 def _bounded(url: str, blocks: Iterator[bytes], limit: int | None) -> Iterator[bytes]:
@@ -166,14 +188,6 @@ def _bounded(url: str, blocks: Iterator[bytes], limit: int | None) -> Iterator[b
         yield block
 
 
-def _read_range_once(url: str, begin: int, end: int) -> bytes:
-    fs, path = filesystem(url)
-    data: bytes = with_timeout(fs, "cat_file", path, start=begin, end=end)
-    if not isinstance(fs, LocalFileSystem):
-        traffic.count(data)
-    return data
-
-
 def read_range(url: str, begin: int, end: int) -> bytes:
     """Read the bytes [begin, end) of a file, fewer at its end. Raises as `read_bytes` does.
 
@@ -183,17 +197,21 @@ def read_range(url: str, begin: int, end: int) -> bytes:
         with Path(url).open("rb") as file:
             file.seek(begin)
             return file.read(end - begin)
-    return with_retries(lambda: _read_range_once(url, begin, end))
+    return with_retries(lambda: read_once(url, begin, end))
 
 
-def read_blocks(url: str) -> Iterator[bytes]:
+def read_blocks(url: str, read: Callable[[str, int, int], bytes] = read_once) -> Iterator[bytes]:
     """Yield the blocks of a file from beginning to end, without retries.
 
     Most files are a single block, read with a single request.
+
+    Args:
+        url: the file.
+        read: reads as `read_once` does.
     """
     fs, path = filesystem(url)
     try:
-        block = _read_range_once(url, 0, BLOCK_BYTES)
+        block = read(url, 0, BLOCK_BYTES)
     except OSError as error:
         # Object stores refuse ranges of empty objects.
         if isinstance(error, FileNotFoundError) or with_timeout(fs, "info", path)["size"] != 0:
@@ -202,4 +220,4 @@ def read_blocks(url: str) -> Iterator[bytes]:
     yield block
     if len(block) == BLOCK_BYTES:
         for begin in range(BLOCK_BYTES, with_timeout(fs, "info", path)["size"], BLOCK_BYTES):
-            yield _read_range_once(url, begin, begin + BLOCK_BYTES)
+            yield read(url, begin, begin + BLOCK_BYTES)

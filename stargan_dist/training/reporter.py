@@ -15,9 +15,9 @@ from stargan_dist import storage
 from stargan_dist.config import Config, Origins
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.loading import TrafficMeter
-from stargan_dist.data.reader import LoadedSplit
 from stargan_dist.data.skipped import SkippedCounts, SkippedSamples
 from stargan_dist.data.sources import DataSources, load_labelled_images, open_sources
+from stargan_dist.data.split import LoadedSplit
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError, WorldError
 from stargan_dist.evaluation import report, results

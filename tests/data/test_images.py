@@ -8,7 +8,8 @@ import torch
 from stargan_dist.data import images
 from stargan_dist.data.images import load_images, rank_batches
 from stargan_dist.data.index import read_index
-from stargan_dist.data.reader import ShardReader, load_split
+from stargan_dist.data.reader import ShardReader
+from stargan_dist.data.split import load_split
 from stargan_dist.errors import UserError
 
 

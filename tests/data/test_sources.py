@@ -258,6 +258,19 @@ def test_loaded_images_have_labels_of_their_source(joint, faces, kinds, shards):
     assert plain.labels.tolist() == [0, 1] and plain.domains == ["cat", "dog"]
 
 
+def test_labels_of_a_far_source_are_read_many_at_a_time(faces, http):
+    shutil.copytree(faces.shards, http.folder, dirs_exist_ok=True)
+    near, far = (
+        open_sources(DataConfig(sources={"faces": source}), "train")
+        for source in (faces, replace(faces, shards=http.url))
+    )
+    loaded = load_labelled_images(near, 32, per_domain=20)
+    http.delay_seconds = 0.2
+    labels = far.labels_in_order(0, loaded.locations)
+    assert torch.equal(torch.stack(labels), loaded.labels)
+    assert http.peak >= 10
+
+
 def test_the_fingerprint_covers_all_sources_and_their_order(joint, faces, kinds):
     swapped = open_sources(DataConfig(sources={"kinds": kinds, "faces": faces}), "train")
     assert joint.fingerprint != swapped.fingerprint

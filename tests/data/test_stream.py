@@ -19,15 +19,10 @@ from stargan_dist.data.index import read_index
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.data.loading import iterate_batches, training_loader
 from stargan_dist.data.order import Location
-from stargan_dist.data.reader import (
-    ShardReader,
-    check_split,
-    load_split,
-    open_reader,
-    working_set_bytes,
-)
+from stargan_dist.data.reader import ShardReader, check_split, open_reader, working_set_bytes
 from stargan_dist.data.skipped import SkippedSamples
 from stargan_dist.data.sources import DataSources
+from stargan_dist.data.split import load_split
 from stargan_dist.data.stream import Slots
 from stargan_dist.errors import OUTSIDE_FAULT, USER_ERROR, UserError
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from stargan_dist import storage
 from stargan_dist.data.batch import to_uint8, to_unit
-from stargan_dist.data.reader import load_split
+from stargan_dist.data.split import load_split
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError
 from stargan_dist.evaluation import report, results

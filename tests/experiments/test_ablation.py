@@ -15,7 +15,7 @@ import ablation
 import ablation_table as tables
 import launching
 
-from stargan_dist.data.reader import LoadedSplit
+from stargan_dist.data.split import LoadedSplit
 from stargan_dist.errors import STOPPED, UserError
 
 STEPS = 10

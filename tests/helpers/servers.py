@@ -84,7 +84,7 @@ class FileServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    request_queue_size = 128  # connections that are opened at the same time
+    request_queue_size = 128  # with the default of 5, connections made at once wait for a second
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), FileRequestHandler)

@@ -4,7 +4,7 @@ import torch
 
 from stargan_dist import config as configs
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
-from stargan_dist.data.reader import LoadedSplit
+from stargan_dist.data.split import LoadedSplit
 from stargan_dist.inference import grids
 from stargan_dist.inference.translator import Translator
 from stargan_dist.objectives import recipes

@@ -284,9 +284,10 @@ def test_a_temporary_failure_of_the_source_skips_no_image(folder, dest, http):
     shutil.copytree(folder / "b c", http.folder / "b")
     rows = ["path,domain", *(f"b/x.y%20{i}.png,{'ab'[i % 2]}" for i in range(3))]
     (http.folder / "list.csv").write_text("\n".join(rows), encoding="utf-8")
-    http.faults["b/"] = ["500"] * 2
+    http.faults["b/"] = ["500"] * 8
     with pytest.raises(UserError, match=r"cannot pack .*500.*run the same command again"):
         build(f"{http.url}/list.csv", dest, val_fraction=0, skip_bad=True)
+    http.faults.clear()
     index = build(f"{http.url}/list.csv", dest, val_fraction=0, skip_bad=True)
     assert (index.counts("train"), index.skipped) == (((2,), (1,)), [])
 

@@ -180,7 +180,9 @@ def test_the_sheet_can_be_written_to_a_url(shards):
 def test_no_shard_is_read_completely(shards, monkeypatch):
     urls, read_blocks = [], storage.read_blocks
     for module in (storage, reading):
-        monkeypatch.setattr(module, "read_blocks", lambda url: urls.append(url) or read_blocks(url))
+        monkeypatch.setattr(
+            module, "read_blocks", lambda url, *read: urls.append(url) or read_blocks(url, *read)
+        )
     preview(shards, per_domain=2, size=16)
     assert urls
     assert not [url for url in urls if url.endswith(".tar")]

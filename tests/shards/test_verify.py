@@ -392,12 +392,14 @@ def test_a_missing_dataset_is_rejected(tmp_path):
 def test_a_permanent_storage_failure_is_a_fault_of_the_shard(shards, name, monkeypatch):
     read_blocks = storage.read_blocks
 
-    def broken(url):
-        yield next(read_blocks(url))[:5000]
+    def broken(url, read):
+        yield next(read_blocks(url, read))[:5000]
         raise RuntimeError("gone")
 
     monkeypatch.setattr(
-        storage, "read_blocks", lambda url: (broken if url.endswith(name) else read_blocks)(url)
+        storage,
+        "read_blocks",
+        lambda url, read: (broken if url.endswith(name) else read_blocks)(url, read),
     )
     storage.configure(StorageConfig(tries=2, wait_seconds=0.01))
     assert verify(shards) == [f"{name}: cannot be read: RuntimeError: gone"]
@@ -406,11 +408,11 @@ def test_a_permanent_storage_failure_is_a_fault_of_the_shard(shards, name, monke
 def test_a_temporary_storage_failure_is_no_fault(shards, name, monkeypatch):
     read_blocks, failed = storage.read_blocks, []
 
-    def fail_once(url):
+    def fail_once(url, read):
         if url.endswith(name) and not failed:
             failed.append(url)
             raise OSError("try again")
-        return read_blocks(url)
+        return read_blocks(url, read)
 
     monkeypatch.setattr(storage, "read_blocks", fail_once)
     storage.configure(StorageConfig(wait_seconds=0.01))

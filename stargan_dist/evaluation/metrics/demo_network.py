@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stargan_dist.data.order import seeded_rng
-from stargan_dist.data.reader import ShardReader, load_split
+from stargan_dist.data.reader import ShardReader
+from stargan_dist.data.split import load_split
 from stargan_dist.evaluation.metrics.lpips import mean_pairwise_distance
 
 METRIC_NAMES = ("demo_fid", "demo_kid", "demo_lpips")
