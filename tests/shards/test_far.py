@@ -16,7 +16,8 @@ from stargan_dist.shards import verify as verifying
 from stargan_dist.shards.build import build
 from stargan_dist.shards.preview import preview
 from stargan_dist.shards.verify import verify
-from stargan_dist.storage import background, reading
+from stargan_dist.storage import ahead as ahead_module
+from stargan_dist.storage import reading
 from tests.conftest import digest
 from tests.shards.test_verify import FILES
 
@@ -42,7 +43,7 @@ def test_a_build_requests_many_images_at_a_time(far_images, tmp_path):
     far_images.delay_seconds = 0.2
     options = {"val_fraction": 0.0}
     build(f"{far_images.url}/list.csv", str(tmp_path / "far"), **options)
-    assert 10 <= far_images.peak <= background.FILES_AHEAD
+    assert 10 <= far_images.peak <= ahead_module.FILES_AHEAD
     assert set(far_images.gets().values()) == {1}
     build(str(far_images.folder / "list.csv"), str(tmp_path / "near"), **options)
     far, near = (digest(tmp_path / name) for name in ("far", "near"))
@@ -96,7 +97,7 @@ def test_faults_of_a_build_are_those_without_reading_ahead(
     storage.configure(StorageConfig(tries=1 if damage is fail else 4, wait_seconds=0.0))
     damage(far_images)
     ahead = outcome(far_images, tmp_path / "set", skip_bad=skip_bad)
-    monkeypatch.setattr(background, "FILES_AHEAD", 0)
+    monkeypatch.setattr(ahead_module, "FILES_AHEAD", 0)
     damage(far_images)
     assert outcome(far_images, tmp_path / "set", skip_bad=skip_bad) == ahead
 
@@ -112,7 +113,7 @@ def test_a_preview_requests_many_images_at_a_time(shards, far):
 
 @pytest.mark.parametrize("block_bytes", [2**23, 2000])
 def test_verify_requests_several_blocks_at_a_time_and_each_once(far, monkeypatch, block_bytes):
-    for module in (storage, reading):
+    for module in (reading, ahead_module):
         monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
     far.delay_seconds = 0.02
     assert verify(far.url) == listing_fault(far)
@@ -136,7 +137,7 @@ def test_faults_of_verify_are_those_without_reading_ahead(far, monkeypatch, dama
     storage.configure(StorageConfig(wait_seconds=0.0))
     if damage:
         FILES[damage][0](Path(far.folder), name)
-    for module in (storage, reading):
+    for module in (reading, ahead_module):
         monkeypatch.setattr(module, "BLOCK_BYTES", 4096)
     far.faults["tar"] = ["ok", "503", "reset"]
     ahead = verify(far.url)

@@ -5,7 +5,9 @@ import pytest
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
 from stargan_dist.errors import UserError
-from stargan_dist.storage import Ahead, Range, background, reading
+from stargan_dist.storage import Ahead, Range, reading
+from stargan_dist.storage import ahead as ahead_module
+from stargan_dist.storage.ahead import FILES_AHEAD
 
 COUNT = 40
 
@@ -27,7 +29,7 @@ def contents(urls):
 def test_many_files_are_under_way_at_a_time_and_each_is_requested_once(http, urls):
     http.delay_seconds = 0.2
     assert contents(urls) == [bytes([i]) * i for i in range(COUNT)]
-    assert 10 <= http.peak <= background.FILES_AHEAD
+    assert 10 <= http.peak <= FILES_AHEAD
     assert set(http.gets().values()) == {1}
 
 
@@ -35,8 +37,8 @@ def test_a_bounded_number_is_requested_before_it_is_read(http, urls):
     with storage.files_ahead(urls) as ahead:
         for number, url in enumerate(urls[:20]):
             storage.read_bytes(url, read=ahead.read)
-            assert len(ahead._started) == background.FILES_AHEAD - 1
-            assert len(http.log) <= number + background.FILES_AHEAD
+            assert len(ahead._started) == FILES_AHEAD - 1
+            assert len(http.log) <= number + FILES_AHEAD
     assert not ahead._started
 
 
@@ -44,11 +46,11 @@ def test_files_may_be_left_out_and_read_in_another_order(http, urls):
     with storage.files_ahead(urls) as ahead:
         for i in (0, 3, 30, 4, 31, 31):
             assert storage.read_bytes(urls[i], read=ahead.read) == bytes([i]) * i
-        assert len(ahead._started) <= background.FILES_AHEAD
+        assert len(ahead._started) <= FILES_AHEAD
 
 
 def test_files_of_several_blocks_are_complete(http, urls, monkeypatch):
-    for module in (reading, background):
+    for module in (reading, ahead_module):
         monkeypatch.setattr(module, "BLOCK_BYTES", 8)
     assert contents(urls) == [bytes([i]) * i for i in range(COUNT)]
 
@@ -92,7 +94,7 @@ def test_a_server_that_sends_whole_files_is_asked_for_one_at_a_time(http, monkey
 
 def test_local_files_are_read_without_threads(tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(background, "read_ranges", started.append)
+    monkeypatch.setattr(ahead_module, "read_ranges", started.append)
     urls = [str(tmp_path / name) for name in ("a", "b:c")]
     for url in urls:
         storage.write_bytes(url, b"data")
