@@ -10,7 +10,7 @@ import torch
 
 from stargan_dist import sample, storage
 from stargan_dist.config import StorageConfig
-from stargan_dist.data.index import read_index
+from stargan_dist.data.index import read_index, sample_table_name
 from stargan_dist.errors import UserError
 from stargan_dist.shards import verify as verifying
 from stargan_dist.shards.build import build
@@ -122,6 +122,16 @@ def test_verify_requests_several_blocks_at_a_time_and_each_once(far, monkeypatch
         size = (far.folder / shard.name).stat().st_size
         blocks = -(-size // block_bytes)
         assert far.gets()[f"/{shard.name}"] == blocks
+        assert far.gets()[f"/{sample_table_name(shard.name)}"] == 1
+
+
+def test_a_process_that_verifies_one_shard_requests_several_blocks_at_a_time(far, monkeypatch):
+    for module in (storage, reading):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 2000)
+    far.delay_seconds = 0.05
+    task = verifying._plan_tasks(far.url, read_index(far.url))[0]
+    assert not verifying.verify_shard(task).faults
+    assert 2 <= far.peak <= verifying.BLOCKS_AHEAD
 
 
 def listing_fault(server):
