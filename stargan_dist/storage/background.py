@@ -5,9 +5,9 @@ at the same time. A read that fails is left to `read_range`, which is patient.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from fsspec.asyn import AsyncFileSystem, get_loop
@@ -16,6 +16,7 @@ from stargan_dist.storage.reading import filesystem, parent
 from stargan_dist.storage.retry import current_config
 
 MAX_REQUESTS = 64  # of a process at a time
+S3FS_PROTOCOL = ("s3", "s3a")  # of s3fs' filesystem
 
 T = TypeVar("T")
 
@@ -56,10 +57,17 @@ async def read_ranges(ranges: Iterable[Range]) -> list[bytes | None]:
 
 async def _read(fs: Any, part: Range) -> bytes:
     async with _slots(asyncio.get_running_loop()):
-        path = fs._strip_protocol(part.url)
-        if isinstance(fs, AsyncFileSystem):
-            reading = fs._cat_file(path, start=part.begin, end=part.end)
-        else:
-            reading = asyncio.to_thread(fs.cat_file, path, start=part.begin, end=part.end)
-        data: bytes = await asyncio.wait_for(reading, current_config().timeout_seconds)
-        return data
+        read = _range_reader(fs)
+        reading = read(fs._strip_protocol(part.url), start=part.begin, end=part.end)
+        return await asyncio.wait_for(reading, current_config().timeout_seconds)
+
+
+def _range_reader(fs: Any) -> Callable[..., Coroutine[Any, Any, bytes]]:
+    if not isinstance(fs, AsyncFileSystem):
+        return partial(asyncio.to_thread, fs.cat_file)
+    if fs.protocol == S3FS_PROTOCOL:
+        from stargan_dist.storage import signed  # needs aiohttp, which s3fs brings
+
+        return partial(signed.read_range, fs)
+    reader: Callable[..., Coroutine[Any, Any, bytes]] = fs._cat_file
+    return reader

@@ -28,7 +28,7 @@ class FileRequestHandler(BaseHTTPRequestHandler):
     def do_GET(self):
         with self.server.counted():
             self.server.released.wait(self.server.delay_seconds)
-        path = self.server.folder / unquote(self.path).lstrip("/")
+        path = self.server.folder / unquote(self.path.partition("?")[0]).lstrip("/")
         fault = self.server.next_fault(self.path)
         if fault == "reset":
             # With SO_LINGER 0, closing sends a reset in the middle of the response.
@@ -84,6 +84,7 @@ class FileServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # connections that are opened at the same time
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), FileRequestHandler)
