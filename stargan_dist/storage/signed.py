@@ -10,6 +10,8 @@ import asyncio
 import time
 from functools import cache
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from fsspec.implementations.http import HTTPFileSystem
 
@@ -35,9 +37,8 @@ _urls: dict[tuple[Any, str], _SignedUrl] = {}  # by filesystem and path; valid i
 
 @cache
 def _http(_loop: asyncio.AbstractEventLoop) -> HTTPFileSystem:
-    # As in s3fs, the environment may name a proxy, and ranges are those of the stored bytes.
-    plain = {"headers": {"Accept-Encoding": "identity"}, "auto_decompress": False}
-    client = plain | {"trust_env": True, "raise_for_status": _check_status}
+    plain = {"headers": {"Accept-Encoding": "identity"}, "auto_decompress": False}  # stored bytes
+    client = plain | {"raise_for_status": _check_status}
     return _SignedFiles(encoded=True, client_kwargs=client, allow_redirects=False)
 
 
@@ -50,7 +51,7 @@ async def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
     """Read the bytes [start, end) of an object of an s3fs filesystem, possibly fewer or more.
 
     s3fs reads what cannot be read with a signed URL: it knows encryption keys, requester-pays,
-    certificates, and the regions of buckets.
+    certificates, proxies, and the regions of buckets.
 
     Raises:
         OSError and others: as s3fs does.
@@ -83,8 +84,6 @@ def _keep(fs: Any, path: str, text: str, seconds: float) -> _SignedUrl:
 
 
 async def _sign(fs: Any, path: str) -> str:
-    if fs.config_kwargs.get("proxies"):  # a direct connection may get no answer
-        return ""
     await fs.set_session()
     client = await fs.get_s3(fs.split_path(path)[0])
     events = client.meta.events
@@ -92,7 +91,13 @@ async def _sign(fs: Any, path: str) -> str:
     events.register_last(RESOLVE, _note_region, unique_id="region")
     events.register_first("choose-signer.s3.GetObject", _choose_signature, unique_id="signature")
     url: str = await fs._url(path, expires=VALID_SECONDS)
-    return url
+    return "" if fs.config_kwargs.get("proxies") or _has_proxy(url) else url
+
+
+def _has_proxy(url: str) -> bool:
+    """Return True if the environment names a proxy. A direct connection may then get no answer."""
+    parts = urlsplit(url)
+    return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
 
 
 # Hooks of botocore. It makes URLs otherwise than requests: signed by version 2, which many stores

@@ -263,6 +263,14 @@ def test_proxies_of_s3fs_are_respected(store):
     assert storage.start(signed._signed_url(fs, path)).result() == ""
 
 
+@pytest.mark.parametrize(("excluded", "is_signed"), [("", False), ("127.0.0.1", True)])
+def test_proxies_of_the_environment_are_respected(store, monkeypatch, excluded, is_signed):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", excluded)
+    fs, path = storage.filesystem(URL)
+    assert bool(storage.start(signed._signed_url(fs, path)).result()) == is_signed
+
+
 def collect_and_read():
     gc.collect()
     assert read((5, 9)) == [DATA[5:9]]
