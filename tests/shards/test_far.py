@@ -126,7 +126,7 @@ def test_verify_requests_several_blocks_at_a_time_and_each_once(far, monkeypatch
 
 
 def test_a_process_that_verifies_one_shard_requests_several_blocks_at_a_time(far, monkeypatch):
-    for module in (storage, reading):
+    for module in (reading, ahead_module):
         monkeypatch.setattr(module, "BLOCK_BYTES", 2000)
     far.delay_seconds = 0.05
     task = verifying._plan_tasks(far.url, read_index(far.url))[0]
