@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -31,20 +30,6 @@ from tests.data.test_stream import STEPS, assert_same, load, load_world, make_sl
 AHEAD = {"ahead_bytes": 2**26}
 UNLIMITED = 2**30
 SHARD_BYTES, SHARD_SAMPLES, SHARDS = 100, 4, 3 * WINDOW_SHARDS
-
-
-@pytest.fixture(scope="module")
-def sequence(shards):
-    """The batches, read from local files."""
-    return load(make_slots(shards))
-
-
-@pytest.fixture
-def far(shards, http):
-    """The shards on a server, and the server."""
-    shutil.copytree(shards, http.folder, dirs_exist_ok=True)
-    storage.configure(StorageConfig(tries=1, wait_seconds=0.0))
-    return http
 
 
 @pytest.mark.parametrize(

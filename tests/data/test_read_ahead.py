@@ -1,7 +1,6 @@
 """What is fetched ahead changes neither samples nor faults, and stays within its bounds."""
 
 import pickle
-import shutil
 import subprocess
 import sys
 from itertools import product
@@ -29,20 +28,6 @@ from tests.data.test_stream import (
 )
 
 AHEAD = {"ahead_bytes": 2**26}
-
-
-@pytest.fixture(scope="module")
-def sequence(shards):
-    """The batches, read from local files."""
-    return load(make_slots(shards))
-
-
-@pytest.fixture
-def far(shards, http):
-    """The shards on a server, and the server. Few retries and a short timeout."""
-    shutil.copytree(shards, http.folder, dirs_exist_ok=True)
-    storage.configure(StorageConfig(tries=2, wait_seconds=0.0, timeout_seconds=1.0))
-    return http
 
 
 @pytest.mark.parametrize(("ranks", "workers"), product([1, 2], [0, 2]))
