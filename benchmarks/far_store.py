@@ -46,7 +46,8 @@ class Connection(asyncio.Protocol):
         head = f"HTTP/1.1 {where if part else '200 OK'}\r\nContent-Length: {len(data)}\r\n\r\n"
         seconds = self.delay_seconds + len(data) / BYTES_PER_SECOND
         loop = asyncio.get_running_loop()
-        loop.call_later(seconds, self.transport.write, head.encode() + data)
+        body = b"" if request.startswith(b"HEAD") else data
+        loop.call_later(seconds, self.transport.write, head.encode() + body)
 
 
 async def serve_forever(folder: str, delay_ms: float, ports: Any) -> None:
@@ -78,6 +79,7 @@ def s3_environment(url: str) -> dict[str, str]:
     """Return the environment of a client that finds the server at `s3://FOLDER`."""
     return {
         "AWS_ENDPOINT_URL": url,
+        "S3_ENDPOINT_URL": url,  # of mosaicml-streaming
         "AWS_ACCESS_KEY_ID": "any",
         "AWS_SECRET_ACCESS_KEY": "any",
     }

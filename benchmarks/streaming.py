@@ -105,7 +105,7 @@ ROWS = {
     "ahead 60": Row(delay_ms=60),
     "ranges": Row(ahead_mib=0, batches=4),
     "webdataset": Row("webdataset"),
-    "mosaic": Row("mosaic", shards="mosaic"),
+    "mosaic": Row("mosaic", "s3", shards="mosaic"),
     "s3": Row(protocol="s3"),
     "s3 cache": Row(protocol="s3", cache="all"),
     "empty cache": Row(cache="empty"),
