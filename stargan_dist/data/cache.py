@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -64,6 +65,7 @@ class ShardCache:
         self.folder, self.limit_bytes = Path(folder), limit_bytes
 
     @staticmethod
+    @lru_cache(maxsize=2**16)
     def name(url: str, shard: Shard) -> str:
         """Return the name of the file of the shard at `url`."""
         return hashlib.sha256(f"{url} {shard.sha256}".encode()).hexdigest()
@@ -138,10 +140,17 @@ class ShardCache:
 
     def remove_abandoned(self) -> None:
         """Remove the downloads of processes that were killed."""
-        for file in self.files():
+        self._remove_abandoned(self.files())
+
+    def _remove_abandoned(self, files: list[CachedFile]) -> bool:
+        """Return True if there were some."""
+        removed = 0
+        for file in files:
             if file.in_progress:
                 with suppress(Timeout), self._download_lock(file.name, 0):
                     (self.folder / file.name).unlink(missing_ok=True)
+                    removed += 1
+        return removed > 0
 
     def _path(self, url: str, shard: Shard) -> Path:
         return self.folder / self.name(url, shard)
@@ -215,8 +224,9 @@ class ShardCache:
 
         Downloads in progress count, and are not removed.
         """
-        self.remove_abandoned()
         files = self.files()
+        if self._remove_abandoned(files):
+            files = self.files()
         free = self.limit_bytes - sum(file.bytes for file in files)
         for file in eviction([file for file in files if not file.in_progress]):
             if free >= size:

@@ -85,17 +85,18 @@ class CacheFiller:
     def _run(self) -> None:
         training = hashlib.sha256(repr((sorted(self._names), self.slots.seed)).encode())
         lock = FileLock(self.cache.folder / f".lock-fill-{training.hexdigest()[:16]}", timeout=0)
-        while not self._stopped.is_set():
+        while not self._stopped.wait(POLL_SECONDS):  # the first batches come first
             with suppress(Timeout), lock:
                 self._fill()
-            self._stopped.wait(POLL_SECONDS)
 
     def _fill(self) -> None:
         self.cache.remove_abandoned()
         while not self._stopped.is_set():
-            missing = self.first_missing()
-            if missing:
-                self.download(missing)
+            planned = time.monotonic()
+            for file in self.missing_files():
+                self.download(file)
+                if self._stopped.is_set() or time.monotonic() - planned > POLL_SECONDS:
+                    break
             else:
                 self._stopped.wait(POLL_SECONDS)
 
@@ -103,15 +104,15 @@ class CacheFiller:
         """Return all files in the order in which they are read next."""
         return [self._files[key] for key in self.slots.next_shards(self.slot)]
 
-    def first_missing(self) -> File | None:
-        """Return the first file to be downloaded: of those that are read next, as many as fit."""
+    def missing_files(self) -> list[File]:
+        """Return the files to be downloaded: of those that are read next, as many as fit."""
         present = self.cache.files()
         others = sum(f.bytes for f in present if f.name not in self._names and _is_in_use(f))
         files = self.next_files()
         kept = files[: how_many_fit((f.shard for f in files), self.cache.limit_bytes - others)]
         self._kept = {file.name for file in kept}
         absent = self._kept - {f.name for f in present} - self._recently_failed()
-        return next((file for file in kept if file.name in absent), None)
+        return [file for file in kept if file.name in absent]
 
     def _recently_failed(self) -> set[str]:
         after = time.monotonic() - RETRY_SECONDS

@@ -29,6 +29,11 @@ class Wanted(NamedTuple):
     number: int
 
     @property
+    def has_table(self) -> bool:
+        """The sample table of its shard is known."""
+        return self.reader.tables.get(self.shard) is not None
+
+    @property
     def mean_bytes(self) -> int:
         """Estimate of the size of the sample."""
         return self.shard.bytes // self.shard.samples

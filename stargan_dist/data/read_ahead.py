@@ -21,6 +21,10 @@ MAX_BATCHES = 16  # that are under way, beside the one that is needed now
 MAX_STARTED = 2  # with each batch that is loaded: the first one must not wait for all others
 
 
+NOTHING: Future[Fetched] = Future()
+NOTHING.set_result({})
+
+
 class ReadAhead(Dataset[LoaderOutput]):
     """Slots of training whose samples are fetched ahead. Picklable and fork-safe.
 
@@ -95,9 +99,9 @@ class ReadAhead(Dataset[LoaderOutput]):
             for reader, location in dict.fromkeys(self.slots.samples(numbers))
             if reader.is_far
         ]
-        missing = [w for w in wanted if not w.reader.is_cached(w.shard)]
+        missing = [w for w in wanted if not (w.reader.is_cached(w.shard) and w.has_table)]
         size = sum(w.mean_bytes for w in missing)
-        self._started[numbers[0]] = storage.start(fetch(wanted)), size
+        self._started[numbers[0]] = storage.start(fetch(missing)) if missing else NOTHING, size
 
     def close(self) -> None:
         """Cancel what is under way."""
