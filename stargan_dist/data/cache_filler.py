@@ -26,7 +26,11 @@ from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.stream import Slots
 from stargan_dist.errors import PermanentError, UserError
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 1.0  # for the lock
+# A plan for ten thousand shards takes 20 ms, of the time of a loader process. It is made again after
+# so many times its time.
+PLAN_TIMES = 20
+MIN_PLAN_SECONDS = 0.1
 BLOCKS_AHEAD = 4  # of 8 MiB, of a shard that is being downloaded
 STOP_SECONDS = 2.0
 RETRY_SECONDS = 600.0  # after which a failed download is tried again
@@ -92,13 +96,16 @@ class CacheFiller:
     def _fill(self) -> None:
         self.cache.remove_abandoned()
         while not self._stopped.is_set():
+            begun = time.monotonic()
+            files = self.missing_files()
             planned = time.monotonic()
-            for file in self.missing_files():
+            valid_seconds = max(MIN_PLAN_SECONDS, PLAN_TIMES * (planned - begun))
+            for file in files:
                 self.download(file)
-                if self._stopped.is_set() or time.monotonic() - planned > POLL_SECONDS:
+                if self._stopped.is_set() or time.monotonic() - planned > valid_seconds:
                     break
             else:
-                self._stopped.wait(POLL_SECONDS)
+                self._stopped.wait(valid_seconds)
 
     def next_files(self) -> list[File]:
         """Return all files in the order in which they are read next."""
