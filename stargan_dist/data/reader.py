@@ -7,6 +7,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ class ShardReader:
         # all ranks: such a shard is not tried again.
         self._unreachable: dict[str, str] = {}
 
-    @property
+    @cached_property  # to find a filesystem takes as long as a tenth of a request
     def is_far(self) -> bool:
         """Samples may take long to fetch: they are in a store, or on another disk than the cache.
 
