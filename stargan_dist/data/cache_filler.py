@@ -27,8 +27,8 @@ from stargan_dist.data.stream import Slots
 from stargan_dist.errors import PermanentError, UserError
 
 POLL_SECONDS = 1.0  # for the lock
-# A plan for ten thousand shards takes 0.04 to 0.09 s of a loader process. The next one is made after
-# so many times its duration.
+# A plan for ten thousand shards takes 0.04 to 0.09 s of a loader process. The next one is made
+# after so many times its duration.
 PLAN_TIMES = 20
 MIN_PLAN_SECONDS = 0.1
 BLOCKS_AHEAD = 4  # of 8 MiB, of a shard that is being downloaded
