@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -32,9 +31,9 @@ UNLIMITED = 2**30
 SHARD_BYTES, SHARD_SAMPLES, SHARDS = 100, 4, 3 * WINDOW_SHARDS
 
 
-@pytest.mark.parametrize(
-    ("ranks", "workers", "limit_bytes"), product([1, 2], [0, 2], [UNLIMITED, 20_000])
-)
+@pytest.mark.parametrize("limit_bytes", [UNLIMITED, 20_000])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_cache_that_is_filled_behind_does_not_change_the_sequence(
     far, tmp_path, sequence, ranks, workers, limit_bytes, monkeypatch
 ):

@@ -90,7 +90,7 @@ def sequence(shards):
     return batches
 
 
-@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize("stop", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("ranks", "workers"), product([1, 2, 4], [0, 1, 3]))
 def test_any_world_reads_the_same_sequence_before_and_after_a_resume(
     slots, sequence, ranks, workers, stop
