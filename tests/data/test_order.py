@@ -156,7 +156,7 @@ def window_at(stream, domain, position, ahead=0):
     return next(shards[w : w + WINDOW_SHARDS] for w in reversed(windows) if starts[w] <= i)
 
 
-@pytest.mark.parametrize("position", [0, 8, 13, 27, 52, 131])
+@pytest.mark.parametrize("position", [0, 8, 13, 27, 33, 52, 74, 131])
 @pytest.mark.parametrize("domain", range(3))
 def test_the_next_use_of_a_shard_is_the_first_window_that_has_it(position, domain):
     expected = {}
