@@ -23,7 +23,6 @@ one time. The last line is JSON.
 import argparse
 import json
 import sys
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -33,9 +32,9 @@ import numpy as np
 from stargan_dist import storage
 from stargan_dist.console.progress import progress_bar
 from stargan_dist.data.cache_filler import how_many_fit
-from stargan_dist.data.index import Index, Shard
+from stargan_dist.data.index import Index, SampleTable, Shard
 from stargan_dist.data.labels import domain_labels
-from stargan_dist.data.reader import ShardReader, working_set_bytes
+from stargan_dist.data.reader import SampleTables, ShardReader, working_set_bytes
 from stargan_dist.data.sources import DataSources
 from stargan_dist.data.stream import Slots
 
@@ -85,20 +84,19 @@ def read_shards(slots: Slots, images: int) -> np.ndarray:
     return reads
 
 
-def table_requests(reads: np.ndarray, batch_size: int, ranks: int, capacity: int) -> float:
+def table_requests(reads: np.ndarray, slots: Slots, ranks: int) -> float:
     """Return the requests for sample tables per read, from the reads of one loader process."""
-    steps = reads[: len(reads) // batch_size * batch_size]
+    (reader,) = slots.readers
+    shards = reader.index.shards()
+    table = SampleTable(np.zeros(0), np.zeros(0))
+    steps = reads[: len(reads) // slots.batch_size * slots.batch_size]
     mine = steps.reshape(-1, ranks, BATCH_PER_RANK, READS_PER_SLOT)[::WORKERS, 0]
-    tables: OrderedDict[int, None] = OrderedDict()
+    tables = SampleTables(reader.tables.capacity)
     requests = 0
-    for shard in mine.reshape(-1).tolist():
-        if shard in tables:
-            tables.move_to_end(shard)
-        else:
+    for number in mine.reshape(-1).tolist():
+        if tables.get(shards[number]) is None:
             requests += 1
-            tables[shard] = None
-            if len(tables) > capacity:
-                tables.popitem(last=False)
+            tables.put(shards[number], table)
     return requests / mine.size
 
 
@@ -146,7 +144,7 @@ def simulate(
     """Return the rows of a world, by the size of the cache."""
     images = len(reads)
     (reader,) = slots.readers
-    tables = table_requests(reads, slots.batch_size, ranks, reader.tables.capacity)
+    tables = table_requests(reads, slots, ranks)
     seconds = STEPS * BATCH_PER_RANK / args.slots_per_second
     total = images * IMAGE_BYTES
     minimum = working_set_bytes(reader.index, "train")

@@ -33,11 +33,6 @@ class Wanted(NamedTuple):
         """The sample table of its shard is known."""
         return self.reader.tables.get(self.shard) is not None
 
-    @property
-    def mean_bytes(self) -> int:
-        """Estimate of the size of the sample."""
-        return self.shard.bytes // self.shard.samples
-
 
 Fetched = dict[tuple[int, str, int], bytes]  # by the id of the reader, shard and sample
 
@@ -138,8 +133,7 @@ def _chunks(reader: ShardReader, locations: Iterable[Location]) -> Iterator[list
     chunk: list[Location] = []
     size = 0
     for location in locations:
-        shard = reader.shard(location)
-        mean = shard.bytes // shard.samples
+        mean = reader.shard(location).mean_sample_bytes
         if chunk and (len(chunk) == CHUNK_SAMPLES or size + mean > CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0

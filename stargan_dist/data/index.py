@@ -59,6 +59,11 @@ class Shard:
     widths: list[int] = field(hash=False)
     heights: list[int] = field(hash=False)
 
+    @property
+    def mean_sample_bytes(self) -> int:
+        """Estimate of the size of a sample."""
+        return self.bytes // self.samples
+
 
 @dataclass(frozen=True)
 class Index:

@@ -61,13 +61,13 @@ class ReadAhead(Dataset[LoaderOutput]):
 
     def _advance(self, numbers: Sequence[int]) -> Fetched:
         """Start this batch, unless it is under way, and later ones. Returns its samples."""
-        if self._pid != os.getpid():
+        is_first = self._pid != os.getpid()
+        if is_first or numbers[0] not in self._started:
             self.close()
             self._pid = os.getpid()
-            self._fillers = self._start_fillers()
-        if numbers[0] not in self._started:
-            self.close()
             self._start(numbers)
+        if is_first:  # after the requests: names of ten thousand shards take 0.1 s
+            self._fillers = self._start_fillers()
         for filler in self._fillers:
             filler.slot = numbers[0]
         future, _ = self._started.pop(numbers[0])
@@ -100,7 +100,7 @@ class ReadAhead(Dataset[LoaderOutput]):
             if reader.is_far
         ]
         missing = [w for w in wanted if not (w.reader.is_cached(w.shard) and w.has_table)]
-        size = sum(w.mean_bytes for w in missing)
+        size = sum(w.shard.mean_sample_bytes for w in missing)
         self._started[numbers[0]] = storage.start(fetch(missing)) if missing else NOTHING, size
 
     def close(self) -> None:
