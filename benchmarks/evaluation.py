@@ -66,7 +66,7 @@ from stargan_dist.evaluation.tasks import (
     draw_references,
     tasks,
 )
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 from stargan_dist.objectives import recipes
 from stargan_dist.shards.build import build
 
@@ -122,14 +122,14 @@ def make_config(folder: Path, size: int) -> Config:
     )
 
 
-def make_translator(config: Config) -> Translator:
+def make_translator(config: Config) -> TrainedModel:
     torch.manual_seed(SEED)
     labels = domain_labels(["cat", "dog", "rabbit"])
     spec = recipes.resolve(config)
     networks = spec.recipe.build_networks(labels, config.model)
     for network in networks.values():
         network.eval().requires_grad_(False)
-    return Translator(networks, spec, labels, step=0)
+    return TrainedModel(networks, spec, labels, step=0)
 
 
 # The literal implementation.
@@ -144,7 +144,7 @@ TO_INCEPTION = transforms.Compose(
 
 
 @torch.no_grad()
-def literal(translator: Translator, networks: MetricSet, folder: Path, clock: Clock) -> Outcome:
+def literal(translator: TrainedModel, networks: MetricSet, folder: Path, clock: Clock) -> Outcome:
     """Evaluate every task, one after the other."""
     size = translator.config.model.image_size
     reader = open_reader(translator.config.data, "val")
@@ -166,7 +166,7 @@ def images_of(split: LoadedSplit, label: int) -> Tensor:
 
 
 def literal_task(
-    translator: Translator,
+    translator: TrainedModel,
     networks: MetricSet,
     task: Task,
     val: LoadedSplit,
@@ -201,7 +201,7 @@ def literal_task(
 
 
 def literal_output(
-    translator: Translator, task: Task, image: Tensor, references: Tensor, number: int, i: int
+    translator: TrainedModel, task: Task, image: Tensor, references: Tensor, number: int, i: int
 ) -> Tensor:
     """Return output number i of a source image."""
     y = torch.tensor([task.target])
@@ -239,7 +239,7 @@ def literal_distance(a: np.ndarray, b: np.ndarray) -> float:
 # The project's implementation.
 
 
-def project(config: Config, translator: Translator, world: World, clock: Clock) -> Outcome:
+def project(config: Config, translator: TrainedModel, world: World, clock: Clock) -> Outcome:
     """Run an evaluation, with its matrix roots deferred to the end."""
     deferred: list[tuple[Statistics, Statistics]] = []
 
@@ -251,10 +251,10 @@ def project(config: Config, translator: Translator, world: World, clock: Clock) 
     networks = timed_evaluator.collector.metrics
     networks.features.forward = clock.timed("features", networks.features.forward)
     networks.diversity.forward = clock.timed("lpips", networks.diversity.forward)
-    translate = clock.timed("generation", Translator.translate)
+    translate = clock.timed("generation", TrainedModel.translate)
     with (
         mock.patch.object(evaluator, "distances", defer),
-        mock.patch.object(Translator, "translate", translate),
+        mock.patch.object(TrainedModel, "translate", translate),
         clock("all"),
     ):
         result = timed_evaluator.evaluate(translator, SEED)

@@ -39,7 +39,7 @@ from stargan_dist.data.order import seeded_rng
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.split import LoadedSplit, load_split
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 from stargan_dist.runs import scores
 
 SHARDS = "build/demo/shards"
@@ -176,7 +176,7 @@ def prepare_once(shards: str, size: int) -> tuple[Any, Any]:
 
 def judge_run(run: Run, steps: int, shards: str) -> Figures:
     """Judge a trained run."""
-    translator = Translator.load(str(run.folder))
+    translator = TrainedModel.load(str(run.folder))
     probes, val = prepare_once(shards, translator.config.model.image_size)
     torch.manual_seed(0)  # the same sources and latents for all runs
     return combine_figures(find_evaluation(run, steps), judge(translator, probes, val))
@@ -204,7 +204,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 # The image grid.
 
 
-def translate_all(translator: Translator, x: torch.Tensor) -> torch.Tensor:
+def translate_all(translator: TrainedModel, x: torch.Tensor) -> torch.Tensor:
     """Translate sources (S, 3, H, H) into every domain, by the same latents for each source.
 
     Returns:
@@ -217,7 +217,7 @@ def translate_all(translator: Translator, x: torch.Tensor) -> torch.Tensor:
     return rows_of_outputs(x, translator.from_latents(x, y_trg, z))
 
 
-def image_grid(translators: dict[str, Translator], sources: LoadedSplit) -> Image.Image:
+def image_grid(translators: dict[str, TrainedModel], sources: LoadedSplit) -> Image.Image:
     """Draw a block for each row of the ablation: the sources, and each of them in every domain."""
     x = to_unit(sources.images, torch.float32)
     blocks = {title(row): translate_all(translator, x) for row, translator in translators.items()}
@@ -227,7 +227,7 @@ def image_grid(translators: dict[str, Translator], sources: LoadedSplit) -> Imag
 
 def image_grid_of_runs(runs: Sequence[Run], shards: str) -> Image.Image:
     """Draw the image grid of finished runs of one seed."""
-    translators = {run.row: Translator.load(str(run.folder)) for run in runs}
+    translators = {run.row: TrainedModel.load(str(run.folder)) for run in runs}
     size = next(iter(translators.values())).config.model.image_size
     split = load_split(ShardReader(shards, read_index(shards), "val"), size, per_domain=1)
     sources = LoadedSplit(split.images[:GRID_SOURCES], split.labels, split.paths, split.domains)

@@ -26,7 +26,7 @@ from stargan_dist.data.index import read_index
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.split import load_split
 from stargan_dist.errors import UserError, run_command
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 
 SIDE = 32  # px, the size of the probes' input; positions are in pixels of this size
 CENTRE, FUR = slice(0, 2), slice(2, 5)  # columns of the factors: x, y in px; RGB in [0, 1]
@@ -218,7 +218,7 @@ def colour_spread(factors: Tensor) -> Tensor:
 
 @torch.no_grad()
 def judge_pair(
-    translator: Translator, probes: Probes, val: Truth, source: int, target: int
+    translator: TrainedModel, probes: Probes, val: Truth, source: int, target: int
 ) -> dict[str, float]:
     """Translate from one domain to another, `OUTPUTS` times by each guide, and measure."""
     sources, targets = val.of_domain(source), val.of_domain(target)
@@ -247,7 +247,7 @@ def judge_pair(
     return {name: values.mean().item() for name, values in measures.items()}
 
 
-def judge(translator: Translator, probes: Probes, val: Truth) -> dict[str, float]:
+def judge(translator: TrainedModel, probes: Probes, val: Truth) -> dict[str, float]:
     """Return the means of the measures over every ordered pair of domains."""
     pairs = itertools.permutations(range(len(val.domains)), 2)
     measures = [judge_pair(translator, probes, val, source, target) for source, target in pairs]
@@ -316,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train and test the probes, then judge every ordered pair of domains."""
     args = parse(argv)
     torch.manual_seed(args.seed)
-    translator = Translator.load(args.run, args.checkpoint)
+    translator = TrainedModel.load(args.run, args.checkpoint)
     shards, size = translator.config.data.shards, translator.config.model.image_size
     probes, val = prepare(shards, size, args.images)
     report(judge(translator, probes, val))

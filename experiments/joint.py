@@ -41,7 +41,7 @@ from stargan_dist.data.order import seeded_rng
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.split import load_split
 from stargan_dist.errors import run_command
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 from stargan_dist.shards.build import build
 
 # Categories of the attribute that each dataset is labelled with, in the order of the datasets.
@@ -130,14 +130,14 @@ def make_judges(train: LabelledImages, val: LabelledImages) -> dict[str, Probes]
     return judges
 
 
-def label_vector(translator: Translator, attribute: str, target: int) -> Tensor:
+def label_vector(translator: TrainedModel, attribute: str, target: int) -> Tensor:
     """Return the label (1, size) of one category of one dataset."""
     one_hot = np.eye(len(CATEGORIES[attribute]), dtype=np.float32)[target]
     number = list(CATEGORIES).index(attribute)
     return torch.from_numpy(translator.labels.vector(number, one_hot))[None]
 
 
-def translate(translator: Translator, images: Tensor, attribute: str, target: int) -> Tensor:
+def translate(translator: TrainedModel, images: Tensor, attribute: str, target: int) -> Tensor:
     """Change one attribute of images (N, 3, H, H). StarGAN ignores the latents."""
     outputs, label = [], label_vector(translator, attribute, target)
     for x in images.split(BATCH_SIZE):
@@ -166,7 +166,7 @@ def shares(verdict: dict[str, Tensor]) -> dict[str, float]:
 
 
 def judge(
-    translator: Translator, judges: dict[str, Probes], sources: LabelledImages, attribute: str
+    translator: TrainedModel, judges: dict[str, Probes], sources: LabelledImages, attribute: str
 ) -> dict[str, Any]:
     """Judge translations to every category of an attribute.
 
@@ -200,7 +200,7 @@ def share_read_correctly(judges: dict[str, Probes], sources: LabelledImages) -> 
 
 
 def judge_all(
-    translator: Translator, judges: dict[str, Probes], val: dict[str, LabelledImages]
+    translator: TrainedModel, judges: dict[str, Probes], val: dict[str, LabelledImages]
 ) -> dict[str, Any]:
     """Judge translations of each dataset by the attribute that only the other is labelled with."""
     return {
@@ -216,7 +216,7 @@ def judge_all(
 # The image grid.
 
 
-def image_grid(translator: Translator, val: dict[str, LabelledImages]) -> Image.Image:
+def image_grid(translator: TrainedModel, val: dict[str, LabelledImages]) -> Image.Image:
     """Draw images of each dataset, and their translations to every category of both attributes."""
     targets = [
         (attribute, target)
@@ -286,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, folder in folders.items():
         make_dataset(name, folder, args.count)
     train([*training_options(args.out), *args.rest], args.processes)
-    translator = Translator.load(str(args.out / "run"))
+    translator = TrainedModel.load(str(args.out / "run"))
     train_images, val = (
         {name: read_labelled_images(folder, split) for name, folder in folders.items()}
         for split in ("train", "val")

@@ -22,7 +22,7 @@ from stargan_dist.errors import USER_ERROR, run_command
 from stargan_dist.evaluation import compare, report, results
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.evaluation.results import Result
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 from stargan_dist.launch.launcher import launcher_hides_exit_codes, stop_with_launcher
 from stargan_dist.launch.launcher_settings import take_settings
 from stargan_dist.runs import checkpoint as checkpoints
@@ -83,7 +83,7 @@ def evaluate(args: argparse.Namespace) -> int:
             lambda: checkpoints.find_existing(args.run, args.checkpoint, args.protocol).step
         )
         translator = world.run_on_all_ranks(
-            lambda: Translator.load(args.run, str(step), world.device)
+            lambda: TrainedModel.load(args.run, str(step), world.device)
         )
         config = override_config(translator.config, args)
         storage.configure(config.storage)

@@ -23,7 +23,7 @@ from stargan_dist.data.sources import load_labelled_images, open_sources
 from stargan_dist.data.split import LoadedSplit
 from stargan_dist.errors import UserError, explained, run_command
 from stargan_dist.inference import grids
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 from stargan_dist.runs.checkpoint import step_name
 
 
@@ -160,7 +160,7 @@ def source_label(labels: Labels, data_source: str | None, pairs: list[str]) -> T
     return torch.from_numpy(labels.vector(number, labels.spaces[number].encode_known(values)))
 
 
-def check_arguments(args: argparse.Namespace, translator: Translator) -> None:
+def check_arguments(args: argparse.Namespace, translator: TrainedModel) -> None:
     """Raise UserError for options that do not suit the run's networks."""
     labels = translator.labels
     unknown = [name for name in args.targets or [] if name not in labels.names]
@@ -181,7 +181,7 @@ def check_arguments(args: argparse.Namespace, translator: Translator) -> None:
         raise UserError("--data-source, --attributes: they describe images that --sources names")
 
 
-def draw_grids(args: argparse.Namespace, translator: Translator) -> dict[str, Image.Image]:
+def draw_grids(args: argparse.Namespace, translator: TrainedModel) -> dict[str, Image.Image]:
     """Translate and return the grids by name: `latent`, and `reference` where it applies."""
     size, names = translator.config.model.image_size, translator.labels.names
 
@@ -211,7 +211,7 @@ def draw_grids(args: argparse.Namespace, translator: Translator) -> dict[str, Im
 def main() -> None:
     args = parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    translator = Translator.load(args.run, args.checkpoint, device)
+    translator = TrainedModel.load(args.run, args.checkpoint, device)
     storage.configure(translator.config.storage)
     check_arguments(args, translator)
     images = draw_grids(args, translator)

@@ -14,6 +14,7 @@ FLOORS = [
     ("console", "nets", "storage", "distributed"),
     ("data", "launch"),
     ("shards", "objectives", "engines", "runs"),
+    ("models",),
     ("inference",),
     ("evaluation",),
     ("training",),

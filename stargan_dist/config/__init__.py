@@ -19,7 +19,7 @@ from stargan_dist.config.fields import (
     StorageConfig,
 )
 from stargan_dist.config.origins import Origins, Request
-from stargan_dist.config.parsing import from_dict, given, parse
+from stargan_dist.config.parsing import from_dict, given, model_from_dict, parse
 from stargan_dist.config.rules import check, check_world
 from stargan_dist.config.values import check_resumable, describe, flat, to_dict, to_yaml
 
@@ -45,6 +45,7 @@ __all__ = [
     "flat",
     "from_dict",
     "given",
+    "model_from_dict",
     "parse",
     "to_dict",
     "to_yaml",

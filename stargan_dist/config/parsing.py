@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
 
-from stargan_dist.config.fields import Config
+from stargan_dist.config.fields import Config, ModelConfig
 from stargan_dist.config.rules import MAX_ERROR, check
 from stargan_dist.errors import UserError, printable
 
@@ -86,6 +86,20 @@ def from_dict(values: dict[str, Any]) -> Config:
     with _parse_errors():
         namespace = parser.parse_object(values)
     return _checked(_build(parser, namespace))
+
+
+def model_from_dict(values: dict[str, Any]) -> ModelConfig:
+    """Build the section `model` of a configuration from plain values.
+
+    Raises:
+        UserError: unknown key, wrong type or invalid value.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ModelConfig)
+    with _parse_errors():
+        namespace = parser.parse_object(values)
+    _check_groups(ModelConfig, namespace)
+    return ModelConfig(**_plain(parser.instantiate(namespace).as_dict()))
 
 
 # Phrases of jsonargparse's errors, and clearer ones.

@@ -57,11 +57,15 @@ def _open_image(data: bytes) -> Iterator[ImageFile]:
         raise UserError(f"{kind}: {reason}") from error
 
 
-def _to_rgb(image: ImageFile) -> Image.Image:
-    """Decode an opened image to upright RGB; transparent images are composed over white."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to upright RGB; transparent images are composed over white.
+
+    Raises:
+        UserError: it has values of 32 bits.
+    """
     if image.mode in ("I", "F"):
         raise UserError("pixel values of 32 bits have no known range: convert them to 8 or 16 bits")
-    ImageOps.exif_transpose(image, in_place=True)
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # `convert` would clip at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:  # colours under alpha are arbitrary
@@ -77,7 +81,7 @@ def decode(data: bytes) -> Image.Image:
         UserError: not an image, damaged, larger than MAX_PIXELS, or with 32-bit values.
     """
     with _open_image(data) as image:
-        return _to_rgb(image)
+        return to_rgb(image)
 
 
 def decode_still(data: bytes) -> Image.Image:
@@ -93,7 +97,7 @@ def decode_still(data: bytes) -> Image.Image:
             raise UserError(f"several pages ({frames}): store one image per file")
         if frames > 1:
             raise UserError(f"animated ({frames} frames): use a still image")
-        return _to_rgb(image)
+        return to_rgb(image)
 
 
 def reencode(image: Image.Image, *, crop: int, size: int, image_format: str, quality: int) -> bytes:

@@ -26,7 +26,7 @@ from stargan_dist.evaluation.metrics.statistics import Statistics
 from stargan_dist.evaluation.protocols import load_metrics
 from stargan_dist.evaluation.tasks import LATENT, OUTPUTS, REAL, Task, draw_latents, draw_references
 from stargan_dist.evaluation.tensor_cache import TensorCache
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 
 # Rounding depends on the size of a batch (not on its other images), and metrics must not depend on
 # the distribution of images over ranks. Networks therefore always process batches of one size: the
@@ -184,7 +184,7 @@ class Collector:
         return statistics
 
     @torch.no_grad()
-    def reference_conditioning(self, translator: Translator, label: int) -> Tensor:
+    def reference_conditioning(self, translator: TrainedModel, label: int) -> Tensor:
         """Encode all validation images of a domain as references, each once.
 
         Each image is the reference of many outputs.
@@ -203,7 +203,7 @@ class Collector:
             raise UserError(f"domain {translator.domains[label]} has no validation images")
         return gathered.to(self.world.device)
 
-    def _encode_share(self, translator: Translator, label: int) -> Tensor:
+    def _encode_share(self, translator: TrainedModel, label: int) -> Tensor:
         """Encode this rank's share of a domain's validation images, on the CPU."""
         conditioning = [torch.zeros(0, translator.conditioning_dim)]
         title = f"styles of {translator.domains[label]}"
@@ -216,7 +216,7 @@ class Collector:
 
     def translate_task(
         self,
-        translator: Translator,
+        translator: TrainedModel,
         task: Task,
         references: Tensor | None,
         seed: int,
@@ -252,7 +252,7 @@ class Collector:
     @torch.no_grad()
     def _translate_share(
         self,
-        translator: Translator,
+        translator: TrainedModel,
         label: int,
         condition: Callable[[int], Tensor],
         progress: ProgressBar,
@@ -298,7 +298,7 @@ class Collector:
 
 
 def _condition_outputs(
-    translator: Translator, task: Task, references: Tensor | None, seed: int, source: int
+    translator: TrainedModel, task: Task, references: Tensor | None, seed: int, source: int
 ) -> Tensor:
     """Return the conditioning (OUTPUTS, conditioning_dim) of the outputs of a source."""
     device = translator.device

@@ -26,7 +26,7 @@ from stargan_dist.evaluation.metrics.statistics import Statistics, distances
 from stargan_dist.evaluation.results import Result, Row
 from stargan_dist.evaluation.tasks import GUIDES, OUTPUTS, REAL, REFERENCE, Task, tasks
 from stargan_dist.inference import grids
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 from stargan_dist.runs.checkpoint import step_name
 
 MAX_PENDING = 2  # tasks whose distances rank 0 has still to compute; each holds its sums
@@ -68,7 +68,7 @@ class TargetStatistics:
         references: conditioning (N, conditioning_dim) of its validation images.
     """
 
-    def __init__(self, collector: Collector, translator: Translator, label: int) -> None:
+    def __init__(self, collector: Collector, translator: TrainedModel, label: int) -> None:
         self.label = label
         self.train = Lazy(lambda: collector.real_statistics("train", label))
         self.val = Lazy(lambda: collector.real_statistics("val", label))
@@ -100,7 +100,7 @@ class Evaluator:
         self.config, self.world = config, world
         self.collector = Collector(config, world, should_stop)
 
-    def begin(self, translator: Translator, seed: int = 0) -> "Evaluation":
+    def begin(self, translator: TrainedModel, seed: int = 0) -> "Evaluation":
         """Prepare an evaluation, and find the tasks that no earlier one has measured.
 
         Args:
@@ -117,11 +117,11 @@ class Evaluator:
         translator.bfloat16 = self.config.evaluation.precision == "bfloat16"
         return Evaluation(self, translator, seed)
 
-    def evaluate(self, translator: Translator, seed: int = 0) -> Result:
+    def evaluate(self, translator: TrainedModel, seed: int = 0) -> Result:
         """Prepare an evaluation as `begin` does, and run it."""
         return self.begin(translator, seed).run()
 
-    def _check_domains(self, translator: Translator) -> None:
+    def _check_domains(self, translator: TrainedModel) -> None:
         reader = self.collector.readers["train"]
         domains = reader.index.domains
         if domains != translator.domains:
@@ -130,12 +130,12 @@ class Evaluator:
                 f"the networks were trained on {', '.join(translator.domains)}"
             )
 
-    def load_or_start(self, translator: Translator, seed: int) -> Result:
+    def load_or_start(self, translator: TrainedModel, seed: int) -> Result:
         """Load what an earlier evaluation measured, or return an empty result."""
         header = self.header(translator, seed)
         return results.load_or_start(results.result_url(self.config.run, header), header)
 
-    def header(self, translator: Translator, seed: int) -> dict[str, Any]:
+    def header(self, translator: TrainedModel, seed: int) -> dict[str, Any]:
         """Return everything that the metrics depend on.
 
         Evaluations with equal headers have equal results.
@@ -185,7 +185,7 @@ class Evaluation:
         result: complete on rank 0 after `run`.
     """
 
-    def __init__(self, evaluator: Evaluator, translator: Translator, seed: int) -> None:
+    def __init__(self, evaluator: Evaluator, translator: TrainedModel, seed: int) -> None:
         self.world, self.collector = evaluator.world, evaluator.collector
         self.metrics = evaluator.collector.metrics
         self.translator, self.seed = translator, seed
@@ -317,7 +317,7 @@ class Evaluation:
         return grids.image_grid(to_unit(rows), ["source", *[self.domains[task.target]] * OUTPUTS])
 
 
-def _hash_networks(translator: Translator) -> str:
+def _hash_networks(translator: TrainedModel) -> str:
     """Return a hash of the weights of all networks that translate."""
     digest = hashlib.sha256()
     for letter, network in translator.networks.items():

@@ -11,14 +11,14 @@ from torchvision.utils import make_grid
 from stargan_dist.data.batch import to_uint8, to_unit
 from stargan_dist.data.order import seeded_rng
 from stargan_dist.data.split import LoadedSplit
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 
 CELL_PIXELS = 64  # smaller images are enlarged to about this size
 HEADER_PIXELS = 16
 
 
 def latent_grid(
-    translator: Translator,
+    translator: TrainedModel,
     sources: LoadedSplit,
     latents: int,
     seed: int,
@@ -50,7 +50,7 @@ def latent_grid(
 
 
 def _select_targets(
-    translator: Translator, sources: LoadedSplit, y: Tensor, names: Container[str] | None
+    translator: TrainedModel, sources: LoadedSplit, y: Tensor, names: Container[str] | None
 ) -> list[tuple[str, Tensor]]:
     """Return the name and label of each target to show for a source with label y.
 
@@ -61,7 +61,7 @@ def _select_targets(
 
 
 def reference_grid(
-    translator: Translator, sources: LoadedSplit, references: LoadedSplit
+    translator: TrainedModel, sources: LoadedSplit, references: LoadedSplit
 ) -> Image.Image:
     """Draw the references in the first row, then a row per source: it, and its translations."""
     x_ref = to_unit(references.images.to(translator.device), translator.dtype)

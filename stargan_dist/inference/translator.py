@@ -1,133 +1,307 @@
-"""Translation by averaged networks, shared by grids, samples and metrics."""
+"""Translation of pictures with a trained model."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stargan_dist import config as configs
-from stargan_dist.data.labels import Labels
-from stargan_dist.nets.networks import generator_networks
-from stargan_dist.objectives.recipes import RunSpec, resolve
-from stargan_dist.runs import checkpoint as checkpoints
-from stargan_dist.runs.checkpoint import EMA, load_networks
+from stargan_dist.data.batch import to_unit
+from stargan_dist.data.order import seeded_rng
+from stargan_dist.errors import UserError
+from stargan_dist.inference import pictures
+from stargan_dist.inference.model import TrainedModel
+from stargan_dist.inference.pictures import Fitted, Picture
+from stargan_dist.inference.targets import target_label
+from stargan_dist.models.authors import Options
+from stargan_dist.models.opening import open_model
+from stargan_dist.models.saved import SavedModel
+from stargan_dist.nets.fusing import fuse_kernels
+from stargan_dist.runs.checkpoint import LATEST
+
+MEAN_LATENTS = 1000  # of a domain's mean style: its error is 3 % of the styles' deviation
+MEAN_BATCH = 64
 
 
 class Translator:
-    """Translates images into domains, guided by latents or by references.
+    """Translates pictures into domains, guided by seeds, reference pictures or style codes.
 
-    Shapes and ranges:
-        x: (B, 3, H, H) in [-1, 1], the sources. Each has n outputs; the encoder half of G runs
-            once per source.
-        y_trg: (B·n,) int64, or label vectors, float (B·n, labels.vector_dim). The n targets of
-            the first source come first. The order is the same for z and x_ref.
-        z: (B·n, latent_dim).
-        x_ref: (B·n, 3, H, H) in [-1, 1].
-        Outputs: (B·n, 3, H, H), approximately in [-1, 1].
+    Pictures are paths or URLs, PIL images, uint8 arrays (H, W, 3) or (N, H, W, 3), tensors
+    (3, H, W) or (N, 3, H, W), uint8 or float in [-1, 1]; one or many, of any size. Outputs have the
+    kind that was given (paths: PIL images) and the size of the model's images.
 
-    If a recipe conditions G on the label alone, latents have no effect and a reference contributes
-    only its domain.
+    ```python
+    >>> from stargan_dist import Translator
+    >>> translator = Translator.from_pretrained(model)  # a run, a model folder, …
+    >>> translator.domains
+    ['bear', 'cat', 'fox']
+    >>> translator.translate(cat, domain="fox", seed=1).size  # cat: a PIL image or a path
+    (32, 32)
+    >>> foxes = translator.translate([cat, cat], domain="fox", seed=[1, 2, 3])
+    >>> len(foxes), len(foxes[0])  # a list for each picture
+    (2, 3)
+    >>> style = translator.styles(cat, domain="cat")  # of a reference
+    >>> style.shape
+    torch.Size([64])
+    >>> image = translator.translate(cat, domain="cat", style=style, strength=0.7)
+
+    ```
 
     Args:
-        networks: G and, where the recipe has them, F and E, by letter, in evaluation mode.
-        spec: the run's resolved configuration.
-        labels: the labels that G was trained on.
-        step: the training step of the networks.
-        bfloat16: run G under bfloat16 autocast. Inputs and outputs keep their dtype.
+        saved: the model.
+        device: where to compute. None: a GPU if there is one.
+        bfloat16: run G under bfloat16 autocast. None: on GPUs that have it.
+        batch_size: outputs that are computed at a time.
+
+    Raises:
+        UserError: the model has the high-pass option.
     """
 
     def __init__(
         self,
-        networks: Mapping[str, nn.Module],
-        spec: RunSpec,
-        labels: Labels,
-        step: int,
+        saved: SavedModel,
         *,
-        bfloat16: bool = False,
+        device: str | torch.device | None = None,
+        bfloat16: bool | None = None,
+        batch_size: int = 8,
     ) -> None:
-        recipe, config = spec.recipe, spec.config
-        self.networks = dict(networks)
-        self.G: Any = networks["G"]
-        self.conditioning = recipe.conditioning(self.networks, labels)
-        self.conditioning_dim = recipe.conditioning_dim(labels, config.model)
-        self.diverse, self.guided_by_references = recipe.is_diverse, recipe.uses_references
-        self.config, self.labels, self.step = config, labels, step
-        self.bfloat16 = bfloat16
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if bfloat16 is None:
+            bfloat16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
+        self.saved, self.batch_size = saved, batch_size
+        self.model = TrainedModel.from_saved(saved, device, bfloat16=bfloat16)
+        for network in self.model.networks.values():
+            fuse_kernels(network)
+        self._mean_styles: dict[int, Tensor] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        location: str,
+        checkpoint: str = LATEST,
+        *,
+        device: str | torch.device | None = None,
+        bfloat16: bool | None = None,
+        batch_size: int = 8,
+        **options: Any,
+    ) -> "Translator":
+        """Load a model.
+
+        Args:
+            location: path or URL of a run, of one of its checkpoints, of a model folder or of a
+                checkpoint of the papers' authors; or USER/NAME of a model on the Hugging Face hub.
+            checkpoint: of a run: `latest`, `best` or a step.
+            device: see the class.
+            bfloat16: see the class.
+            batch_size: see the class.
+            options: what the authors' files do not say: the fields of
+                `stargan_dist.models.authors.Options`, such as `domains`.
+
+        Raises:
+            UserError: there is no such model, or it cannot be read or used.
+        """
+        saved = open_model(location, checkpoint, options=Options(**options))
+        return cls(saved, device=device, bfloat16=bfloat16, batch_size=batch_size)
 
     @property
     def domains(self) -> list[str]:
-        """The names of the labels that images are translated to."""
-        return self.labels.names
-
-    @classmethod
-    def load(
-        cls, run: str, checkpoint: str = "latest", device: str | torch.device = "cpu"
-    ) -> "Translator":
-        """Load the averaged networks of a run.
-
-        Args:
-            run: folder or URL of the run.
-            checkpoint: `latest`, `best` or a step.
-
-        Raises:
-            UserError: the run has no checkpoint, or not this one, or it cannot be read.
-        """
-        found = checkpoints.find_existing(run, checkpoint)
-        spec = resolve(configs.from_dict(found.manifest.config))
-        labels = found.manifest.labels
-        built = spec.recipe.build_networks(labels, spec.config.model)
-        networks = {
-            letter: network.to(device, spec.policy.weights).eval()
-            for letter, network in generator_networks(built).items()
-        }
-        load_networks(networks, found.tensors(EMA))
-        return cls(networks, spec, labels, found.step)
+        """The names of the labels: domains, categories or attributes."""
+        return self.model.domains
 
     @property
-    def device(self) -> torch.device:
-        """The device of the networks."""
-        return next(self.G.parameters()).device
+    def image_size(self) -> int:
+        """Width and height of the model's images, in pixels."""
+        return self.model.config.model.image_size
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights, in which inputs are expected and outputs are returned."""
-        return next(self.G.parameters()).dtype
+    def label(
+        self,
+        domain: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        data_source: str | None = None,
+    ) -> Tensor:
+        """Return the label of a target. See `target_label`."""
+        label = target_label(self.model.labels, domain, attributes, data_source)
+        return label.to(self.model.device)
+
+    # Styles.
 
     @torch.no_grad()
-    def translate(self, x: Tensor, conditioning: Tensor) -> Tensor:
-        """Translate sources, given the conditioning of each output.
+    def styles(
+        self,
+        guides: int | Picture | Sequence[int | Picture],
+        domain: str | None = None,
+        *,
+        fit: str = "crop",
+    ) -> Tensor:
+        """Return style codes of a domain, to keep, mix and use as `style`.
 
         Args:
-            x: (B, 3, H, H).
-            conditioning: (B·n, conditioning_dim), from `condition_on_latents` or
-                `condition_on_references`.
+            guides: seeds of latents (int), or reference pictures of the domain.
+            domain: the domain. It may be left out if there is only one.
+            fit: how references are fitted into a square; see `translate`.
 
         Returns:
-            (B·n, 3, H, H)
+            (dim,) for one guide, (N, dim) for many; on the device of the model.
+
+        Raises:
+            UserError: the recipe has no styles, there is no such domain, or a picture cannot be
+                read.
         """
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else None
-        with autocast or nullcontext():
-            encoded = self.G.encode(x).repeat_interleave(len(conditioning) // len(x))
-            return self.G.decode(encoded, conditioning).to(self.dtype)
+        if not self.model.diverse:
+            raise UserError("the networks of this model have no styles: name a target alone")
+        first: Any = guides[0] if isinstance(guides, list | tuple | range) and guides else guides
+        named: dict[str, Any] = {"seed" if isinstance(first, int) else "reference": guides}
+        codes, is_many = self._codes(self.label(domain), fit, **named)
+        return codes if is_many else codes[0]
+
+    def _styles_of_seeds(self, seeds: Sequence[int], label: Tensor) -> Tensor:
+        dim = self.model.config.model.latent_dim
+        drawn = np.stack([seeded_rng(seed, "latent").standard_normal(dim) for seed in seeds])
+        z = torch.from_numpy(drawn).to(self.model.device, self.model.dtype)
+        return self.model.conditioning.style_from_latents(z, _repeated(label, len(z)))
+
+    def _styles_of_references(self, references: Sequence[Fitted], label: Tensor) -> Tensor:
+        parts = [
+            self.model.conditioning.style_from_images(x, _repeated(label, len(x)))
+            for x in map(self._to_batch, _chunks(references, self.batch_size))
+        ]
+        return torch.cat(parts)
 
     @torch.no_grad()
-    def condition_on_latents(self, z: Tensor, y_trg: Tensor) -> Tensor:
-        """Return the conditioning (B·n, conditioning_dim) for latents and target labels."""
-        style = self.conditioning.style_from_latents(z, y_trg)
-        return self.conditioning.vector(style, y_trg)
+    def mean_style(self, domain: str | None = None) -> Tensor:
+        """Return the mean style (dim,) of a domain, over random latents."""
+        label = self.label(domain)
+        if int(label) not in self._mean_styles:
+            dim = self.model.config.model.latent_dim
+            drawn = seeded_rng(0, "mean style").standard_normal((MEAN_LATENTS, dim))
+            latents = torch.from_numpy(drawn).to(self.model.device, self.model.dtype)
+            parts = [
+                self.model.conditioning.style_from_latents(z, _repeated(label, len(z)))
+                for z in latents.split(MEAN_BATCH)
+            ]
+            self._mean_styles[int(label)] = torch.cat(parts).mean(0)
+        return self._mean_styles[int(label)]
+
+    # Translation.
 
     @torch.no_grad()
-    def condition_on_references(self, x_ref: Tensor, y_trg: Tensor) -> Tensor:
-        """Return the conditioning (B·n, conditioning_dim) for references and target labels."""
-        style = self.conditioning.style_from_images(x_ref, y_trg)
-        return self.conditioning.vector(style, y_trg)
+    def translate(
+        self,
+        images: Picture | Sequence[Picture],
+        domain: str | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        reference: Picture | Sequence[Picture] | None = None,
+        style: Tensor | None = None,
+        strength: float = 1.0,
+        attributes: Mapping[str, Any] | None = None,
+        data_source: str | None = None,
+        fit: str = "crop",
+    ) -> Any:
+        """Translate pictures into a domain.
 
-    def from_latents(self, x: Tensor, y_trg: Tensor, z: Tensor) -> Tensor:
-        """Translate x (B, 3, H, H) to the labels y_trg with the latents z (B·n, latent_dim)."""
-        return self.translate(x, self.condition_on_latents(z, y_trg))
+        Args:
+            images: one or many sources.
+            domain: the domain of the outputs; also the one of the references.
+            seed: of the latents. With several, each source has an output for each. The default is 0
+                if there is no other guide.
+            reference: pictures of the domain whose style the outputs have, one or many.
+            style: style codes, (dim,) or (n, dim), from `styles`.
+            strength: of the style: 1 as it is, 0 the mean style of the domain, which is safer and
+                less varied (the authors' psi).
+            attributes: for models of attributes, in place of a domain: all attributes of the
+                output; those left out are false.
+            data_source: whose attributes they are, if the model has several.
+            fit: how a picture is fitted into the square of the model: `crop` (the central square),
+                `pad` (all of it; outputs have its aspect ratio) or `stretch` (distorted).
 
-    def from_references(self, x: Tensor, y_trg: Tensor, x_ref: Tensor) -> Tensor:
-        """Translate x (B, 3, H, H) to the labels y_trg with the references x_ref (B·n, 3, H, H)."""
-        return self.translate(x, self.condition_on_references(x_ref, y_trg))
+        Returns:
+            An output for each source, of the kind of the sources; or, with many guides, a list of
+            outputs for each.
+
+        Raises:
+            UserError: a picture cannot be read, or the target or the guide does not suit the model.
+        """
+        label = self.label(domain, attributes, data_source)
+        codes, is_many = self._codes(label, fit, seed, reference, style)
+        codes = self._weakened(codes, domain, strength)
+        given = pictures.unpack(images)
+        rows = self._translate([self._fitted(p, fit) for p in given.items], codes, label)
+        converted = [[given.kind.convert(output) for output in row] for row in rows]
+        return given.restore(converted if is_many else [row[0] for row in converted])
+
+    def _codes(
+        self,
+        label: Tensor,
+        fit: str,
+        seed: int | Sequence[int] | None = None,
+        reference: Picture | Sequence[Picture] | None = None,
+        style: Tensor | None = None,
+    ) -> tuple[Tensor, bool]:
+        """Return the style codes (n, dim) of the guide, and whether it is many."""
+        if sum(guide is not None for guide in (seed, reference, style)) > 1:
+            raise UserError("give one guide: seed, reference or style")
+        if reference is not None:
+            if not self.model.guided_by_references:
+                raise UserError("reference: the networks of this model take none")
+            given = pictures.unpack(reference)
+            fitted = [self._fitted(picture, fit) for picture in given.items]
+            return self._styles_of_references(fitted, label), not given.is_one
+        if style is not None:
+            codes = style.to(self.model.device, self.model.dtype)
+            return (codes[None] if codes.dim() == 1 else codes), codes.dim() > 1
+        seeds = [seed or 0] if seed is None or isinstance(seed, int) else list(seed)
+        if not seeds:
+            raise UserError("seed: name at least one")
+        return self._styles_of_seeds(seeds, label), not (seed is None or isinstance(seed, int))
+
+    def _weakened(self, codes: Tensor, domain: str | None, strength: float) -> Tensor:
+        """Move style codes towards the mean style of their domain."""
+        if strength == 1:
+            return codes
+        if not self.model.diverse:
+            raise UserError("strength: the networks of this model have no styles")
+        return torch.lerp(self.mean_style(domain), codes, strength)
+
+    def _translate(
+        self, sources: Sequence[Fitted], codes: Tensor, label: Tensor
+    ) -> list[list[Tensor]]:
+        """Return an output (3, h, w) for each source and style code. A source is encoded once."""
+        vectors = self.model.conditioning.vector(codes, _repeated(label, len(codes)))
+        rows: list[list[Tensor]] = []
+        for chunk in _chunks(sources, max(1, self.batch_size // len(codes))):
+            encoded = self.model.encode(self._to_batch(chunk))
+            parts = [
+                self.model.decode(encoded, part.repeat(len(chunk), 1)).unflatten(
+                    0, (len(chunk), -1)
+                )
+                for part in vectors.split(max(1, self.batch_size // len(chunk)))
+            ]
+            outputs = torch.cat(parts, 1)
+            rows += [
+                [_cut(output, s) for output in row] for row, s in zip(outputs, chunk, strict=True)
+            ]
+        return rows
+
+    def _fitted(self, picture: Picture, fit: str) -> Fitted:
+        return pictures.fit(picture, self.image_size, fit)
+
+    def _to_batch(self, fitted: Sequence[Fitted]) -> Tensor:
+        """Return fitted pictures as (B, 3, H, H) in [-1, 1] on the device."""
+        pixels = torch.stack([each.pixels for each in fitted])
+        return to_unit(pixels.to(self.model.device), self.model.dtype)
+
+
+def _repeated(label: Tensor, count: int) -> Tensor:
+    return label.expand(count, *label.shape)
+
+
+def _chunks(items: Sequence[Fitted], size: int) -> list[Sequence[Fitted]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _cut(output: Tensor, source: Fitted) -> Tensor:
+    """Return the part of an output that shows the source's picture."""
+    left, top, right, bottom = source.box
+    return output[:, top:bottom, left:right]

@@ -91,8 +91,12 @@ class ConvDownsample(nn.Conv2d):
     The fused form computes the same sums with 4/9 of the multiplications.
     """
 
+    def kernel(self) -> Tensor:
+        """Return the fused kernel (out, in, 4, 4)."""
+        return _window_means(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, _window_means(self.weight), self.bias, stride=2, padding=1)
+        return F.conv2d(x, self.kernel(), self.bias, stride=2, padding=1)
 
 
 class UpsampleConv(nn.Conv2d):
@@ -102,9 +106,12 @@ class UpsampleConv(nn.Conv2d):
     The fused form computes the same sums with 4/9 of the multiplications.
     """
 
+    def kernel(self) -> Tensor:
+        """Return the fused kernel (in, out, 4, 4), of a transposed convolution."""
+        return 4 * _window_means(self.weight.flip(2, 3)).transpose(0, 1)
+
     def forward(self, x: Tensor) -> Tensor:
-        kernel = 4 * _window_means(self.weight.flip(2, 3)).transpose(0, 1)
-        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+        return F.conv_transpose2d(x, self.kernel(), self.bias, stride=2, padding=1)
 
 
 def _conv1x1(dim_in: int, dim_out: int) -> nn.Module:

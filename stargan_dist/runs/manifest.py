@@ -83,9 +83,14 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def labels(self) -> Labels:
         """The label spaces of the data sources."""
-        if self.label_fields is None:
-            return domain_labels(self.domains)
-        return Labels.from_dict(msgspec.to_builtins(self.label_fields))
+        return labels_of(self.domains, self.label_fields)
+
+
+def labels_of(domains: list[str], fields: LabelsFields | None) -> Labels:
+    """Return labels from their fields in a file; None: the labels are the domains."""
+    if fields is None:
+        return domain_labels(domains)
+    return Labels.from_dict(msgspec.to_builtins(fields))
 
 
 class _Version(Struct):

@@ -24,7 +24,7 @@ from stargan_dist.evaluation import report, results
 from stargan_dist.evaluation.collector import Stopped
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.inference import grids
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 from stargan_dist.runs.scores import Result
 from stargan_dist.training.environment import describe_environment, peak_memory_bytes
 from stargan_dist.training.metric_logger import MetricLogger, progress_line
@@ -178,7 +178,7 @@ class Reporter:
             for name, image in images.items():
                 self._write(f"samples/{name}_{step:08d}.png", grids.to_png(image))
 
-    def _draw_grids(self, translator: Translator) -> dict[str, Image.Image]:
+    def _draw_grids(self, translator: TrainedModel) -> dict[str, Image.Image]:
         inputs, references = self._grid_images
         latents = self.config.monitor.latents if translator.diverse else 1
         images = {"latent": grids.latent_grid(translator, inputs, latents, self.config.seed)}
@@ -219,8 +219,8 @@ class Reporter:
                 with self.tolerance.of("metrics of evaluations in TensorBoard"):
                     report.log_to_tensorboard(self.config.run, result, variant)
 
-    def _translator(self, step: int) -> Translator:
-        return Translator(self.state.ema, self.state.spec, self.state.labels, step)
+    def _translator(self, step: int) -> TrainedModel:
+        return TrainedModel(self.state.ema, self.state.spec, self.state.labels, step)
 
     def flush(self) -> None:
         """Write all metrics to disk."""

@@ -29,7 +29,7 @@ from stargan_dist.evaluation.tasks import (
     draw_references,
     tasks,
 )
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 from stargan_dist.runs import scores
 from stargan_dist.shards.build import build
 from tests.evaluation.metrics.test_fid import frechet_by_gram
@@ -45,7 +45,7 @@ def trained(train, tmp_path_factory):
 
 def load(run, cache):
     """Return (translator, config) of a run, configured for the protocol `demo`."""
-    translator = Translator.load(str(run))
+    translator = TrainedModel.load(str(run))
     config = translator.config
     evaluation = dataclasses.replace(config.evaluation, protocol="demo", cache=str(cache))
     return translator, dataclasses.replace(config, run=str(run), evaluation=evaluation)
@@ -189,13 +189,13 @@ def test_another_seed_draws_other_latents_and_references(setup, uninterrupted):
 def record_sources(monkeypatch):
     """Return a list that collects the sources translated from now on."""
     sources = []
-    translate = Translator.translate
+    translate = TrainedModel.translate
 
     def recording(self, x, conditioning):
         sources.extend(x)
         return translate(self, x, conditioning)
 
-    monkeypatch.setattr(Translator, "translate", recording)
+    monkeypatch.setattr(TrainedModel, "translate", recording)
     return sources
 
 

@@ -6,7 +6,7 @@ from stargan_dist import config as configs
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.data.split import LoadedSplit
 from stargan_dist.inference import grids
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 from stargan_dist.objectives import recipes
 
 DOMAINS = ["cat", "dog", "rabbit"]
@@ -21,7 +21,7 @@ def translator():
     labels = domain_labels(DOMAINS)
     spec = recipes.resolve(config)
     networks = spec.recipe.build_networks(labels, config.model)
-    return Translator(networks, spec, labels, step=0)
+    return TrainedModel(networks, spec, labels, step=0)
 
 
 def images(count, seed=0):

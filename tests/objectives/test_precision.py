@@ -8,7 +8,7 @@ from stargan_dist.config import Config, ModelConfig
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.ddp import DDP
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 from stargan_dist.nets.precision import POLICIES, compile_networks, set_precision
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.objective import Objective
@@ -111,8 +111,8 @@ def test_weights_averages_and_moments_are_float32(trained_state):
 
 def test_a_run_in_bfloat16_is_translated_in_float32(trained_state):
     run = trained_state.config.run
-    from_state = Translator(trained_state.ema, trained_state.spec, trained_state.labels, 1)
-    loaded, batch = Translator.load(run), make_batch(2).to(CPU, torch.float32)
+    from_state = TrainedModel(trained_state.ema, trained_state.spec, trained_state.labels, 1)
+    loaded, batch = TrainedModel.load(run), make_batch(2).to(CPU, torch.float32)
     expected = from_state.from_references(batch.x, batch.y_trg, batch.x_ref)
     assert torch.equal(loaded.from_references(batch.x, batch.y_trg, batch.x_ref), expected)
     _, dtypes = record_dtypes(loaded.from_latents, batch.x, batch.y_trg, batch.z)

@@ -5,7 +5,7 @@ import torch
 
 from stargan_dist import config as configs
 from stargan_dist.data.labels import domain_labels
-from stargan_dist.inference.translator import Translator
+from stargan_dist.inference.model import TrainedModel
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.recipes import resolve
 from stargan_dist.runs import checkpoint as checkpoints
@@ -36,7 +36,7 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(shards, tmp_path, na
     for steps in ("3", "6"):
         assert train(make_config(resumed, shards, *options, "--steps", steps)) == FINISHED
     assert_same_bits(str(resumed), str(uninterrupted))
-    translator = Translator.load(str(resumed))
+    translator = TrainedModel.load(str(resumed))
     x, y, z = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]), torch.randn(2, 16)
     assert translator.from_latents(x, y, z).isfinite().all()
     assert set(translator.networks) == set(recipes.TABLE[name].style.networks) | {"G"}

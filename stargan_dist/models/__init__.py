@@ -1,0 +1,1 @@
+"""Trained models as files: model folders, checkpoints of runs, the authors' checkpoints."""

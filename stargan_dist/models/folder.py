@@ -1,0 +1,113 @@
+"""Model folders: `config.json`, `model.safetensors` and `README.md`, on any URL.
+
+The layout is the one that `PyTorchModelHubMixin` of huggingface_hub reads and writes. A folder
+holds averaged networks under the names of checkpoints, `LETTER.PARAMETER`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from msgspec import Struct
+
+from stargan_dist import config as configs
+from stargan_dist import storage
+from stargan_dist.config import Config
+from stargan_dist.errors import UserError, explained
+from stargan_dist.models import weights_file
+from stargan_dist.models.saved import SavedModel
+from stargan_dist.runs.manifest import Count, LabelsFields, labels_of
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FORMAT, VERSION = "stargan_dist", 1
+
+
+class Description(Struct, frozen=True):
+    """The contents of `config.json`. Fields of other programs are ignored.
+
+    Attributes:
+        format: `stargan_dist`.
+        version: of this format.
+        recipe: a row of the table in objectives/recipes.py.
+        model: the section `model` of the configuration.
+        domains: the names of the labels.
+        labels: the label spaces; None: the labels are the domains.
+        step: the number of iterations of its training; 0 if it is not known.
+    """
+
+    format: str
+    version: int
+    recipe: str
+    model: dict[str, Any]
+    domains: list[str]
+    labels: LabelsFields | None = None
+    step: Count = 0
+
+
+def write(url: str, model: SavedModel, card: str, files: Mapping[str, bytes] | None = None) -> None:
+    """Publish a model folder. It replaces any folder at the URL, complete or not at all.
+
+    Args:
+        card: the text of README.md.
+        files: further files by name, such as images of the card.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "recipe": model.config.recipe,
+        "model": asdict(model.spec.config.model),
+        "domains": model.labels.names,
+        "labels": None if model.labels.by_domain else model.labels.to_dict(),
+        "step": model.step,
+    }
+    text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
+    contents = {
+        WEIGHTS: weights_file.to_bytes(model.tensors),
+        CARD: card.encode(),
+        CONFIG: text.encode(),
+        **(files or {}),
+    }
+    try:
+        with storage.published_folder(url, last=CONFIG) as folder:
+            for name, data in contents.items():
+                (folder / name).write_bytes(data)
+    except OSError as error:
+        raise explained(f"cannot write the model folder {url}: {error}", error) from error
+
+
+def read(url: str, *, discriminator: bool = False) -> SavedModel:
+    """Read a model folder.
+
+    Args:
+        discriminator: read D as well, if it is there.
+
+    Raises:
+        UserError: a file is missing or damaged, or the weights are not those of the description.
+    """
+    config_url, weights_url = storage.join(url, CONFIG), storage.join(url, WEIGHTS)
+    description = storage.decode_json(_read(config_url), Description, config_url)
+    if description.format != FORMAT or description.version != VERSION:
+        raise UserError(
+            f"{config_url} is of format {description.format!r:.100}, version "
+            f"{description.version}: this program reads {FORMAT!r}, version {VERSION}"
+        )
+    try:
+        model = configs.model_from_dict(description.model)
+    except UserError as error:
+        raise UserError(f"{config_url}: model.{error}") from error
+    tensors = weights_file.from_bytes(_read(weights_url), weights_url)
+    labels = labels_of(description.domains, description.labels)
+    kept = {n: t for n, t in tensors.items() if discriminator or not n.startswith("D.")}
+    config = Config(run=url, recipe=description.recipe, model=model)
+    return SavedModel(url, config, labels, description.step, kept).check()
+
+
+def _read(url: str) -> bytes:
+    try:
+        return storage.read_bytes(url)
+    except OSError as error:
+        raise explained(f"cannot read {url}: {error}", error) from error

@@ -1,0 +1,69 @@
+"""A trained model from anything that holds one."""
+
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from stargan_dist import config as configs
+from stargan_dist import storage
+from stargan_dist.errors import UserError, explained
+from stargan_dist.models import authors, folder, hub
+from stargan_dist.models.authors import Options
+from stargan_dist.models.saved import SavedModel
+from stargan_dist.runs import checkpoint as checkpoints
+from stargan_dist.runs.checkpoint import EMA, LATEST, NETWORKS
+
+KINDS = (
+    "a run, a checkpoint of a run, a model folder, a file of the authors (.ckpt), or USER/NAME on "
+    "the Hugging Face hub"
+)
+
+
+def open_model(
+    location: str,
+    checkpoint: str = LATEST,
+    *,
+    discriminator: bool = False,
+    options: Options | None = None,
+) -> SavedModel:
+    """Read a trained model.
+
+    Args:
+        location: path or URL of a run, of one of its checkpoints, of a model folder or of a
+            checkpoint of the papers' authors; or USER/NAME of a model on the Hugging Face hub.
+        checkpoint: of a run: `latest`, `best` or a step.
+        discriminator: read D as well, if it is there.
+        options: what files of the authors do not say.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+    location = location.rstrip("/")
+    if location.endswith(authors.SUFFIXES):
+        return authors.read(location, options or Options())
+    try:
+        names = storage.list_names(location)
+    except OSError as error:
+        raise explained(f"cannot read {location}: {error}", error) from error
+    if folder.CONFIG in names:
+        return folder.read(location, discriminator=discriminator)
+    if checkpoints.FOLDER in names:
+        return _of_run(location, checkpoint, discriminator=discriminator)
+    if checkpoints.MANIFEST in names:
+        run = storage.parent(storage.parent(location))
+        step = PurePosixPath(location).name
+        return _of_run(run, step, discriminator=discriminator)
+    if not names and hub.is_name(location):
+        return replace(
+            folder.read(hub.download(location), discriminator=discriminator), origin=location
+        )
+    raise UserError(f"{location} holds no model: name {KINDS}")
+
+
+def _of_run(run: str, selector: str, *, discriminator: bool) -> SavedModel:
+    found = checkpoints.find_existing(run, selector)
+    config = configs.from_dict(found.manifest.config)
+    tensors = found.tensors(EMA)
+    if discriminator:
+        networks = found.tensors(NETWORKS)
+        tensors |= {name: tensor for name, tensor in networks.items() if name.startswith("D.")}
+    return SavedModel(found.url, config, found.manifest.labels, found.step, tensors).check()

@@ -1,0 +1,110 @@
+"""A trained model between files and networks."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stargan_dist.config import Config
+from stargan_dist.data.labels import Labels
+from stargan_dist.errors import UserError
+from stargan_dist.objectives.recipes import RunSpec, resolve
+from stargan_dist.runs.checkpoint import tensors_of_network
+
+SHOWN_NAMES = 3  # in an error
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """Weights and what builds their networks.
+
+    Attributes:
+        origin: where it was read from, for errors and reports.
+        config: `recipe` and `model` describe the networks. Of a run, it is the run's whole
+            configuration; otherwise other fields have their defaults.
+        labels: the labels that it was trained on.
+        step: the number of iterations of its training; 0 if it is not known.
+        tensors: `LETTER.PARAMETER` of the averaged G and, where the recipe has them, F and E; of D
+            as well if it was asked for and is there.
+    """
+
+    origin: str
+    config: Config
+    labels: Labels
+    step: int
+    tensors: dict[str, Tensor]
+
+    @property
+    def spec(self) -> RunSpec:
+        """The resolved configuration."""
+        return resolve(self.config)
+
+    @property
+    def letters(self) -> list[str]:
+        """The letters of the networks that `tensors` has."""
+        return sorted({name.partition(".")[0] for name in self.tensors})
+
+    def check(self) -> "SavedModel":
+        """Check names and shapes of all tensors against the networks; return the model.
+
+        Nothing is allocated: a description of enormous networks costs nothing.
+
+        Raises:
+            UserError: networks or tensors are missing, left over or of another shape.
+        """
+        for letter, expected in expected_shapes(self).items():
+            tensors = tensors_of_network(letter, self.tensors)
+            if letter == "D" and not tensors:
+                continue
+            check_shapes(f"{self.origin}: {letter}", tensors, expected)
+        unknown = {*self.letters} - expected_shapes(self).keys()
+        if unknown:
+            raise UserError(
+                f"{self.origin}: its recipe has no network {', '.join(sorted(unknown))}"
+            )
+        return self
+
+
+def expected_shapes(model: SavedModel) -> dict[str, dict[str, torch.Size]]:
+    """Return the shapes of the parameters of all networks, by letter and name."""
+    spec = model.spec
+    with torch.device("meta"):
+        networks = spec.recipe.build_networks(model.labels, spec.config.model)
+    return {
+        letter: {name: tensor.shape for name, tensor in network.state_dict().items()}
+        for letter, network in networks.items()
+    }
+
+
+def check_shapes(where: str, tensors: dict[str, Tensor], expected: dict[str, torch.Size]) -> None:
+    """Check that the tensors of a network have the expected names and shapes.
+
+    Raises:
+        UserError: some are missing, left over or of another shape. Names the first of them.
+    """
+    missing, unknown = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    differing = [
+        f"{name} ({_shape(tensors[name].shape)} instead of {_shape(expected[name])})"
+        for name in tensors.keys() & expected.keys()
+        if tensors[name].shape != expected[name]
+    ]
+    faults = {
+        "lacks {}": missing,
+        "has {}, unknown to this network": unknown,
+        "has other shapes: {}": differing,
+    }
+    shown = [text.format(some_names(names)) for text, names in faults.items() if names]
+    if shown:
+        raise UserError(f"{where} {'; it '.join(shown)}")
+
+
+def _shape(shape: torch.Size) -> str:
+    return "×".join(map(str, shape)) or "scalar"
+
+
+def some_names(names: Collection[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    first = sorted(names)[:SHOWN_NAMES]
+    rest = len(names) - len(first)
+    return ", ".join(first) + (f" and {rest} more" if rest else "")
