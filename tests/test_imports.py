@@ -67,7 +67,7 @@ def test_a_room_imports_only_lower_floors(name, path):
 def test_importing_the_package_imports_nothing_else():
     code = "import sys, stargan_dist; print('torch' in sys.modules)"
     command = [sys.executable, "-c", code]
-    assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_every_room_has_a_floor():

@@ -112,6 +112,8 @@ def read(url: str, options: Options = Options()) -> SavedModel:
     """
     content = _load_file(url)
     if isinstance(content.get("generator"), dict):
+        if "param_groups" in content["generator"]:
+            raise UserError(f"{url} is a file of optimizers: name the networks' (…_nets_ema.ckpt)")
         return _read_v2(
             url, {name: _without_prefix(value) for name, value in content.items()}, options
         )
@@ -155,6 +157,11 @@ def _without_prefix(tensors: Any) -> Tensors:
 
 def _read_v2(url: str, networks: StateDicts, options: Options) -> SavedModel:
     networks.pop("fan", None)  # the landmark network of the high-pass option, not a part of G
+    unknown = networks.keys() - {rule.network for rule in STARGAN_V2}
+    if unknown:
+        raise UserError(
+            f"{url} has the networks {some_names(unknown)}, which StarGAN v2 does not have"
+        )
     sizes = _sizes_of_v2(url, networks)
     num_domains = len({n.split(".")[1] for n in networks["mapping_network"] if "unshared" in n})
     filter_ = networks["generator"].pop(HIGH_PASS, None)

@@ -1,7 +1,6 @@
 """A trained model from anything that holds one."""
 
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 from stargan_dist import config as configs
 from stargan_dist import storage
@@ -49,8 +48,8 @@ def open_model(
     if checkpoints.FOLDER in names:
         return _of_run(location, checkpoint, discriminator=discriminator)
     if checkpoints.MANIFEST in names:
-        run = storage.parent(storage.parent(location))
-        step = PurePosixPath(location).name
+        folder_url, _, step = location.rpartition("/")
+        run = storage.parent(folder_url)
         return _of_run(run, step, discriminator=discriminator)
     if not names and hub.is_name(location):
         return replace(
