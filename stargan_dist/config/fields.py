@@ -140,6 +140,22 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class InitConfig:
+    """Initial weights from a trained model (`--init MODEL` is `--init.model MODEL`)."""
+
+    model: str = ""
+    """Run, checkpoint, model folder, file of the papers' authors, or USER/NAME on the Hugging Face
+    hub. G is taken whole; F, E and D by the names of the domains. Empty: random weights."""
+    checkpoint: str = "latest"
+    """Of a run: latest, best or a step."""
+    domains: list[str] = field(default_factory=list)
+    """Of a file of the authors, which has no names: those of its domains, in its order."""
+    new_domains: Literal["mean", "random"] = "mean"
+    """Initial weights of domains that the model does not have: the mean of its domains, or random
+    ones."""
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """Weights of the loss terms; null: the recipe's own."""
 
@@ -304,6 +320,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -40,7 +40,7 @@ def parse(
     for name, value in (defaults or {}).items():
         start[name] = value
     with _parse_errors():
-        namespace = parser.parse_args(None if argv is None else list(argv), start)
+        namespace = parser.parse_args(_words(argv), start)
     del namespace["config"]
     config = _build(parser, namespace)
     if config.schedule == "exact":
@@ -54,11 +54,18 @@ def given(argv: Sequence[str] | None = None, prog: str = PROGRAM) -> dict[str, A
     Raises:
         UserError: unknown key or wrong type.
     """
-    words = sys.argv[1:] if argv is None else argv
-    asked = [word for word in words if not word.startswith("--print_config")]  # that is for `parse`
+    asked = [
+        word for word in _words(argv) if not word.startswith("--print_config")
+    ]  # that is for `parse`
     with _parse_errors():
         namespace = _parser(prog).parse_args(asked, defaults=False)
     return {name: value for name, value in namespace.as_dict().items() if name != "config"}
+
+
+def _words(argv: Sequence[str] | None) -> list[str]:
+    """Return the words of a command line, with `--init` by its full name."""
+    words = sys.argv[1:] if argv is None else argv
+    return [re.sub(r"^--init(?==|$)", "--init.model", word) for word in words]
 
 
 @cache

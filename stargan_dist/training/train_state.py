@@ -12,6 +12,8 @@ from stargan_dist.config import EngineConfig, OptimConfig
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.order import seeded_rng
 from stargan_dist.engines.base import Engine, TrainedParts
+from stargan_dist.models.inherit import inherit
+from stargan_dist.models.saved import SavedModel
 from stargan_dist.nets.networks import generator_networks
 from stargan_dist.nets.precision import compile_networks, set_precision
 from stargan_dist.objectives.losses import linear_decay
@@ -142,6 +144,22 @@ class TrainState:
         """Load networks and averages. Load optimizers after an engine has wrapped them."""
         checkpoints.load_networks(self.networks, state.networks)
         checkpoints.load_networks(self.ema, state.ema)
+
+    def inherit(self, model: SavedModel) -> str:
+        """Start from the weights of a trained model. Return a table of what was taken.
+
+        Averages begin with the same weights.
+
+        Raises:
+            UserError: its networks or labels do not fit.
+        """
+        new_domains = self.config.init.new_domains
+        found = inherit(model, self.spec, self.labels, self.networks, new_domains)
+        letters = {name.partition(".")[0] for name in found.tensors}
+        for networks in (self.networks, self.ema):
+            taken = {letter: net for letter, net in networks.items() if letter in letters}
+            checkpoints.load_networks(taken, found.tensors)
+        return found.table
 
     def restore_optimizers(self, engine: Engine, state: CheckpointState) -> None:
         """Load optimizer states and loss scales. Collective."""

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from stargan_dist import config as configs
 from stargan_dist import storage
-from stargan_dist.config import Config, Origins
+from stargan_dist.config import Config, InitConfig, Origins
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.loading import iterate_batches, training_loader
@@ -20,6 +21,9 @@ from stargan_dist.distributed.world import World
 from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import Engine
 from stargan_dist.errors import STOPPED
+from stargan_dist.models import authors
+from stargan_dist.models.opening import open_model
+from stargan_dist.models.saved import SavedModel
 from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.async_writer import AsyncWriter
@@ -32,6 +36,8 @@ from stargan_dist.training.signals import StopSignals
 from stargan_dist.training.train_state import TrainState
 
 FINISHED = 0
+logger = logging.getLogger(__name__)
+
 NO_ORIGINS = Origins()
 # Folders of a run that only its training writes to; "": the run's own.
 WRITTEN_FOLDERS = ("", checkpoints.FOLDER, "samples", "nonfinite")
@@ -66,10 +72,19 @@ def initialise(
     state = TrainState(spec, labels, world.device)
     if checkpoint_state:
         state.restore(checkpoint_state)
+    elif spec.config.init.model:
+        table = world.run_on_all_ranks(lambda: state.inherit(_initial_model(spec.config.init)))
+        if world.is_main:
+            logger.info("initial weights from %s\n%s", spec.config.init.model, table)
     engine = make_engine(spec.config, state.parts, world)
     if checkpoint_state:
         state.restore_optimizers(engine, checkpoint_state)
     return state, engine
+
+
+def _initial_model(init: InitConfig) -> SavedModel:
+    options = authors.Options(init.domains)
+    return open_model(init.model, init.checkpoint, discriminator=True, options=options)
 
 
 class Trainer:
