@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from demo_quality import Probes, Truth, judge_pair, prepare
+from launching import CONFIGS, train
 
-from experiments.demo_quality import Probes, Truth, judge_pair, prepare
-from experiments.launching import CONFIGS, train
 from stargan_dist.console.tables import format_table
 from stargan_dist.data import demo
 from stargan_dist.errors import run_command
@@ -68,10 +68,13 @@ def accuracies(run: Path, probes: Probes, val: Truth) -> Iterator[tuple[int, dic
             for pair, m in found.items()
         }
         new = val.domains.index(NEW)
-        yield step, {
-            "new": statistics.fmean(share for (_, t), share in shares.items() if t == new),
-            "all": statistics.fmean(shares.values()),
-        }
+        yield (
+            step,
+            {
+                "new": statistics.fmean(share for (_, t), share in shares.items() if t == new),
+                "all": statistics.fmean(shares.values()),
+            },
+        )
 
 
 def first_steps(run: Path, probes: Probes, val: Truth) -> dict[str, int | None]:

@@ -54,6 +54,7 @@ class TrainedModel:
         self.G: Any = networks["G"]
         self.conditioning = recipe.conditioning(self.networks, labels)
         self.conditioning_dim = recipe.conditioning_dim(labels, config.model)
+        self.style_dim = recipe.style.dim(config.model)
         self.diverse, self.guided_by_references = recipe.is_diverse, recipe.uses_references
         self.config, self.labels, self.step = config, labels, step
         self.bfloat16 = bfloat16

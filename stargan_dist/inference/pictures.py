@@ -11,7 +11,7 @@
 A batch, (N, H, W, 3) or (N, 3, H, W), is many pictures.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -112,6 +112,8 @@ def _of_tensor(tensor: Tensor) -> Image.Image:
     if tensor.dim() != 3 or tensor.shape[0] != 3 or not tensor.numel():
         raise UserError(f"a tensor of shape {tuple(tensor.shape)} is not a picture: give {KINDS}")
     if tensor.is_floating_point():
+        if not tensor.isfinite().all():
+            raise UserError("a tensor with values that are not finite is not a picture")
         tensor = to_uint8(tensor)
     return _of_array(tensor.permute(1, 2, 0).cpu().numpy())
 
@@ -197,7 +199,7 @@ def unpack(pictures: Picture | Sequence[Picture]) -> Pictures:
         return Pictures([pictures] if is_one else [*pictures], is_one, kind)
     if isinstance(pictures, str | PathLike | Image.Image):
         return Pictures([pictures], True, _kind(pictures))
-    items = list(pictures)
+    items = list(pictures) if isinstance(pictures, Iterable) else [pictures]
     if not items:
         raise UserError("there are no pictures to translate")
     return Pictures(items, False, Kind(_kind(items[0]).convert, list))

@@ -249,12 +249,21 @@ class Translator:
             fitted = [self._fitted(picture, fit) for picture in given.items]
             return self._styles_of_references(fitted, label), not given.is_one
         if style is not None:
-            codes = style.to(self.model.device, self.model.dtype)
-            return (codes[None] if codes.dim() == 1 else codes), codes.dim() > 1
+            return self._given_codes(style), style.dim() > 1
         seeds = [seed or 0] if seed is None or isinstance(seed, int) else list(seed)
         if not seeds:
             raise UserError("seed: name at least one")
         return self._styles_of_seeds(seeds, label), not (seed is None or isinstance(seed, int))
+
+    def _given_codes(self, style: Tensor) -> Tensor:
+        dim = self.model.style_dim
+        if not self.model.diverse:
+            raise UserError("style: the networks of this model have no styles")
+        if style.dim() not in (1, 2) or style.shape[-1] != dim or not style.numel():
+            raise UserError(
+                f"style: codes of this model have length {dim}, not shape {tuple(style.shape)}"
+            )
+        return style.to(self.model.device, self.model.dtype).view(-1, dim)
 
     def _weakened(self, codes: Tensor, domain: str | None, strength: float) -> Tensor:
         """Move style codes towards the mean style of their domain."""
