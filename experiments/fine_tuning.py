@@ -3,9 +3,9 @@
     python experiments/fine_tuning.py [--seeds 1 2 3] [--out build/fine_tuning]
 
 For each seed: train the demo on cats and dogs; then on cats, dogs and rabbits, once from random
-weights and once with `--init`. Every `EVERY` steps the judge of the demo measures which share of the
-translations into the new species, and into any species, is read as the target. The table gives the
-first step at which that share is `GOAL`. The last line is one JSON object.
+weights and once with `--init`. Every `EVERY` steps the judge of the demo measures the share of the
+translations into the new species, and into any species, that it reads as the target. The table
+gives the first step at which that share is `GOAL`. The last line is one JSON object.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def accuracies(run: Path, probes: Probes, val: Truth) -> Iterator[tuple[int, dic
 
 
 def first_steps(run: Path, probes: Probes, val: Truth) -> dict[str, int | None]:
-    """Return the first step at which each accuracy is `GOAL`, and write the curve beside the run."""
+    """Return the first step at which each accuracy is `GOAL`, and write the curve to the run."""
     curve = dict(accuracies(run, probes, val))
     (run / "accuracy.json").write_text(json.dumps(curve, indent=1))
     return {

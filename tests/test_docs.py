@@ -1,11 +1,11 @@
 """The documentation names what exists, and its code runs."""
 
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.test_imports import COMMANDS, FLOORS
 
@@ -77,14 +77,11 @@ def test_names_in_the_documentation_exist(page):
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/inference.md"])
-def test_examples_in_python_translate_images(page, finished_run):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    for documented, here in {
-        "runs/afhq": str(finished_run), "256": "32", "cuda": "cpu", ', checkpoint="best"': "",
-    }.items():  # fmt: skip
-        code = code.replace(documented, here)
+def test_examples_in_python_translate_images(page, finished_run, animals, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "rex", "luna", "a", "b"):
+        shutil.copy(next((animals / "dog").iterdir()), f"{name}.jpg")
+    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
     names = {}
-    exec(code, names)
-    translated = names["images"] if "images" in names else names["image"]
-    assert translated.shape[1:] == (3, 32, 32)
-    assert torch.isfinite(translated).all()
+    exec(code.replace("runs/afhq", str(finished_run)), names)
+    assert names["image"].size == (32, 32)
