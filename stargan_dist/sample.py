@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stargan_dist.sample", description=__doc__.split("\n\n")[1]
     )
-    parser.add_argument("--run", required=True, help="folder or URL of a training run")
+    parser.add_argument("--run", required=True, help="folder or URL of a training run, or another model")
     parser.add_argument(
         "--checkpoint", default="latest", help="latest, best, or a step (default: latest)"
     )
@@ -175,6 +175,8 @@ def check_arguments(args: argparse.Namespace, translator: TrainedModel) -> None:
             "--data-source is missing: name the data source that the images of --sources "
             f"resemble, one of {names}"
         )
+    if not (args.sources or translator.config.data.shards or translator.config.data.sources):
+        raise UserError(f"{args.run} has no data of its own: name images to translate (--sources)")
     if args.references and not translator.guided_by_references:
         raise UserError("--references: the networks of this run take none; drop this option")
     if (args.data_source or args.attributes) and not args.sources:
@@ -198,7 +200,8 @@ def draw_grids(args: argparse.Namespace, translator: TrainedModel) -> dict[str, 
         sources = validation_images(0)
     latents = args.latents if translator.diverse else 1
     images = {"latent": grids.latent_grid(translator, sources, latents, args.seed, args.targets)}
-    if translator.guided_by_references:
+    has_references = args.references or translator.config.data.shards
+    if translator.guided_by_references and has_references:
         references = (
             load_references(args.references, names, size)
             if args.references

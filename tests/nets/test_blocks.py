@@ -8,7 +8,17 @@ import torch.nn.functional as F
 
 from baselines import networks as literal
 from stargan_dist.nets import blocks
-from stargan_dist.nets.blocks import AdaIN, AdaINResBlock, HighPass, ResBlock, StackedLinear
+from stargan_dist.nets.blocks import (
+    AdaIN,
+    AdaINResBlock,
+    ConvDownsample,
+    HighPass,
+    ResBlock,
+    StackedLinear,
+    UpsampleConv,
+)
+from stargan_dist.nets.fusing import fuse_kernels
+from stargan_dist.nets.v2 import Generator, StyleEncoder
 
 
 def test_stacked_linear_equals_one_linear_layer_per_domain():
@@ -98,3 +108,18 @@ def test_high_pass_is_the_laplacian_of_each_channel():
     assert out[0, 1, 2, 2] == 4
     assert out[0, 1, 1:4, 1:4].sum() == 0
     assert HighPass(1)(torch.ones(1, 1, 5, 5))[0, 0, 2, 2] == 0
+
+
+def test_kernels_fused_once_give_the_same_bits():
+    torch.manual_seed(0)
+    networks = {"G": Generator(32, 6, 4, 8), "E": StyleEncoder(2, 32, 6, 4, 8)}
+    x, s, y = torch.randn(2, 3, 32, 32), torch.randn(2, 6), torch.tensor([0, 1])
+    with torch.no_grad():
+        before = networks["G"](x, s), networks["E"](x, y)
+        for network in networks.values():
+            fuse_kernels(network)
+        after = networks["G"](x, s), networks["E"](x, y)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    layers = [type(m) for network in networks.values() for m in network.modules()]
+    assert ConvDownsample not in layers
+    assert UpsampleConv not in layers
