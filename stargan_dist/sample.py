@@ -48,7 +48,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stargan_dist.sample", description=__doc__.split("\n\n")[1]
     )
-    parser.add_argument("--run", required=True, help="folder or URL of a training run, or another model")
+    parser.add_argument(
+        "--run", required=True, help="folder or URL of a training run, or another model"
+    )
     parser.add_argument(
         "--checkpoint", default="latest", help="latest, best, or a step (default: latest)"
     )
@@ -176,7 +178,7 @@ def check_arguments(args: argparse.Namespace, translator: TrainedModel) -> None:
             f"resemble, one of {names}"
         )
     if not (args.sources or translator.config.data.shards or translator.config.data.sources):
-        raise UserError(f"{args.run} has no data of its own: name images to translate (--sources)")
+        raise UserError("--sources is missing: this model has no data of its own")
     if args.references and not translator.guided_by_references:
         raise UserError("--references: the networks of this run take none; drop this option")
     if (args.data_source or args.attributes) and not args.sources:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from stargan_dist.config import Config, DataConfig
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
 from stargan_dist.sample import check_arguments, parse_args, source_label
@@ -50,7 +51,8 @@ def test_invalid_data_sources_and_attributes_are_rejected(labels, data_source, p
 )
 def test_options_that_do_not_suit_the_run_are_rejected(options, message):
     unset = dict.fromkeys(("targets", "references", "data_source", "sources")) | {"attributes": []}
-    translator = SimpleNamespace(labels=BOTH, guided_by_references=False)
+    config = Config(data=DataConfig(shards="shards"))
+    translator = SimpleNamespace(labels=BOTH, guided_by_references=False, config=config)
     with pytest.raises(UserError, match=message):
         check_arguments(argparse.Namespace(**unset | options), translator)
 

@@ -81,16 +81,17 @@ def test_decoder_block_equals_the_literal_one(upsample, shortcut, dim_out):
 def test_fused_convolutions_equal_convolution_and_resizing(size):
     """Outputs, including the border, and all gradients are equal in float64."""
     torch.manual_seed(0)
-    conv = torch.nn.Conv2d(3, 5, 3, 1, 1).double()
-    pairs = [
-        (blocks.ConvDownsample.forward, lambda x: blocks.downsample(conv(x))),
-        (blocks.UpsampleConv.forward, lambda x: conv(blocks.upsample(x))),
-    ]
-    for fused, literal_form in pairs:
+    convolve = torch.nn.Conv2d.forward
+    literal_forms = {
+        blocks.ConvDownsample: lambda layer, x: blocks.downsample(convolve(layer, x)),
+        blocks.UpsampleConv: lambda layer, x: convolve(layer, blocks.upsample(x)),
+    }
+    for kind, literal_form in literal_forms.items():
+        layer = kind(3, 5, 3, 1, 1).double()
         x = torch.randn(2, 3, size, size, dtype=torch.float64, requires_grad=True)
-        ours, theirs = fused(conv, x), literal_form(x)
+        ours, theirs = layer(x), literal_form(layer, x)
         torch.testing.assert_close(ours, theirs)
-        inputs = (x, conv.weight, conv.bias)
+        inputs = (x, layer.weight, layer.bias)
         weights = torch.randn_like(ours)
         for a, b in zip(
             torch.autograd.grad((ours * weights).sum(), inputs),
