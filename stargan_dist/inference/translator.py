@@ -1,6 +1,8 @@
 """Translation of pictures with a trained model."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,11 @@ from torch import Tensor
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.order import seeded_rng
 from stargan_dist.errors import UserError
-from stargan_dist.inference import pictures
+from stargan_dist.inference import card, pictures
 from stargan_dist.inference.model import TrainedModel
 from stargan_dist.inference.pictures import Fitted, Picture
 from stargan_dist.inference.targets import target_label
+from stargan_dist.models import folder, hub
 from stargan_dist.models.authors import Options
 from stargan_dist.models.opening import open_model
 from stargan_dist.models.saved import SavedModel
@@ -103,6 +106,35 @@ class Translator:
         """
         saved = open_model(location, checkpoint, options=Options(**options))
         return cls(saved, device=device, bfloat16=bfloat16, batch_size=batch_size)
+
+    def save_pretrained(self, url: str, *, license: str = card.UNKNOWN) -> None:
+        """Write a model folder, which replaces an earlier one at the URL.
+
+        Args:
+            url: path or URL.
+            license: of the weights, an identifier of the Hugging Face hub such as `mit`.
+
+        Raises:
+            UserError: the URL holds other files, or cannot be written.
+        """
+        values = replace(card.of_model(self.saved), license=license)
+        folder.write(str(url), self.saved, card.text(values))
+
+    def push_to_hub(self, name: str, *, private: bool = False, license: str = card.UNKNOWN) -> str:
+        """Upload the model to the Hugging Face hub as USER/NAME. Return its address.
+
+        Args:
+            name: USER/NAME.
+            private: hide a new model from others.
+            license: see `save_pretrained`.
+
+        Raises:
+            UserError: the hub refuses or cannot be reached, or its package is missing.
+        """
+        with tempfile.TemporaryDirectory() as staging:
+            values = replace(card.of_model(self.saved), license=license, address=name)
+            folder.write(f"{staging}/model", self.saved, card.text(values))
+            return hub.upload(f"{staging}/model", name, private=private)
 
     @property
     def domains(self) -> list[str]:

@@ -5,7 +5,7 @@ holds averaged networks under the names of checkpoints, `LETTER.PARAMETER`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from stargan_dist.models.saved import SavedModel
 from stargan_dist.runs.manifest import Count, LabelsFields, labels_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+GRID = "samples.png"  # an image of the card
 FORMAT, VERSION = "stargan_dist", 1
 
 
@@ -46,15 +47,16 @@ class Description(Struct, frozen=True):
 
 
 def write(url: str, model: SavedModel, card: str, files: Mapping[str, bytes] | None = None) -> None:
-    """Publish a model folder. It replaces any folder at the URL, complete or not at all.
+    """Publish a model folder, complete or not at all. It replaces an earlier one at the URL.
 
     Args:
         card: the text of README.md.
         files: further files by name, such as images of the card.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the URL holds other files, or the folder cannot be written.
     """
+    check_replaceable(url, {CONFIG, WEIGHTS, CARD, GRID, *(files or {})})
     description = {
         "format": FORMAT,
         "version": VERSION,
@@ -77,6 +79,20 @@ def write(url: str, model: SavedModel, card: str, files: Mapping[str, bytes] | N
                 (folder / name).write_bytes(data)
     except OSError as error:
         raise explained(f"cannot write the model folder {url}: {error}", error) from error
+
+
+def check_replaceable(url: str, names: Collection[str]) -> None:
+    """Check that a folder may be replaced by one with files of these names.
+
+    Raises:
+        UserError: it holds anything else, which would be lost, or cannot be read.
+    """
+    try:
+        others = sorted({*storage.list_names(url)} - {*names})
+    except OSError as error:
+        raise explained(f"cannot read {url}: {error}", error) from error
+    if others:
+        raise UserError(f"{url} holds other files ({others[0]}): name a new folder")
 
 
 def read(url: str, *, discriminator: bool = False) -> SavedModel:

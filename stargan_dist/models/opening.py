@@ -38,7 +38,8 @@ def open_model(
     """
     location = location.rstrip("/")
     if location.endswith(authors.SUFFIXES):
-        return authors.read(location, options or Options())
+        saved = authors.read(location, options or Options())
+        return saved if discriminator else saved.without("D")
     try:
         names = storage.list_names(location)
     except OSError as error:
@@ -60,7 +61,7 @@ def open_model(
 
 def _of_run(run: str, selector: str, *, discriminator: bool) -> SavedModel:
     found = checkpoints.find_existing(run, selector)
-    config = configs.from_dict(found.manifest.config)
+    config = replace(configs.from_dict(found.manifest.config), run=run)  # it may have moved
     tensors = found.tensors(EMA)
     if discriminator:
         networks = found.tensors(NETWORKS)

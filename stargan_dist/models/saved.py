@@ -1,7 +1,7 @@
 """A trained model between files and networks."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,11 @@ class SavedModel:
     def letters(self) -> list[str]:
         """The letters of the networks that `tensors` has."""
         return sorted({name.partition(".")[0] for name in self.tensors})
+
+    def without(self, letter: str) -> "SavedModel":
+        """Return the model without the tensors of a network."""
+        tensors = {n: t for n, t in self.tensors.items() if not n.startswith(f"{letter}.")}
+        return replace(self, tensors=tensors)
 
     def check(self) -> "SavedModel":
         """Check names and shapes of all tensors against the networks; return the model.
