@@ -150,7 +150,7 @@ def values_of(model: TrainedModel) -> dict[str, Value]:
 
 
 class _Float32Norm(nn.Module):
-    """A norm in float32 between layers in float16, whose squares overflow."""
+    """A norm in float32 between layers in float16: squares of large features overflow there."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
