@@ -19,8 +19,8 @@ from stargan_dist.inference import card, graphs, grids
 from stargan_dist.inference.card import Card
 from stargan_dist.inference.model import TrainedModel
 from stargan_dist.models import folder, hub
-from stargan_dist.models.authors import Options
-from stargan_dist.models.opening import KINDS, open_model
+from stargan_dist.models.arguments import add_model_arguments, authors_options
+from stargan_dist.models.opening import open_model
 from stargan_dist.models.saved import SavedModel
 from stargan_dist.runs.scores import complete_results
 
@@ -33,11 +33,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stargan_dist.export", description=__doc__.split("\n\n")[1]
     )
-    parser.add_argument("model", metavar="MODEL", help=KINDS)
+    add_model_arguments(parser)
     parser.add_argument("out", metavar="OUT", help="folder or URL; an earlier export is replaced")
-    parser.add_argument(
-        "--checkpoint", default="latest", help="of a run: latest, best, or a step (default: latest)"
-    )
     parser.add_argument(
         "--format", choices=(FOLDER, *graphs.FORMATS), default=FOLDER,
         help="folder: weights and model card; torch, onnx: graphs (default: folder)",
@@ -65,12 +62,6 @@ def parse_args() -> argparse.Namespace:
         "--precision", choices=tuple(graphs.PRECISIONS), default="float32",
         help="of weights and computation; inputs and outputs are float32 (default: float32)",
     )  # fmt: skip
-    authors = parser.add_argument_group("what files of the papers' authors do not say")
-    authors.add_argument("--domains", nargs="+", default=(), metavar="NAME", help="names of labels")
-    authors.add_argument(
-        "--attributes", action="store_true", help="the names are binary attributes"
-    )
-    authors.add_argument("--image-size", type=int, metavar="PIXELS", help="of StarGAN")
     args = parser.parse_args()
     check_arguments(parser, args)
     return args
@@ -129,7 +120,7 @@ def main() -> None:
         hub.check_name(args.push)
         if not storage.is_local(args.out):
             raise UserError(f"--push: {args.out} is not a local folder: name one as OUT")
-    options = Options(args.domains, attributes=args.attributes, image_size=args.image_size)
+    options = authors_options(args)
     saved = open_model(
         args.model, args.checkpoint, discriminator=args.discriminator, options=options
     )

@@ -86,7 +86,7 @@ def test_without_the_shards_there_is_no_grid(run, tmp_path, monkeypatch):
 def test_a_file_of_the_authors_is_exported(tmp_path):
     model = tiny_model("stargan", image_size=64, max_width=2048, binary=True)
     g, d = authors.write(str(tmp_path / "7-G.ckpt"), model)
-    options = ["--image-size", 64, "--attributes", "--domains", "bear", "cat", "fox"]
+    options = ["--image-size", 64, "--attribute-labels", "--domains", "bear", "cat", "fox"]
     error = here("export", g, tmp_path / "out", *options[:2], code=2).stderr
     assert "has 3 labels: name them (--domains NAME" in error
     here("export", g, tmp_path / "out", *options)
