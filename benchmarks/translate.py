@@ -80,7 +80,7 @@ def translation_cases(saved: SavedModel, count: int) -> dict[str, tuple[Case, Ca
 
 
 def time_pairs(cases: dict[str, tuple[Case, Case]], rounds: int) -> dict[str, list[list[float]]]:
-    """Return the seconds of both cases of each row in each round. The first round is not counted."""
+    """Return the seconds of both cases of each row in each round, without the first round."""
     seconds: dict[str, list[list[float]]] = {name: [] for name in cases}
     progress = progress_bar((1 + rounds) * len(cases), "pairs", description="timing")
     for _ in range(1 + rounds):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -10,11 +11,17 @@ from torch import Tensor
 from stargan_dist.errors import UserError
 
 
+ALIGNMENT = 8  # of the data behind the header, in bytes
+
+
 def to_bytes(tensors: dict[str, Tensor]) -> bytes:
     """Serialise tensors. The header's metadata has the SHA-256 of everything behind the header."""
-    contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    _, body = _split(save(contents))
-    return save(contents, {"format": "pt", "sha256": hashlib.sha256(body).hexdigest()})
+    header, body = _split(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    metadata = {"format": "pt", "sha256": hashlib.sha256(body).hexdigest()}
+    # Not by safetensors, which writes metadata in a random order.
+    text = json.dumps({"__metadata__": metadata, **header}).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return b"".join((len(text).to_bytes(8, "little"), text, body))
 
 
 def from_bytes(data: bytes, origin: str) -> dict[str, Tensor]:
@@ -36,8 +43,8 @@ def from_bytes(data: bytes, origin: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _split(data: bytes) -> tuple[dict[str, dict[str, str]], memoryview]:
+def _split(data: bytes) -> tuple[dict[str, dict[str, Any]], memoryview]:
     """Return the header and everything behind it."""
     end = 8 + int.from_bytes(data[:8], "little")
-    header: dict[str, dict[str, str]] = json.loads(data[8:end])
+    header: dict[str, dict[str, Any]] = json.loads(data[8:end])
     return header, memoryview(data)[end:]
