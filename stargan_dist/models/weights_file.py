@@ -10,7 +10,6 @@ from torch import Tensor
 
 from stargan_dist.errors import UserError
 
-
 ALIGNMENT = 8  # of the data behind the header, in bytes
 
 
