@@ -257,11 +257,60 @@ class Translator:
         """
         label = self.label(domain, attributes, data_source)
         codes, is_many = self._codes(label, fit, seed, reference, style)
-        codes = self._weakened(codes, domain, strength)
+        vectors = self._vectors(codes, label, domain, strength)
         given = pictures.unpack(images)
-        rows = self._translate([self._fitted(p, fit) for p in given.items], codes, label)
+        rows = self.translate_fitted([self.fitted(p, fit) for p in given.items], vectors)
         converted = [[given.kind.convert(output) for output in row] for row in rows]
         return given.restore(converted if is_many else [row[0] for row in converted])
+
+    @torch.no_grad()
+    def conditioning(
+        self,
+        domain: str | None = None,
+        *,
+        seed: Sequence[int] | None = None,
+        reference: Sequence[Picture] | None = None,
+        strength: float = 1.0,
+        attributes: Mapping[str, Any] | None = None,
+        data_source: str | None = None,
+        fit: str = "crop",
+    ) -> Tensor:
+        """Return what G is conditioned on for each guide, (n, conditioning_dim).
+
+        For `translate_fitted`. The arguments are those of `translate`.
+        """
+        label = self.label(domain, attributes, data_source)
+        codes, _ = self._codes(label, fit, seed, reference)
+        return self._vectors(codes, label, domain, strength)
+
+    @torch.no_grad()
+    def translate_fitted(self, sources: Sequence[Fitted], vectors: Tensor) -> list[list[Tensor]]:
+        """Translate fitted pictures with each of n conditioning vectors.
+
+        The encoder half of G runs once per source.
+
+        Returns:
+            n outputs (3, h, w), in about [-1, 1], for each source.
+        """
+        rows: list[list[Tensor]] = []
+        for chunk in _chunks(sources, max(1, self.batch_size // len(vectors))):
+            encoded = self.model.encode(self._to_batch(chunk))
+            parts = [
+                self.model.decode(encoded, part.repeat(len(chunk), 1)).unflatten(
+                    0, (len(chunk), -1)
+                )
+                for part in vectors.split(max(1, self.batch_size // len(chunk)))
+            ]
+            outputs = torch.cat(parts, 1)
+            rows += [
+                [_cut(output, source) for output in row]
+                for row, source in zip(outputs, chunk, strict=True)
+            ]
+        return rows
+
+    def fitted(self, picture: Picture, fit: str = "crop") -> Fitted:
+        """Fit a picture into the square of the model. See `pictures.fit`."""
+        return pictures.fit(picture, self.image_size, fit)
 
     def _codes(
         self,
@@ -278,7 +327,7 @@ class Translator:
             if not self.model.guided_by_references:
                 raise UserError("reference: the networks of this model take none")
             given = pictures.unpack(reference)
-            fitted = [self._fitted(picture, fit) for picture in given.items]
+            fitted = [self.fitted(picture, fit) for picture in given.items]
             return self._styles_of_references(fitted, label), not given.is_one
         if style is not None:
             return self._given_codes(style), style.dim() > 1
@@ -297,36 +346,13 @@ class Translator:
             )
         return style.to(self.model.device, self.model.dtype).view(-1, dim)
 
-    def _weakened(self, codes: Tensor, domain: str | None, strength: float) -> Tensor:
-        """Move style codes towards the mean style of their domain."""
-        if strength == 1:
-            return codes
-        if not self.model.diverse:
-            raise UserError("strength: the networks of this model have no styles")
-        return torch.lerp(self.mean_style(domain), codes, strength)
-
-    def _translate(
-        self, sources: Sequence[Fitted], codes: Tensor, label: Tensor
-    ) -> list[list[Tensor]]:
-        """Return an output (3, h, w) for each source and style code. A source is encoded once."""
-        vectors = self.model.conditioning.vector(codes, _repeated(label, len(codes)))
-        rows: list[list[Tensor]] = []
-        for chunk in _chunks(sources, max(1, self.batch_size // len(codes))):
-            encoded = self.model.encode(self._to_batch(chunk))
-            parts = [
-                self.model.decode(encoded, part.repeat(len(chunk), 1)).unflatten(
-                    0, (len(chunk), -1)
-                )
-                for part in vectors.split(max(1, self.batch_size // len(chunk)))
-            ]
-            outputs = torch.cat(parts, 1)
-            rows += [
-                [_cut(output, s) for output in row] for row, s in zip(outputs, chunk, strict=True)
-            ]
-        return rows
-
-    def _fitted(self, picture: Picture, fit: str) -> Fitted:
-        return pictures.fit(picture, self.image_size, fit)
+    def _vectors(self, codes: Tensor, label: Tensor, domain: str | None, strength: float) -> Tensor:
+        """Return conditioning vectors of style codes, moved towards the domain's mean style."""
+        if strength != 1:
+            if not self.model.diverse:
+                raise UserError("strength: the networks of this model have no styles")
+            codes = torch.lerp(self.mean_style(domain), codes, strength)
+        return self.model.conditioning.vector(codes, _repeated(label, len(codes)))
 
     def _to_batch(self, fitted: Sequence[Fitted]) -> Tensor:
         """Return fitted pictures as (B, 3, H, H) in [-1, 1] on the device."""

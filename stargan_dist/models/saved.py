@@ -1,5 +1,6 @@
 """A trained model between files and networks."""
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -49,6 +50,14 @@ class SavedModel:
         """Return the model without the tensors of a network."""
         tensors = {n: t for n, t in self.tensors.items() if not n.startswith(f"{letter}.")}
         return replace(self, tensors=tensors)
+
+    def fingerprint(self) -> str:
+        """Return a hash of all weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def check(self) -> "SavedModel":
         """Check names and shapes of all tensors against the networks; return the model.

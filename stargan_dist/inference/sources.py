@@ -1,0 +1,111 @@
+"""The pictures of a file, a folder, a pattern, a URL or shards, each with a name of its own."""
+
+import fnmatch
+from collections import Counter
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from PIL import Image
+
+from stargan_dist import storage
+from stargan_dist.config import DataConfig
+from stargan_dist.data.index import INDEX
+from stargan_dist.data.reader import ShardReader, open_reader
+from stargan_dist.errors import UserError, explained
+from stargan_dist.inference.pictures import read_image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+PATTERN = "*?["
+
+
+class Source(NamedTuple):
+    """A picture to translate.
+
+    Attributes:
+        name: in the names of its outputs: the path in its folder, without suffix unless another
+            source has the same name.
+        origin: where it comes from, for people.
+        read: reads it. Raises UserError.
+    """
+
+    name: str
+    origin: str
+    read: Callable[[], Image.Image]
+
+
+def list_sources(location: str, split: str = "val") -> list[Source]:
+    """List pictures in a stable order.
+
+    Args:
+        location: path or URL of a file, of a folder with its subfolders, of shards; or a pattern
+            such as `photos/*.jpg`, whose `*` may match several folders.
+        split: of shards.
+
+    Raises:
+        UserError: there are none, or the location cannot be listed.
+    """
+    try:
+        if storage.exists(storage.join(location, INDEX)):
+            return _of_shards(location, split)
+        return _of_files(location)
+    except OSError as error:
+        raise explained(f"cannot list {location}: {error}", error) from error
+
+
+def _of_files(location: str) -> list[Source]:
+    folder, pattern = _split_pattern(location)
+    if not pattern and not storage.exists(location):
+        raise UserError(f"{location}: no such file or folder")
+    if not pattern and not storage.is_folder(location):
+        return [_of_file(location, PurePosixPath(location).stem)]
+    paths = sorted(
+        path
+        for path in storage.find_files(folder)
+        if (fnmatch.fnmatchcase(path, pattern) if pattern else path.lower().endswith(SUFFIXES))
+    )
+    if not paths:
+        raise UserError(f"{location} has no images ({', '.join(SUFFIXES)})")
+    counts = Counter(_stem(path) for path in paths)
+    names = [_stem(path) if counts[_stem(path)] == 1 else path for path in paths]
+    return [
+        _of_file(storage.join(folder, path), name) for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def _split_pattern(location: str) -> tuple[str, str]:
+    """Return the folder in front of a pattern, and the pattern; without one it is empty."""
+    if storage.exists(location) or not any(character in location for character in PATTERN):
+        return location, ""
+    parts = location.split("/")
+    first = next(i for i, part in enumerate(parts) if any(c in part for c in PATTERN))
+    root = "/" if location.startswith("/") else "."
+    return "/".join(parts[:first]) or root, "/".join(parts[first:])
+
+
+def _of_file(url: str, name: str) -> Source:
+    return Source(_safe(name), url, lambda: read_image(url))
+
+
+def _stem(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))
+
+
+def _safe(name: str) -> str:
+    """Return a name without parts that lead out of a folder."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+
+
+def _of_shards(url: str, split: str) -> list[Source]:
+    reader = open_reader(DataConfig(url), split)
+    return [
+        _of_sample(reader, domain, number)
+        for domain in range(len(reader.index.domains))
+        for number in range(reader.num_images(domain))
+    ]
+
+
+def _of_sample(reader: ShardReader, domain: int, number: int) -> Source:
+    name = f"{reader.index.domains[domain]}/{number:08d}"
+    location = reader.locate(domain, number)
+    return Source(_safe(name), f"{reader.url}: {name}", lambda: reader.read_image(location)[0])
