@@ -20,6 +20,7 @@ from stargan_dist.models import folder, hub
 from stargan_dist.models.authors import Options
 from stargan_dist.models.opening import open_model
 from stargan_dist.models.saved import SavedModel
+from stargan_dist.nets.blocks import Encoded
 from stargan_dist.nets.fusing import fuse_kernels
 from stargan_dist.runs.checkpoint import LATEST
 
@@ -294,7 +295,7 @@ class Translator:
         """
         rows: list[list[Tensor]] = []
         for chunk in _chunks(sources, max(1, self.batch_size // len(vectors))):
-            encoded = self.model.encode(self._to_batch(chunk))
+            encoded = self.encode(chunk)
             parts = [
                 self.model.decode(encoded, part.repeat(len(chunk), 1)).unflatten(
                     0, (len(chunk), -1)
@@ -307,6 +308,10 @@ class Translator:
                 for row, source in zip(outputs, chunk, strict=True)
             ]
         return rows
+
+    def encode(self, sources: Sequence[Fitted]) -> Encoded:
+        """Compute the half of G that depends on the sources alone. See `TrainedModel.decode`."""
+        return self.model.encode(self._to_batch(sources))
 
     def fitted(self, picture: Picture, fit: str = "crop") -> Fitted:
         """Fit a picture into the square of the model. See `pictures.fit`."""
