@@ -4,7 +4,7 @@
 
 Rows: one source in ten styles, and many sources in one style, literally (F and a whole pass of G,
 one output at a time, kernels fused in each pass) and by `Translator`; one source in one style by
-`Translator` and by ONNX Runtime. Cases alternate; ratios of the first to the second are medians over
+`Translator` and by ONNX Runtime. Cases alternate; ratios of first to second are medians over
 rounds. Weights are random: they do not affect the time. Last, the peak memory of rendering 600
 frames of a video by that of 60. The last line is one JSON object.
 """
