@@ -150,7 +150,7 @@ class InitConfig:
     """Of a run: latest, best or a step."""
     domains: list[str] = field(default_factory=list)
     """Of a file of the authors, which has no names: those of its domains, in its order."""
-    new_domains: Literal["mean", "random"] = "mean"
+    new_domains: Literal["random", "mean"] = "random"
     """Initial weights of domains that the model does not have: the mean of its domains, or random
     ones."""
 
