@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "stargan_dist"
-COMMANDS = ("train", "evaluate", "sample", "export", "convert", "memory", "status")
+COMMANDS = ("train", "evaluate", "sample", "export", "convert", "app", "memory", "status")
 # A room may import its own modules and the rooms of lower floors. CONTRIBUTING.md shows this table.
 FLOORS = [
     ("errors",),
