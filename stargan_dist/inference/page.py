@@ -80,7 +80,7 @@ Controls = dict[str, Any]
 
 def _source(gr: Any, examples: Sequence[tuple[str, str]]) -> Controls:
     source = gr.Image(
-        label="Picture", type="filepath", sources=["upload", "clipboard"], height=300,
+        label="Picture", type="filepath", sources=["upload", "clipboard"], height=240,
         buttons=["fullscreen"], elem_id="source",
     )  # fmt: skip
     # The component's own method opens the file with any decoder of PIL.
@@ -154,11 +154,12 @@ def _style(
 
 
 def _seeds(gr: Any, models: SideBySide) -> Controls:
-    seed = gr.Slider(0, MAX_SEED, 0, step=1, label="Seed", elem_id="seed")
-    count = gr.Slider(
-        1, MAX_OUTPUTS, OUTPUT_COLUMNS if models.diverse else 1, step=1,
-        label="Number of styles", elem_id="count",
-    )  # fmt: skip
+    with gr.Row():
+        seed = gr.Slider(0, MAX_SEED, 0, step=1, label="Seed", elem_id="seed")
+        count = gr.Slider(
+            1, MAX_OUTPUTS, OUTPUT_COLUMNS if models.diverse else 1, step=1,
+            label="Number of styles", elem_id="count",
+        )  # fmt: skip
     more = gr.Button("Other styles", size="sm", elem_id="more")
     more.click(lambda first, n: (first + n) % MAX_SEED, [seed, count], seed, **QUICK)
     return {"seed": seed, "count": count}
@@ -167,7 +168,7 @@ def _seeds(gr: Any, models: SideBySide) -> Controls:
 def _references(gr: Any, target: Any, examples: Sequence[tuple[str, str]]) -> Any:
     gr.Markdown("References: pictures of the domain that is translated to")
     references = gr.Gallery(
-        show_label=False, columns=MAX_OUTPUTS // 2, height=180, interactive=True,
+        show_label=False, columns=MAX_OUTPUTS // 2, height=160, interactive=True,
         object_fit="contain", fit_columns=False, buttons=["fullscreen"], elem_id="references",
     )  # fmt: skip
     _refuse_addresses(gr, references)
@@ -180,13 +181,16 @@ def _references(gr: Any, target: Any, examples: Sequence[tuple[str, str]]) -> An
 
 def _column(gr: Any, actions: Actions, name: str) -> tuple[Any, Any]:
     """Make the note and the outputs of a model."""
-    is_coarse = actions.models.translators[name].image_size < COARSE_PIXELS
+    translators = actions.models.translators
+    is_coarse = translators[name].image_size < COARSE_PIXELS
+    in_one_row = is_coarse and len(translators) == 1
     with gr.Column(min_width=240):
         note = gr.Markdown(actions.note(name))
         gallery = gr.Gallery(
-            show_label=False, format="png", columns=OUTPUT_COLUMNS, object_fit="contain",
-            fit_columns=False, interactive=False, buttons=["download", "fullscreen"],
-            height="auto", elem_classes=["outputs", *["coarse"] * is_coarse],
+            show_label=False, format="png", object_fit="contain",
+            columns=MAX_OUTPUTS if in_one_row else OUTPUT_COLUMNS, fit_columns=False,
+            interactive=False, buttons=["download", "fullscreen"], height="auto",
+            elem_classes=["outputs", *["coarse"] * is_coarse],
         )  # fmt: skip
     return note, gallery
 

@@ -50,7 +50,8 @@ def serve(blocks: Any, host: str, port: int) -> NoReturn:
     blocks.launch(
         server_name=host, server_port=port, share=False, prevent_thread_lock=True, quiet=True,
         max_file_size=MAX_FILE_SIZE, footer_links=[], run_history=False, enable_monitoring=False,
-        mcp_server=False, ssr_mode=False, pwa=False, theme=theme, css=STYLE,
+        mcp_server=False, ssr_mode=False, pwa=False, app_kwargs={"openapi_url": None},
+        theme=theme, css=STYLE,
     )  # fmt: skip
     print(f"the page is at http://{_in_url(host)}:{port}/", flush=True)
     try:
