@@ -9,6 +9,7 @@ import argparse
 from stargan_dist.data import transforms
 from stargan_dist.errors import run_command
 from stargan_dist.inference import examples, page_server
+from stargan_dist.inference.examples import Example
 from stargan_dist.inference.page import build, import_gradio
 from stargan_dist.inference.page_actions import Actions
 from stargan_dist.inference.side_by_side import SideBySide
@@ -54,7 +55,7 @@ def load(args: argparse.Namespace) -> dict[str, Translator]:
     return translators
 
 
-def load_examples(args: argparse.Namespace, translators: dict[str, Translator]) -> list:
+def load_examples(args: argparse.Namespace, translators: dict[str, Translator]) -> list[Example]:
     """Return the pictures to choose from."""
     if args.examples:
         return examples.from_files(args.examples)

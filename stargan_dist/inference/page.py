@@ -195,7 +195,9 @@ def _column(gr: Any, actions: Actions, name: str) -> tuple[Any, Any]:
     return note, gallery
 
 
-def _connect(gr: Any, actions: Actions, controls: Controls, button: Any, outputs: list) -> None:
+def _connect(
+    gr: Any, actions: Actions, controls: Controls, button: Any, outputs: list[Any]
+) -> None:
     """Translate when a control changes or the button is pressed, one request at a time."""
 
     def translate(*values: Any) -> list[Any]:

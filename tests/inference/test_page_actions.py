@@ -1,5 +1,7 @@
 """The functions of the page, without its server."""
 
+import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,14 +98,14 @@ def test_pictures_that_cannot_be_used_are_one_line(translate, tmp_path):
 
 
 def test_without_gradio_the_remedy_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"pip install 'stargan_dist\[app\]'"):
         page.import_gradio()
 
 
 def test_a_busy_port_is_skipped():
     port = page_server.free_port("127.0.0.1", 0)
-    with page_server.socket.create_server(("127.0.0.1", port)):
+    with socket.create_server(("127.0.0.1", port)):
         assert page_server.free_port("127.0.0.1", port) > port
     with pytest.raises(UserError, match=r"cannot listen on 192.0.2.1, port 7860: "):
         page_server.free_port("192.0.2.1", 7860)
