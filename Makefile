@@ -1,8 +1,9 @@
 # make demo       draw a dataset, train on it, evaluate it: minutes, on CPUs or GPUs
+# make try        translate pictures with the demo's model in a browser; it trains the model first
 # make joint      draw two datasets with different labels, train on both, evaluate: half an hour
 # make ablation   the rows of the paper's ablation on the demo's dataset, 3 seeds each: 90 minutes
 # make test       the tests, except those that take minutes each (make test-slow), with coverage
-#                 (as root, both first install Debian's Slurm, which some tests start)
+#                 (as root, both first install Debian's Slurm and Chromium, which some tests start)
 # make campaign   random faults in real trainings, by a seed: SEED=0 MINUTES=30 (docs/reliability.md)
 # make docs       the documentation site, in build/site
 # make check      lint, format, types, spelling, documentation site
@@ -14,8 +15,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: demo ablation joint announce-test test test-slow campaign docs check clean setup
+.PHONY: demo try ablation joint announce-test test test-slow campaign docs check clean setup
 .DELETE_ON_ERROR:
+# An interrupted training is resumed.
+.PRECIOUS: $(DEMO)/run/checkpoints/latest
 
 setup: $(READY)
 
@@ -29,17 +32,17 @@ $(READY): setup.cfg pyproject.toml
 	@touch $@
 
 announce-test:
-	@echo "installs what is missing: the virtual environment $(VENV) and, as root, Debian's packages of Slurm"
+	@echo "installs what is missing: the virtual environment $(VENV) and, as root, Debian's packages of Slurm and Chromium"
 
 # Two test files at a time, in the order of their names. xdist would otherwise leave long files with
 # few tests to the end.
 test: announce-test $(READY)
-	@tests/slurm/install.sh
+	@tests/install.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  --cov --cov-report term
 
 test-slow: announce-test $(READY)
-	@tests/slurm/install.sh
+	@tests/install.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 SEED ?= 0
@@ -51,7 +54,7 @@ campaign: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck --external-sources slurm/*.sh launchers/*.sh tests/slurm/*.sh
+	$(BIN)/shellcheck --external-sources slurm/*.sh launchers/*.sh tests/*.sh tests/slurm/*.sh
 	$(BIN)/mypy
 	$(BIN)/codespell
 	$(MAKE) --no-print-directory docs
@@ -73,6 +76,12 @@ $(DEMO)/animals: | $(READY)
 
 $(DEMO)/shards/index.json: | $(DEMO)/animals
 	$(BIN)/python -m stargan_dist.shards build $(DEMO)/animals/images $(DEMO)/shards
+
+$(DEMO)/run/checkpoints/latest: | $(DEMO)/shards/index.json
+	$(LAUNCH) -m stargan_dist.train --config configs/demo.yaml
+
+try: $(DEMO)/run/checkpoints/latest
+	$(BIN)/python -m stargan_dist.app $(DEMO)/run
 
 demo: $(DEMO)/shards/index.json
 	$(LAUNCH) -m stargan_dist.train --config configs/demo.yaml

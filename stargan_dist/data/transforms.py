@@ -35,15 +35,16 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels
 
 
 @contextmanager
-def _open_image(data: bytes) -> Iterator[ImageFile]:
+def _open_image(data: bytes, max_pixels: int | None = None) -> Iterator[ImageFile]:
     """Open an encoded image and check its size. PIL's errors in the block become UserErrors."""
+    max_pixels = max_pixels or MAX_PIXELS
     if not data:
         raise UserError("0 bytes")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > max_pixels:
                 raise UserError(
-                    f"{image.width} × {image.height} pixels are more than {MAX_PIXELS}: "
+                    f"{image.width} × {image.height} pixels are more than {max_pixels}: "
                     "reduce the image"
                 )
             yield image
@@ -74,13 +75,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, max_pixels: int | None = None) -> Image.Image:
     """Decode an image to RGB, upright according to EXIF, transparency over white.
 
+    Args:
+        data: encoded image. Of an animation, the first frame is decoded.
+        max_pixels: largest number of pixels, known before decoding. None: MAX_PIXELS.
+
     Raises:
-        UserError: not an image, damaged, larger than MAX_PIXELS, or with 32-bit values.
+        UserError: not an image, damaged, with too many pixels, or with 32-bit values.
     """
-    with _open_image(data) as image:
+    with _open_image(data, max_pixels) as image:
         return to_rgb(image)
 
 

@@ -15,14 +15,9 @@ from stargan_dist.inference import translator as module
 from stargan_dist.inference.model import TrainedModel
 from stargan_dist.models import folder
 from tests.helpers.models import tiny_model
+from tests.helpers.pictures import picture
 
 SIZE = 32
-
-
-def picture(width=SIZE, height=SIZE, seed=0):
-    """Return a random smooth RGB image."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture(scope="module")

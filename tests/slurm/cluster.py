@@ -87,7 +87,7 @@ def unavailable() -> str:
     """Return the reason why Slurm cannot run here; "" if it can."""
     for program, package in PROGRAMS.items():
         if not shutil.which(program, path=DAEMONS):
-            return f"no program {program}: apt-get install {package}, or run tests/slurm/install.sh"
+            return f"no program {program}: apt-get install {package}, or run tests/install.sh"
     return simulated.unavailable()
 
 
