@@ -3,7 +3,7 @@
 # make ablation   the rows of the paper's ablation on the demo's dataset, 3 seeds each: 90 minutes
 # make test       the tests, except those that take minutes each (make test-slow)
 #                 (as root, both first install Debian's Slurm, which some tests start)
-# make coverage   make test with the coverage of the tests, which takes a third longer
+# make coverage   make test with the coverage of the tests: a third more time or worse
 # make campaign   random faults in real trainings, by a seed: SEED=0 MINUTES=30 (docs/reliability.md)
 # make docs       the documentation site, in build/site
 # make check      lint, format, types, spelling, documentation site
