@@ -2,8 +2,9 @@
 # make try        translate pictures with the demo's model in a browser; it trains the model first
 # make joint      draw two datasets with different labels, train on both, evaluate: half an hour
 # make ablation   the rows of the paper's ablation on the demo's dataset, 3 seeds each: 90 minutes
-# make test       the tests, except those that take minutes each (make test-slow), with coverage
+# make test       the tests, except those that take minutes each (make test-slow)
 #                 (as root, both first install Debian's Slurm and Chromium, which some tests start)
+# make coverage   the same with the coverage of the tests, which takes a third longer
 # make campaign   random faults in real trainings, by a seed: SEED=0 MINUTES=30 (docs/reliability.md)
 # make docs       the documentation site, in build/site
 # make check      lint, format, types, spelling, documentation site
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: demo try ablation joint announce-test test test-slow campaign docs check clean setup
+.PHONY: demo try ablation joint announce-test test coverage test-slow campaign docs check clean setup
 .DELETE_ON_ERROR:
 # An interrupted training is resumed.
 .PRECIOUS: $(DEMO)/run/checkpoints/latest
@@ -38,8 +39,10 @@ announce-test:
 # few tests to the end.
 test: announce-test $(READY)
 	@tests/install.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	  --cov --cov-report term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+coverage:
+	@$(MAKE) --no-print-directory test PYTEST="--cov --cov-report term"
 
 test-slow: announce-test $(READY)
 	@tests/install.sh

@@ -5,18 +5,22 @@ import io
 import logging
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import fsspec
 import pytest
 import torch
+from filelock import FileLock
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
@@ -177,17 +181,26 @@ def train(shards) -> Trainer:
     return Trainer(shards)
 
 
+def shared(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that one worker of xdist makes for all of them. Tests do not change it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, complete = base / name, base / f"{name}.complete"
+    with FileLock(base / f"{name}.lock"):
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            complete.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def finished_run(train, tmp_path_factory) -> Path:
     """An uninterrupted smoke run."""
-    run = tmp_path_factory.mktemp("runs") / "finished"
-    train(run)
-    return run
+    return shared(tmp_path_factory, "finished", train)
 
 
 @pytest.fixture(scope="session")
 def run_of_two(train, tmp_path_factory) -> Path:
     """An uninterrupted smoke run by two processes."""
-    run = tmp_path_factory.mktemp("runs") / "of_two"
-    train(run, processes=2)
-    return run
+    return shared(tmp_path_factory, "of_two", partial(train, processes=2))

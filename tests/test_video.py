@@ -8,7 +8,7 @@ from PIL import Image
 from stargan_dist.models import folder
 from tests.conftest import here
 from tests.helpers.models import tiny_model
-from tests.inference.test_translator import picture
+from tests.helpers.pictures import picture
 
 
 @pytest.fixture(scope="module")

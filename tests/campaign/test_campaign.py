@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,30 +25,31 @@ LAUNCHERS = TRACEBACK.format(file="torch/distributed/run.py", last="ChildFailedE
 OURS = TRACEBACK.format(file="stargan_dist/train.py", last="OSError: no space left")
 
 
-@pytest.fixture(scope="module")
-def campaign(tmp_path_factory):
+@pytest.fixture(scope="module", params=[(1, 15), pytest.param((2, 30), marks=pytest.mark.slow)])
+def campaign(request, tmp_path_factory):
     """A campaign of one process on local files: the command and its folder."""
     folder = tmp_path_factory.mktemp("campaign")
-    words = ["--seed", 1671, "--kills", 2, "--files", 30, "--only", "kill", "bytes"]
-    words += ["--engines", "one", "--jobs", 1, "--folder", folder, "--json", folder.parent / "json"]
+    kills, files = request.param
+    words = ["--seed", 1671, "--kills", kills, "--files", files, "--only", "kill", "bytes"]
+    words += ["--engines", "one", "--jobs", 1, "--folder", folder, "--json", f"{folder}.json"]
     command = [sys.executable, "-m", "tests.campaign", *map(str, words)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )
-    return done, folder
+    return done, folder, {"kill": kills, "bytes": files}
 
 
 def test_a_short_campaign_finds_nothing(campaign):
     """Killed trainings and damaged files: nothing hangs, and nothing is wrong."""
-    done, folder = campaign
+    done, folder, tries = campaign
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = (folder.parent / "json").read_text().splitlines()
+    lines = Path(f"{folder}.json").read_text().splitlines()
     kinds = [json.loads(line)["kind"] for line in lines]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"kill": 2, "bytes": 30}
+    assert {kind: kinds.count(kind) for kind in kinds} == tries
 
 
 def test_a_single_other_bit_is_found(campaign):
-    _, folder = campaign
+    _, folder, _ = campaign
     unbroken = folder / "references" / f"one-{STEPS}"
     shutil.copytree(unbroken / "run", folder / "changed" / "run")
     file = folder / "changed" / "run" / "checkpoints" / f"step_{STEPS:08d}" / "ema.safetensors"

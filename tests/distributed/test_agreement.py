@@ -1,9 +1,11 @@
 """What ranks must share is compared before anything is loaded, or decided by rank 0 alone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from stargan_dist.runs import checkpoint as checkpoints
 from tests.helpers.runs import assert_same_bits
 
 DIFFERING = str(Path(__file__).with_name("differing.py"))
@@ -34,8 +36,9 @@ def test_ranks_with_different_options_are_told_once(train, tmp_path, options, ex
 
 def test_all_ranks_resume_from_the_step_that_rank_0_reads(train, run_of_two, tmp_path):
     """Also if another rank sees an older state of the run's folder."""
-    run = tmp_path / "run"
-    train(run, "--steps", "4", processes=2)
+    run = shutil.copytree(run_of_two, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "step_00000006")
+    (run / "checkpoints" / checkpoints.LATEST).write_text("4")
     result = train(run, processes=2, driver=DIFFERING, RANK_1_SEES="2")
     assert "steps 4 to 6" in result.stderr + result.stdout
     assert_same_bits(run, run_of_two)

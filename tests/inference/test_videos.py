@@ -14,7 +14,7 @@ from stargan_dist.inference import videos
 from stargan_dist.inference.video_files import write_video
 from stargan_dist.inference.videos import Frame, Motion
 from tests.helpers.models import tiny_model
-from tests.inference.test_translator import picture
+from tests.helpers.pictures import picture
 
 
 @pytest.fixture(scope="module")
