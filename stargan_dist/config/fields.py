@@ -151,8 +151,8 @@ class InitConfig:
     domains: list[str] = field(default_factory=list)
     """Of a file of the authors, which has no names: those of its domains, in its order."""
     new_domains: Literal["random", "mean"] = "random"
-    """Initial weights of domains that the model does not have: the mean of its domains, or random
-    ones."""
+    """Initial weights of domains that the model does not have: random ones, or the mean of its
+    domains."""
 
 
 @dataclass(frozen=True)

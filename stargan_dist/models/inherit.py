@@ -1,8 +1,8 @@
 """Initial weights of a training from a trained model: `--init MODEL`.
 
 G is taken whole. In F, E and D, layers that all domains share are taken whole, and those of a
-domain by its name. Domains that the model does not know begin with the mean of all of the model's
-domains, or with random weights.
+domain by its name. Domains that the model does not have begin with random weights, or with the
+mean of all of the model's domains.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class Inheritance:
 
 
 def inherit(
-    model: SavedModel, spec: RunSpec, labels: Labels, networks: Networks, new_domains: str = MEAN
+    model: SavedModel, spec: RunSpec, labels: Labels, networks: Networks, new_domains: str
 ) -> Inheritance:
     """Return initial weights for the networks of a training.
 
