@@ -16,6 +16,7 @@ COMMANDS = (
     "convert",
     "translate",
     "video",
+    "app",
     "memory",
     "status",
 )
