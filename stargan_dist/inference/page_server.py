@@ -22,6 +22,7 @@ STYLE = """
 .coarse img, #source img, [id^=examples_] img {image-rendering: pixelated}
 #source img {width: 100%; height: 100%; object-fit: contain}
 .outputs .grid-wrap {min-height: 0; max-height: none}
+.outputs .caption-label {font-size: var(--text-xs); padding: 0 4px; right: 2px; bottom: 2px}
 """
 
 
