@@ -12,7 +12,7 @@ FLOAT64 = ("--precision", "float64", "--steps", "4", "--checkpoint.every", "4")
 @pytest.fixture(scope="module")
 def one(train, tmp_path_factory):
     run = tmp_path_factory.mktemp("ddp") / "one"
-    train(run, *FLOAT64)
+    train.here(run, *FLOAT64)
     return run
 
 
@@ -30,7 +30,7 @@ def test_a_run_with_two_processes_equals_a_run_with_one(train, tmp_path, one):
 
 def test_four_iterations_change_every_network(one, train, tmp_path):
     """The compared runs have left their initial state and depend on seed and data."""
-    train(tmp_path / "other", *FLOAT64, "--seed", "1")
+    train.here(tmp_path / "other", *FLOAT64, "--seed", "1")
     run, other = tensors(one), tensors(tmp_path / "other")
     letters = {name.split("/")[1].split(".")[0] for name in run if name.startswith("networks/")}
     assert letters == {"G", "F", "E", "D"}

@@ -65,7 +65,7 @@ def test_skipped_samples_are_printed_logged_and_saved(copy, tmp_path):
     folder, bad = copy
     truncate(folder / bad)
     train = Trainer(str(folder))
-    done = train(tmp_path / "one", *SKIP)
+    done = train.here(tmp_path / "one", *SKIP)
     manifest = checkpoints.find(str(tmp_path / "one")).manifest
     assert list(manifest.skipped) == [bad]
     assert "it is truncated" in manifest.skipped[bad]["reason"]
@@ -75,8 +75,8 @@ def test_skipped_samples_are_printed_logged_and_saved(copy, tmp_path):
     assert logged[-1] == (6, samples)
     assert f"replaced {samples} samples so far: {samples} of shard {bad}" in done.stderr
 
-    train(tmp_path / "resumed", *SKIP, "--steps", "4")
-    train(tmp_path / "resumed", *SKIP)
+    train.here(tmp_path / "resumed", *SKIP, "--steps", "4")
+    train.here(tmp_path / "resumed", *SKIP)
     assert checkpoints.find(str(tmp_path / "resumed")).manifest.skipped == manifest.skipped
     assert_same_bits(tmp_path / "resumed", tmp_path / "one")
 
