@@ -57,7 +57,7 @@ campaign: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck --external-sources slurm/*.sh launchers/*.sh tests/*.sh tests/slurm/*.sh
+	$(BIN)/shellcheck --external-sources slurm/*.sh launchers/*.sh tests/*.sh
 	$(BIN)/mypy
 	$(BIN)/codespell
 	$(MAKE) --no-print-directory docs
