@@ -75,12 +75,16 @@ def test_faults_are_those_without_fetching_before(far, monkeypatch, damage):
     assert fetched[1] == expected[1]
 
 
-@pytest.mark.parametrize("fault", ["404", "429", "503", "reset"])
-def test_requests_that_fail_once_are_repeated(shards, far, fault):
+# A file that is missing is not requested again by patient reads. The table and the sample must not
+# both be missing: the second fault could reach such a read.
+@pytest.mark.parametrize(("fault", "kinds"), [
+    ("404", ["tar"]), ("404", ["json"]), ("429", ["tar", "json"]), ("503", ["tar", "json"]),
+    ("reset", ["tar", "json"]),
+])  # fmt: skip
+def test_requests_that_fail_once_are_repeated(shards, far, fault, kinds):
     storage.configure(StorageConfig(tries=2, wait_seconds=0.0))
     reader = open_split(far.url)
-    far.faults["tar"] = [fault]
-    far.faults["json"] = [fault]
+    far.faults |= {kind: [fault] for kind in kinds}
     assert_equal(load_split(reader, 32), load_split(open_split(shards), 32))
 
 
