@@ -26,6 +26,8 @@ from stargan_dist.runs.checkpoint import LATEST
 
 MEAN_LATENTS = 1000  # of a domain's mean style: its error is 3 % of the styles' deviation
 MEAN_BATCH = 64
+BATCH_SIZE = 8
+CPU_BATCH_PIXELS = 2**15  # more at a time do not fit a CPU's caches, and take longer
 
 
 class Translator:
@@ -56,7 +58,7 @@ class Translator:
         saved: the model.
         device: where to compute. None: a GPU if there is one.
         bfloat16: run G under bfloat16 autocast. None: on GPUs that have it.
-        batch_size: outputs that are computed at a time.
+        batch_size: outputs that are computed at a time. None: 8, fewer of large images on a CPU.
 
     Raises:
         UserError: the model has the high-pass option.
@@ -68,15 +70,16 @@ class Translator:
         *,
         device: str | torch.device | None = None,
         bfloat16: bool | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if bfloat16 is None:
             bfloat16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
-        self.saved, self.batch_size = saved, batch_size
+        self.saved = saved
         self.model = TrainedModel.from_saved(saved, device, bfloat16=bfloat16)
         for network in self.model.networks.values():
             fuse_kernels(network)
+        self.batch_size = batch_size or self._default_batch_size()
         self._mean_styles: dict[int, Tensor] = {}
 
     @classmethod
@@ -87,7 +90,7 @@ class Translator:
         *,
         device: str | torch.device | None = None,
         bfloat16: bool | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         **options: Any,
     ) -> "Translator":
         """Load a model.
@@ -136,6 +139,11 @@ class Translator:
             values = replace(card.of_model(self.saved), license=license, address=name)
             folder.write(f"{staging}/model", self.saved, card.text(values))
             return hub.upload(f"{staging}/model", name, private=private)
+
+    def _default_batch_size(self) -> int:
+        if self.model.device.type != "cpu":
+            return BATCH_SIZE
+        return min(BATCH_SIZE, max(1, CPU_BATCH_PIXELS // self.image_size**2))
 
     @property
     def domains(self) -> list[str]:
