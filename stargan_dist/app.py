@@ -38,9 +38,15 @@ def parse_args() -> argparse.Namespace:
         "--max-pixels", type=int, default=transforms.MAX_PIXELS, metavar="N",
         help="refuse larger pictures (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N",
+        help="outputs that a model computes at a time (default: 8; on a CPU fewer large ones)",
+    )  # fmt: skip
     args = parser.parse_args()
-    if not 0 <= args.port < 2**16 or args.max_pixels < 1:
-        parser.error("--port must be at most 65535, and --max-pixels at least 1")
+    if not 0 <= args.port < 2**16:
+        parser.error("--port must be at least 0 and at most 65535")
+    if args.max_pixels < 1 or (args.batch_size is not None and args.batch_size < 1):
+        parser.error("--max-pixels and --batch-size must be at least 1")
     return args
 
 
@@ -50,7 +56,7 @@ def load(args: argparse.Namespace) -> dict[str, Translator]:
     translators = {}
     for name in args.model:
         saved = open_model(name, args.checkpoint, options=options)
-        translators[name] = Translator(saved)
+        translators[name] = Translator(saved, batch_size=args.batch_size)
         print(f"{saved.origin}: {len(saved.labels.names)} labels", flush=True)
     return translators
 

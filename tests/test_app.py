@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from stargan_dist import app
 from stargan_dist.models import folder
 from tests.conftest import here
 from tests.helpers.models import tiny_model
@@ -38,5 +39,18 @@ def test_without_gradio_nothing_is_loaded(model, monkeypatch):
     assert done.stdout == ""
 
 
-def test_ports_have_16_bits(model):
-    assert "--port must be at most 65535" in here("app", model, "--port", 65536, code=2).stderr
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--port", 65536, "--port must be at least 0 and at most 65535"),
+        ("--max-pixels", 0, "--max-pixels and --batch-size must be at least 1"),
+        ("--batch-size", 0, "--max-pixels and --batch-size must be at least 1"),
+    ],
+)
+def test_numbers_have_limits(model, option, value, expected):
+    assert expected in here("app", model, option, value, code=2).stderr
+
+
+def test_the_batch_size_is_that_of_each_model(model, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app", str(model), "--batch-size", "3"])
+    assert [each.batch_size for each in app.load(app.parse_args()).values()] == [3]

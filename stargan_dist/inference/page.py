@@ -65,10 +65,12 @@ def build(actions: Actions, examples: Sequence[Example] = ()) -> Any:
                 controls |= _target(gr, actions.models)
                 controls |= _style(gr, actions.models, controls["target"], files)
                 button = gr.Button("Translate", variant="primary", elem_id="translate")
+        controls |= _models(gr, [*actions.models.translators])
         with gr.Row():
             columns = [_column(gr, actions, name) for name in actions.models.translators]
         download = gr.DownloadButton("Download all as one PNG", interactive=False, size="sm")
-        outputs = [*(part for column in columns for part in column), download]
+        outputs = [*(part for _, *parts in columns for part in parts), download]
+        _show_chosen(gr, controls["models"], [column for column, *_ in columns])
         _connect(gr, actions, controls, button, outputs)
     return blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=1, api_open=False)
 
@@ -146,8 +148,8 @@ def _style(
         lambda name: [gr.update(visible=name == SEEDS), gr.update(visible=name == REFERENCES)],
         guide, [by_seeds, by_references], **QUICK,
     )  # fmt: skip
-    strength = gr.Slider(
-        0, MAX_STRENGTH, 1, step=0.05, label="Strength of the style", elem_id="strength",
+    strength = _slider(
+        gr, 0, MAX_STRENGTH, 1, step=0.05, label="Strength of the style", elem_id="strength",
         info="1: as it is; 0: the mean style of the domain", visible=models.diverse,
     )  # fmt: skip
     return {"guide": guide, **seeds, "references": references, "strength": strength}
@@ -155,14 +157,21 @@ def _style(
 
 def _seeds(gr: Any, models: SideBySide) -> Controls:
     with gr.Row():
-        seed = gr.Slider(0, MAX_SEED, 0, step=1, label="Seed", elem_id="seed")
-        count = gr.Slider(
-            1, MAX_OUTPUTS, OUTPUT_COLUMNS if models.diverse else 1, step=1,
+        seed = _slider(gr, 0, MAX_SEED, 0, step=1, label="Seed", elem_id="seed")
+        count = _slider(
+            gr, 1, MAX_OUTPUTS, OUTPUT_COLUMNS if models.diverse else 1, step=1,
             label="Number of styles", elem_id="count",
         )  # fmt: skip
     more = gr.Button("Other styles", size="sm", elem_id="more")
     more.click(lambda first, n: (first + n) % MAX_SEED, [seed, count], seed, **QUICK)
     return {"seed": seed, "count": count}
+
+
+def _slider(gr: Any, minimum: float, maximum: float, value: float, **options: Any) -> Any:
+    """Make a slider that limits numbers typed beside it; its own method reports a fault."""
+    slider = gr.Slider(minimum, maximum, value, **options)
+    slider.preprocess = lambda number: min(max(minimum, number), maximum)
+    return slider
 
 
 def _references(gr: Any, target: Any, examples: Sequence[tuple[str, str]]) -> Any:
@@ -176,15 +185,23 @@ def _references(gr: Any, target: Any, examples: Sequence[tuple[str, str]]) -> An
     return references
 
 
+def _models(gr: Any, names: list[str]) -> Controls:
+    models = gr.CheckboxGroup(
+        names, value=names, label="Models", show_label=False, container=False, elem_id="models",
+        visible=len(names) > 1,
+    )  # fmt: skip
+    return {"models": models}
+
+
 # Outputs.
 
 
-def _column(gr: Any, actions: Actions, name: str) -> tuple[Any, Any]:
-    """Make the note and the outputs of a model."""
+def _column(gr: Any, actions: Actions, name: str) -> tuple[Any, Any, Any]:
+    """Make the column of a model, with a note and its outputs."""
     translators = actions.models.translators
     is_coarse = translators[name].image_size < COARSE_PIXELS
     in_one_row = is_coarse and len(translators) == 1
-    with gr.Column(min_width=240):
+    with gr.Column(min_width=240) as column:
         note = gr.Markdown(actions.note(name))
         gallery = gr.Gallery(
             show_label=False, format="png", object_fit="contain",
@@ -192,7 +209,16 @@ def _column(gr: Any, actions: Actions, name: str) -> tuple[Any, Any]:
             interactive=False, buttons=["download", "fullscreen"], height="auto",
             elem_classes=["outputs", *["coarse"] * is_coarse],
         )  # fmt: skip
-    return note, gallery
+    return column, note, gallery
+
+
+def _show_chosen(gr: Any, models: Any, columns: list[Any]) -> None:
+    """Show the columns of the chosen models."""
+    names = models.value
+    models.change(
+        lambda chosen: [gr.update(visible=name in chosen) for name in names],
+        models, columns, **QUICK,
+    )  # fmt: skip
 
 
 def _connect(

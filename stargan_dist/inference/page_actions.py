@@ -13,9 +13,16 @@ from stargan_dist import storage
 from stargan_dist.data import transforms
 from stargan_dist.errors import UserError
 from stargan_dist.inference import grids
-from stargan_dist.inference.side_by_side import MAX_OUTPUTS, Request, SideBySide, sheet
+from stargan_dist.inference.side_by_side import (
+    MAX_OUTPUTS,
+    Outcome,
+    Request,
+    SideBySide,
+    sheet,
+)
 
 SEEDS, REFERENCES = "random styles", "reference pictures"  # guides
+NOTHING = Outcome([])
 FOLDER = "GRADIO_TEMP_DIR"  # environment variable: folder of the files that are served
 
 
@@ -41,8 +48,9 @@ class Actions:
         references: Sequence[tuple[str, Any]] | None,
         strength: float,
         fit: str,
+        models: Sequence[str],
     ) -> list[Any]:
-        """Translate a picture with all models.
+        """Translate a picture with the chosen models.
 
         Args:
             source: path of the picture.
@@ -54,17 +62,21 @@ class Actions:
             references: paths of reference pictures, and their captions.
             strength: of the style.
             fit: a key of `pictures.FITS`.
+            models: names of the chosen models.
 
         Returns:
-            For each model a note, Markdown, and its outputs with captions; last the path of a PNG
-            with all of them, or None if there are none.
+            For each model a note, Markdown, and its outputs with captions, of which a model that is
+            not chosen has none; last the path of a PNG with all of them, or None if there are none.
 
         Raises:
-            UserError: a picture is missing or cannot be read, or there are too many.
+            UserError: a picture or a model is missing, a picture cannot be read, or there are too
+                many.
         """
         paths = [path for path, _ in references or []] if guide == REFERENCES else []
         if not is_complete(source, guide, paths):
             raise UserError("add a picture" if not source else "add a reference picture")
+        if not models:
+            raise UserError("choose a model")
         if len(paths) > MAX_OUTPUTS:
             raise UserError(f"{len(paths)} references are more than {MAX_OUTPUTS}: remove some")
         request = Request(
@@ -76,18 +88,18 @@ class Actions:
             strength=float(strength),
             fit=fit,
         )
-        return self._results(request)
+        return self._results(request, models)
 
-    def _results(self, request: Request) -> list[Any]:
-        outcomes = self.models.translate(request)
+    def _results(self, request: Request, models: Sequence[str]) -> list[Any]:
+        outcomes = self.models.translate(request, models)
         results: list[Any] = []
-        for name, (images, fault) in outcomes.items():
-            diverse = self.models.translators[name].model.diverse
-            captions = request.guides if diverse else [""]
+        for name, translator in self.models.translators.items():
+            images, fault = outcomes.get(name, NOTHING)
+            captions = request.guides if translator.model.diverse else [""]
             results += [self.note(name, fault), [*zip(images, captions, strict=False)]]
         if not any(outcome.images for outcome in outcomes.values()):
             return [*results, None]
-        side = max(translator.image_size for translator in self.models.translators.values())
+        side = max(self.models.translators[name].image_size for name in outcomes)
         return [*results, save_png(sheet(request, outcomes, side))]
 
     def clear(self) -> list[Any]:

@@ -18,10 +18,17 @@ PORTS = 100  # tried from the given one
 MAX_FILE_SIZE = "32mb"
 # Of the system: the fonts of Gradio's themes come from another host.
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+# Outputs have as many columns as the gallery says, or fewer where they were too narrow.
 STYLE = """
 .coarse img, #source img, [id^=examples_] img {image-rendering: pixelated}
 #source img {width: 100%; height: 100%; object-fit: contain}
 .outputs .grid-wrap {min-height: 0; max-height: none}
+.outputs .grid-container {
+  grid-template-rows: none; grid-auto-rows: auto;
+  grid-template-columns: repeat(auto-fill, minmax(max(80px,
+    (100% - (var(--grid-cols) - 1) * var(--spacing-lg)) / var(--grid-cols)), 1fr));
+}
+.outputs .empty {min-height: 6rem}
 .outputs .caption-label {font-size: var(--text-xs); padding: 0 4px; right: 2px; bottom: 2px}
 """
 

@@ -1,6 +1,6 @@
 """One picture translated by several models, with the same target and guide."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -98,15 +98,24 @@ class SideBySide:
                 known = self.targets.setdefault(name, [])
                 known += [each for each in target.attributes if each not in known]
 
-    def translate(self, request: Request) -> dict[str, Outcome]:
+    def translate(
+        self, request: Request, names: Collection[str] | None = None
+    ) -> dict[str, Outcome]:
         """Translate with each model. A model that cannot do it has a fault instead of images.
+
+        Args:
+            names: the models that translate. None: all.
 
         Raises:
             UserError: too many outputs are requested.
         """
         if len(request.guides) > MAX_OUTPUTS:
             raise UserError(f"{len(request.guides)} outputs are more than {MAX_OUTPUTS}")
-        return {name: _outcome(each, request) for name, each in self.translators.items()}
+        return {
+            name: _outcome(translator, request)
+            for name, translator in self.translators.items()
+            if names is None or name in names
+        }
 
 
 def _outcome(translator: Translator, request: Request) -> Outcome:

@@ -31,6 +31,7 @@ def translate(tmp_path, monkeypatch):
     values = {
         "source": str(tmp_path / "source.png"), "target": "fox", "attributes": [], "guide": SEEDS,
         "seed": 0, "count": 2, "references": None, "strength": 1, "fit": "crop",
+        "models": [*MODELS],
     }  # fmt: skip
     return lambda **changes: ACTIONS.translate(**values | changes)
 
@@ -55,6 +56,16 @@ def test_references_guide_if_they_are_chosen(translate, tmp_path):
     captions = [caption for _, caption in translate(guide=REFERENCES, references=files)[1]]
     assert captions == ["reference 1", "reference 2"]
     assert [caption for _, caption in translate(references=files)[1]] == ["seed 0", "seed 1"]
+
+
+def test_models_that_are_not_chosen_translate_nothing(translate):
+    one, both = translate(models=["animals"]), translate()
+    assert [caption for _, caption in one[1]] == ["seed 0", "seed 1"]
+    assert one[2:4] == [ACTIONS.note("<b>"), []]
+    assert Image.open(one[-1]).size == Image.open(both[-1]).size
+    note, outputs, _, _, sheet = translate(models=["<b>"], target="bear")
+    assert (note, outputs) == (ACTIONS.note("animals"), [])
+    assert Image.open(sheet).size == (3 * 66 + 2, 66 + 2 + 16)
 
 
 def test_there_is_no_sheet_without_outputs(translate):
@@ -90,6 +101,7 @@ def test_pictures_that_cannot_be_used_are_one_line(translate, tmp_path):
         (guided, "add a reference picture"),
         (guided | {"references": [(text, None)]}, "reference 1 cannot be used: not an image .*"),
         (guided | {"references": [(text, None)] * 9}, "9 references are more than 8: remove some"),
+        ({"models": []}, "choose a model"),
         ({"count": 9}, "9 outputs are more than 8"),
     ]
     for changes, expected in cases:
