@@ -147,6 +147,15 @@ def size_of(address):
         return Image.open(response).size
 
 
+def test_outputs_are_whole_on_a_telephone(page, files):
+    page.set_viewport_size({"width": 390, "height": 844})
+    upload(page, files / "source.png")
+    changed(page, [])
+    inside = """gallery => [...gallery.querySelectorAll('img')].every(image =>
+        image.getBoundingClientRect().right <= gallery.getBoundingClientRect().right)"""
+    assert page.locator(".outputs").first.evaluate(inside)
+
+
 def test_references_guide(page, files):
     upload(page, files / "source.png")
     by_seeds = changed(page, [])
