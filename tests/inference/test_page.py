@@ -85,7 +85,7 @@ def address(server):
 def browser():
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
+        yield browser.new_context()  # with one cache for all pages
         browser.close()
 
 
@@ -96,6 +96,7 @@ def page(browser, address):
     page.requested = []
     page.on("request", lambda request: page.requested.append(request.url))
     page.goto(address)
+    page.locator(".outputs").last.wait_for()  # the last component of the page
     yield page
     page.close()
 
@@ -113,8 +114,8 @@ def outputs(page, column=0):
 def changed(page, old, column=0):
     """Wait until all outputs differ from the old ones; return them."""
     script = """([column, old]) => {
-        const images = document.querySelectorAll('.outputs')[column].querySelectorAll('img');
-        return images.length && [...images].every(image => !old.includes(image.src));
+        const images = document.querySelectorAll('.outputs')[column]?.querySelectorAll('img');
+        return images?.length && [...images].every(image => !old.includes(image.src));
     }"""
     page.wait_for_function(script, arg=[column, old])
     return outputs(page, column)
