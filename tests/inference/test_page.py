@@ -85,7 +85,7 @@ def address(server):
 def browser():
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
+        yield browser.new_context()  # with one cache for all pages
         browser.close()
 
 
@@ -96,6 +96,7 @@ def page(browser, address):
     page.requested = []
     page.on("request", lambda request: page.requested.append(request.url))
     page.goto(address)
+    page.locator(".outputs").last.wait_for()  # the last component of the page
     yield page
     page.close()
 
