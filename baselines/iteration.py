@@ -13,7 +13,7 @@ import torch.nn.functional as F
 LATENT_STEPS = ("G", "F", "E")
 
 
-def literal_iteration(networks, optimizers, batch, weights, lambda_ds):
+def literal_iteration(networks, optimizers, batch, weights, lambda_ds, masks=lambda x: None):
     """Run one iteration.
 
     Args:
@@ -22,15 +22,16 @@ def literal_iteration(networks, optimizers, batch, weights, lambda_ds):
         batch: a `Batch` with latents and references.
         weights: `LossConfig` with the weights of R1 (`reg`), `sty` and `cyc`.
         lambda_ds: weight of the diversity term in this iteration.
+        masks: makes the masks of the source of each translation.
 
     Returns:
         Every loss term, under the name that the project gives it.
     """
     terms = {}
     for guide in ("latent", "reference"):
-        terms |= _discriminator(networks, optimizers, batch, weights, guide)
+        terms |= _discriminator(networks, optimizers, batch, weights, guide, masks)
     for guide in ("latent", "reference"):
-        terms |= _generator(networks, optimizers, batch, weights, lambda_ds, guide)
+        terms |= _generator(networks, optimizers, batch, weights, lambda_ds, guide, masks)
     return terms
 
 
@@ -49,7 +50,7 @@ def _step(networks, optimizers, loss, letters):
             optimizers[letter].step()
 
 
-def _discriminator(networks, optimizers, batch, weights, guide):
+def _discriminator(networks, optimizers, batch, weights, guide, masks):
     G, D = networks["G"], networks["D"]
     x_real = batch.x.clone().requires_grad_()
     logits = D(x_real, batch.y).src
@@ -57,23 +58,24 @@ def _discriminator(networks, optimizers, batch, weights, guide):
     (gradient,) = torch.autograd.grad(logits.sum(), x_real, create_graph=True)
     reg = 0.5 * (gradient**2).reshape(len(gradient), -1).sum(1).mean(0)
     with torch.no_grad():
-        x_fake = G(batch.x, _style(networks, batch, guide))
+        x_fake = G(batch.x, _style(networks, batch, guide), masks(batch.x))
     logits = D(x_fake, batch.y_trg).src
     fake = F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
     _step(networks, optimizers, real + fake + weights.reg * reg, ("D",))
     return {f"D/{guide}/real": real, f"D/{guide}/fake": fake, f"D/{guide}/reg": reg}
 
 
-def _generator(networks, optimizers, batch, weights, lambda_ds, guide):
+def _generator(networks, optimizers, batch, weights, lambda_ds, guide, masks):
     G, E, D = networks["G"], networks["E"], networks["D"]
     style = _style(networks, batch, guide)
-    x_fake = G(batch.x, style)
+    x_fake = G(batch.x, style, masks(batch.x))
     logits = D(x_fake, batch.y_trg).src
     adv = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
     sty = torch.mean(torch.abs(E(x_fake, batch.y_trg) - style))
-    x_fake2 = G(batch.x, _style(networks, batch, guide, second=True)).detach()
+    style2 = _style(networks, batch, guide, second=True)
+    x_fake2 = G(batch.x, style2, masks(batch.x)).detach()
     ds = torch.mean(torch.abs(x_fake - x_fake2))
-    x_rec = G(x_fake, E(batch.x, batch.y))
+    x_rec = G(x_fake, E(batch.x, batch.y), masks(x_fake.detach()))
     cyc = torch.mean(torch.abs(x_rec - batch.x))
     loss = adv + weights.sty * sty - lambda_ds * ds + weights.cyc * cyc
     _step(networks, optimizers, loss, LATENT_STEPS if guide == "latent" else ("G",))

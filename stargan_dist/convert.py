@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from stargan_dist.errors import run_command
 from stargan_dist.inference import card
-from stargan_dist.models import authors, folder
+from stargan_dist.models import authors, folder, torch_file
 from stargan_dist.models.arguments import add_model_arguments, authors_options
 from stargan_dist.models.opening import open_model
 
@@ -41,7 +41,7 @@ def main() -> None:
         discriminator=args.discriminator is not None,
         options=authors_options(args, args.discriminator or ""),
     )
-    if args.out.endswith(authors.SUFFIXES):
+    if args.out.endswith(torch_file.SUFFIXES):
         written = authors.write(args.out, saved)
     else:
         described = replace(card.of_model(saved), license=args.license, address=args.out)

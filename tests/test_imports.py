@@ -28,7 +28,7 @@ FLOORS = [
     ("data", "launch"),
     ("shards", "objectives", "engines", "runs"),
     ("models",),
-    ("inference",),
+    ("inference", "faces"),
     ("evaluation",),
     ("training",),
     COMMANDS,

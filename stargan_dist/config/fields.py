@@ -135,8 +135,12 @@ class ModelConfig:
     mapping: Literal["branches", "heads", "conditional"] = "branches"
     """Form of F: 4 shared layers and 4 per domain; 6 and 1; or conditional, for many domains."""
     w_hpf: FiniteFloat = 0.0
-    """Weight of G's high-pass option. It needs landmark masks, which training does not produce yet:
-    must be 0."""
+    """Weight of G's high-pass option, which carries outlines of the source; 0: off. The published
+    model of faces has 1. It needs model.landmarks."""
+    landmarks: str = ""
+    """Landmark network that makes the masks of the high-pass option, as a file or URL: one of
+    `stargan_dist.landmarks train`, the wing.ckpt or a NNNNNN_nets_ema.ckpt of StarGAN v2's authors.
+    It is copied into the run; a resumed run need not name it."""
 
 
 @dataclass(frozen=True)

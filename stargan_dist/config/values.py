@@ -14,7 +14,7 @@ FREE_FIELDS = (
     "run", "steps", "checkpoint.", "engine.", "evaluation.", "monitor.", "storage.", "data.shards",
     "data.workers", "data.ahead_mib", "data.start_method", "data.cache", "data.on_bad_shard",
     "data.max_skipped",
-    "optim.on_nonfinite", "optim.max_nonfinite",
+    "optim.on_nonfinite", "optim.max_nonfinite", "model.landmarks",
 )  # fmt: skip
 FREE_SOURCE_FIELDS = re.compile(r"data\.sources\.[\w-]+\.shards")
 

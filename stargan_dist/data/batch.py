@@ -21,6 +21,7 @@ class Batch(NamedTuple):
     z: Tensor  # (B, latent_dim) ~ N(0, I)
     z2: Tensor
     mix: Tensor  # (B,) in [0, 1): interpolation weights of real and fake for a gradient penalty
+    masks: Tensor | None = None  # of x, (B, 2, h, w) in [0, 1]: for the high-pass option of G
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
         """Move to the device; convert images and latents to `dtype`, images to [-1, 1]."""

@@ -3,7 +3,7 @@
 | graph | inputs | output | of which models |
 |---|---|---|---|
 | `translate` | image, latent, label | output | all; without a latent where G is not given a style |
-| `encoder` | image | bottleneck | those whose G encodes a source without its guide |
+| `encoder` | image | bottleneck | those whose G encodes a source without its guide into one tensor |
 | `decoder` | bottleneck, style, label | output | the same; each input where G depends on it |
 | `mapping` | latent, label | style | with F |
 | `style_encoder` | image, label | style | guided by references |
@@ -31,6 +31,7 @@ from stargan_dist.models import folder
 from stargan_dist.models.saved import SavedModel
 from stargan_dist.nets.blocks import Encoded
 from stargan_dist.nets.fusing import fuse_kernels
+from stargan_dist.nets.masks import LandmarkMasks
 
 DESCRIPTION = "model.json"
 FORMAT, VERSION = "stargan_dist.graphs", 1
@@ -60,7 +61,7 @@ def _translate(
     model: TrainedModel, image: Tensor, label: Tensor, latent: Tensor | None = None
 ) -> Tensor:
     style = None if latent is None else model.conditioning.style_from_latents(latent, label)
-    return _decode(model, model.G.encode(image).bottleneck, style, label)
+    return _decode_features(model, model.G.encode(image, model.masks(image)), style, label)
 
 
 def _encode(model: TrainedModel, image: Tensor) -> Tensor:
@@ -74,10 +75,16 @@ def _decode(
     style: Tensor | None = None,
     label: Tensor | None = None,
 ) -> Tensor:
-    if style is None:
-        style = bottleneck.new_zeros(bottleneck.shape[0], 0)  # len() would fix the batch
+    return _decode_features(model, Encoded(bottleneck, {}), style, label)
+
+
+def _decode_features(
+    model: TrainedModel, encoded: Encoded, style: Tensor | None, label: Tensor | None
+) -> Tensor:
+    if style is None:  # len() would fix the batch
+        style = encoded.bottleneck.new_zeros(encoded.bottleneck.shape[0], 0)
     vector = style if label is None else model.conditioning.vector(style, label)
-    output: Tensor = model.G.decode(Encoded(bottleneck, {}), vector)
+    output: Tensor = model.G.decode(encoded, vector)
     return output
 
 
@@ -97,7 +104,8 @@ def graphs_of(model: TrainedModel) -> dict[str, Graph]:
     graphs = {
         "translate": Graph(("image", *latent, "label"), "output", _translate, letters),
     }
-    if "encode" in model.G.compiled_methods:  # otherwise it returns the source
+    # Other encoders return the source, or with the high-pass option several tensors.
+    if "encode" in model.G.compiled_methods and not model.config.model.w_hpf:
         graphs |= {
             "encoder": Graph(("image",), "bottleneck", _encode, "G", ("decoder", "to_rgb")),
             "decoder": Graph(
@@ -191,6 +199,8 @@ class GraphModule(nn.Module):
         self.networks = nn.ModuleDict({name: self.model.networks[name] for name in graph.letters})
         if dtype == torch.float16:
             _to_float16(self.networks)
+        if "image" in graph.inputs and isinstance(self.model.masks, LandmarkMasks):
+            self.landmarks = self.model.masks.network  # in float32
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Compute the output from the inputs in their order."""
@@ -254,7 +264,7 @@ def write(url: str, saved: SavedModel, file_format: str, precision: str = "float
 
     Raises:
         UserError: the URL holds other files or cannot be written, a package is missing, or the
-            model has the high-pass option.
+            model has the high-pass option and no landmark network.
     """
     model, suffix = inference_model(saved), FORMATS[file_format].suffix
     files = {name: f"{name}{suffix}" for name in graphs_of(model)}

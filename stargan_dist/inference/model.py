@@ -12,6 +12,7 @@ from stargan_dist.errors import UserError
 from stargan_dist.models.opening import open_model
 from stargan_dist.models.saved import SavedModel
 from stargan_dist.nets.blocks import Encoded
+from stargan_dist.nets.masks import MaskFunction, no_masks
 from stargan_dist.nets.networks import generator_networks
 from stargan_dist.objectives.recipes import RunSpec
 from stargan_dist.runs.checkpoint import load_networks
@@ -37,6 +38,7 @@ class TrainedModel:
         spec: the run's resolved configuration.
         labels: the labels that G was trained on.
         step: the training step of the networks.
+        masks: makes the masks of sources for the high-pass option.
         bfloat16: run G under bfloat16 autocast. Inputs and outputs keep their dtype.
     """
 
@@ -47,6 +49,7 @@ class TrainedModel:
         labels: Labels,
         step: int,
         *,
+        masks: MaskFunction = no_masks,
         bfloat16: bool = False,
     ) -> None:
         recipe, config = spec.recipe, spec.config
@@ -57,7 +60,7 @@ class TrainedModel:
         self.style_dim = recipe.style.dim(config.model)
         self.diverse, self.guided_by_references = recipe.is_diverse, recipe.uses_references
         self.config, self.labels, self.step = config, labels, step
-        self.bfloat16 = bfloat16
+        self.masks, self.bfloat16 = masks, bfloat16
 
     @property
     def domains(self) -> list[str]:
@@ -86,21 +89,23 @@ class TrainedModel:
         """Build the networks of a saved model. They compute in float64 if its weights are.
 
         Raises:
-            UserError: the model has the high-pass option.
+            UserError: the model has the high-pass option and no landmark network.
         """
         spec = saved.spec
-        if spec.config.model.w_hpf:
+        if spec.config.model.w_hpf and not saved.landmarks:
             raise UserError(
                 f"{saved.origin} has the high-pass option (model.w_hpf), whose masks come from a "
-                "landmark network: such models can be converted, but not used yet"
+                "landmark network, and has none: name one (--landmarks FILE, landmarks=FILE)"
             )
         is_double = saved.tensors["G.to_rgb.0.weight"].dtype == torch.float64
+        dtype = torch.float64 if is_double else torch.float32
         built = spec.recipe.build_networks(saved.labels, spec.config.model)
         networks = generator_networks(built)
         for network in networks.values():
-            network.to(device, torch.float64 if is_double else torch.float32).eval()
+            network.to(device, dtype).eval()
         load_networks(networks, saved.tensors)
-        return cls(networks, spec, saved.labels, saved.step, bfloat16=bfloat16)
+        masks = saved.landmarks.masks(device, dtype) if saved.landmarks else no_masks
+        return cls(networks, spec, saved.labels, saved.step, masks=masks, bfloat16=bfloat16)
 
     @property
     def device(self) -> torch.device:
@@ -129,8 +134,9 @@ class TrainedModel:
     @torch.no_grad()
     def encode(self, x: Tensor) -> Encoded:
         """Compute the half of G that depends on the sources alone, x (B, 3, H, H)."""
+        masks = self.masks(x)
         with self._autocast():
-            encoded: Encoded = self.G.encode(x)
+            encoded: Encoded = self.G.encode(x, masks)
             return encoded
 
     @torch.no_grad()

@@ -61,7 +61,7 @@ class Translator:
         batch_size: outputs that are computed at a time. None: 8, fewer of large images on a CPU.
 
     Raises:
-        UserError: the model has the high-pass option.
+        UserError: the model has the high-pass option and no landmark network.
     """
 
     def __init__(

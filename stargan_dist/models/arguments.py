@@ -26,10 +26,21 @@ def add_model_arguments(parser: argparse.ArgumentParser, nargs: str | None = Non
         "--w-hpf", type=float, metavar="WEIGHT", help="of the high-pass option (published: 1)"
     )
     authors.add_argument(
+        "--landmarks", default="", metavar="FILE",
+        help="landmark network of the high-pass option, where the model has none",
+    )  # fmt: skip
+    authors.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="of StarGAN without its D"
     )
 
 
 def authors_options(args: argparse.Namespace, discriminator: str = "") -> Options:
     """Return the options of `add_model_arguments`."""
-    return Options(args.domains, args.attribute_labels, args.w_hpf, args.image_size, discriminator)
+    return Options(
+        args.domains,
+        args.attribute_labels,
+        args.w_hpf,
+        args.image_size,
+        discriminator,
+        args.landmarks,
+    )

@@ -8,10 +8,9 @@ must match.
 
 import io
 import math
-import pickle
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,14 +20,15 @@ from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
-from stargan_dist.errors import UserError, explained, printable
-from stargan_dist.models.saved import SavedModel, expected_shapes, some_names
+from stargan_dist.errors import UserError, explained
+from stargan_dist.models import landmarks, torch_file
+from stargan_dist.models.saved import SavedModel, expected_shapes
+from stargan_dist.models.tensors import some_names
 from stargan_dist.nets.blocks import HighPass
 
 Tensors = dict[str, Tensor]
 StateDicts = dict[str, Tensors]  # of their file, by the name of the network
 
-SUFFIXES = (".ckpt", ".pt", ".pth")
 # Domains of the published files, by the number of domains.
 KNOWN_DOMAINS = {2: "female male (CelebA-HQ)", 3: "cat dog wild (AFHQ)"}
 KNOWN_ATTRIBUTES = "Black_Hair Blond_Hair Brown_Hair Male Young (CelebA)"
@@ -91,6 +91,7 @@ class Options:
         w_hpf: weight of the high-pass option, for files without `hpf.filter`.
         image_size: of StarGAN, in pixels, where its D is not given.
         discriminator: file of StarGAN's D.
+        landmarks: landmark network of the high-pass option. Empty: the model's own.
     """
 
     domains: Sequence[str] = ()
@@ -98,6 +99,7 @@ class Options:
     w_hpf: float | None = None
     image_size: int | None = None
     discriminator: str = ""
+    landmarks: str = ""
 
 
 # Reading.
@@ -110,53 +112,27 @@ def read(url: str, options: Options = Options()) -> SavedModel:
         UserError: it is not one of theirs, holds code, does not match the options, or the options
             lack what it does not say.
     """
-    content = _load_file(url)
+    content = torch_file.load(url)
     if isinstance(content.get("generator"), dict):
         if "param_groups" in content["generator"]:
             raise UserError(f"{url} is a file of optimizers: name the networks' (…_nets_ema.ckpt)")
         return _read_v2(
-            url, {name: _without_prefix(value) for name, value in content.items()}, options
+            url,
+            {name: torch_file.without_prefix(value) for name, value in content.items()},
+            options,
         )
-    networks = {"G": _without_prefix(content)}
+    networks = {"G": torch_file.without_prefix(content)}
     if "conv2.weight" in networks["G"]:
         raise UserError(f"{url} is D of StarGAN: name G's file, and this one as --discriminator")
     if "main.21.weight" not in networks["G"]:
         raise UserError(f"{url} is not a checkpoint of the authors, with networks by name or one G")
     if options.discriminator:
-        networks["D"] = _without_prefix(_load_file(options.discriminator))
+        networks["D"] = torch_file.without_prefix(torch_file.load(options.discriminator))
     return _read_stargan(url, networks, options)
 
 
-def _load_file(url: str) -> dict[str, Any]:
-    """Load a file of torch.save. Nothing in it is executed."""
-    try:
-        data = storage.read_bytes(url)
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise explained(f"cannot read {url}: {error}", error) from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{url} is not loaded: it is damaged, or holds objects other than tensors, whose code "
-            "would run; use a file of tensors alone"
-        ) from error
-    except Exception as error:  # torch raises nearly anything on damaged data
-        reason = printable(str(error).partition("\n")[0], 200)
-        raise UserError(f"{url} is not a file of torch.save, or is damaged: {reason}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{url} is not a checkpoint of the authors: it holds no networks by name")
-    return content
-
-
-def _without_prefix(tensors: Any) -> Tensors:
-    """Return a state dict without the prefix `module.`, if all of its names have it."""
-    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
-        return {}
-    has_prefix = all(name.startswith("module.") for name in tensors)
-    return {name.removeprefix("module.") if has_prefix else name: t for name, t in tensors.items()}
-
-
 def _read_v2(url: str, networks: StateDicts, options: Options) -> SavedModel:
-    networks.pop("fan", None)  # the landmark network of the high-pass option, not a part of G
+    fan = networks.pop("fan", None)  # the landmark network of the high-pass option
     unknown = networks.keys() - {rule.network for rule in STARGAN_V2}
     if unknown:
         raise UserError(
@@ -167,7 +143,11 @@ def _read_v2(url: str, networks: StateDicts, options: Options) -> SavedModel:
     filter_ = networks["generator"].pop(HIGH_PASS, None)
     sizes["w_hpf"] = _weight_of_high_pass(url, networks, sizes["image_size"], filter_, options)
     labels = domain_labels(list(_names(url, num_domains, options, KNOWN_DOMAINS.get(num_domains))))
-    return _convert(url, networks, STARGAN_V2, Config(recipe="f", model=_model(url, sizes)), labels)
+    config = Config(recipe="f", model=_model(url, sizes))
+    model = _convert(url, networks, STARGAN_V2, config, labels)
+    if fan is None or not model.config.model.w_hpf:
+        return model
+    return replace(model, landmarks=landmarks.of_authors(f"{url}: fan", fan))
 
 
 def _model(url: str, sizes: dict[str, Any]) -> configs.ModelConfig:
@@ -349,6 +329,8 @@ def to_state_dicts(model: SavedModel) -> StateDicts:
             pieces = [_as_convolution(tensor) if "{head}" in rule.theirs else tensor]
         for key, piece in zip(theirs, pieces, strict=True):
             networks.setdefault(rule.network, {})[key] = piece.clone()
+    if model.landmarks:
+        networks["fan"] = dict(model.landmarks.tensors)
     if config.model.w_hpf:
         networks["generator"][HIGH_PASS] = HighPass(config.model.w_hpf).kernel
     if not is_v2:

@@ -1,12 +1,13 @@
 """Model folders: `config.json`, `model.safetensors` and `README.md`, on any URL.
 
 The layout is the one that `PyTorchModelHubMixin` of huggingface_hub reads and writes. A folder
-holds averaged networks under the names of checkpoints, `LETTER.PARAMETER`.
+holds averaged networks under the names of checkpoints, `LETTER.PARAMETER`, and with the high-pass
+option the landmark network in a file of its own.
 """
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from msgspec import Struct
@@ -15,7 +16,7 @@ from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.config import Config
 from stargan_dist.errors import UserError, explained
-from stargan_dist.models import weights_file
+from stargan_dist.models import landmarks, weights_file
 from stargan_dist.models.saved import SavedModel
 from stargan_dist.runs.manifest import Count, LabelsFields, labels_of
 
@@ -56,12 +57,12 @@ def write(url: str, model: SavedModel, card: str, files: Mapping[str, bytes] | N
     Raises:
         UserError: the URL holds other files, or the folder cannot be written.
     """
-    check_replaceable(url, {CONFIG, WEIGHTS, CARD, GRID, *(files or {})})
+    check_replaceable(url, {CONFIG, WEIGHTS, CARD, GRID, landmarks.FILE, *(files or {})})
     description = {
         "format": FORMAT,
         "version": VERSION,
         "recipe": model.config.recipe,
-        "model": asdict(model.spec.config.model),
+        "model": asdict(replace(model.spec.config.model, landmarks="")),  # a path elsewhere
         "domains": model.labels.names,
         "labels": None if model.labels.by_domain else model.labels.to_dict(),
         "step": model.step,
@@ -71,6 +72,7 @@ def write(url: str, model: SavedModel, card: str, files: Mapping[str, bytes] | N
         WEIGHTS: weights_file.to_bytes(model.tensors),
         CARD: card.encode(),
         CONFIG: text.encode(),
+        **({landmarks.FILE: landmarks.to_bytes(model.landmarks)} if model.landmarks else {}),
         **(files or {}),
     }
     try:
@@ -119,7 +121,8 @@ def read(url: str, *, discriminator: bool = False) -> SavedModel:
     labels = labels_of(description.domains, description.labels)
     kept = {n: t for n, t in tensors.items() if discriminator or not n.startswith("D.")}
     config = Config(run=url, recipe=description.recipe, model=model)
-    return SavedModel(url, config, labels, description.step, kept).check()
+    found = landmarks.find(url) if model.w_hpf else None
+    return SavedModel(url, config, labels, description.step, kept, found).check()
 
 
 def _read(url: str) -> bytes:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from stargan_dist.console.tables import format_table
 from stargan_dist.data.labels import Labels
 from stargan_dist.errors import UserError
-from stargan_dist.models.saved import SavedModel, check_shapes
+from stargan_dist.models.saved import SavedModel
+from stargan_dist.models.tensors import check_shapes
 from stargan_dist.nets.blocks import StackedLinear
 from stargan_dist.nets.networks import Networks
 from stargan_dist.objectives.recipes import RunSpec

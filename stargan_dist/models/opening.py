@@ -5,7 +5,7 @@ from dataclasses import replace
 from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.errors import UserError, explained
-from stargan_dist.models import authors, folder, hub
+from stargan_dist.models import authors, folder, hub, landmarks, torch_file
 from stargan_dist.models.authors import Options
 from stargan_dist.models.saved import SavedModel
 from stargan_dist.runs import checkpoint as checkpoints
@@ -36,9 +36,16 @@ def open_model(
     Raises:
         UserError: there is no such model, or it is damaged.
     """
-    location = location.rstrip("/")
-    if location.endswith(authors.SUFFIXES):
-        saved = authors.read(location, options or Options())
+    options = options or Options()
+    saved = _open(location.rstrip("/"), checkpoint, options, discriminator=discriminator)
+    if not options.landmarks:
+        return saved
+    return replace(saved, landmarks=landmarks.read(options.landmarks))
+
+
+def _open(location: str, checkpoint: str, options: Options, *, discriminator: bool) -> SavedModel:
+    if location.endswith(torch_file.SUFFIXES):
+        saved = authors.read(location, options)
         return saved if discriminator else saved.without("D")
     try:
         names = storage.list_names(location)
@@ -66,4 +73,6 @@ def _of_run(run: str, selector: str, *, discriminator: bool) -> SavedModel:
     if discriminator:
         networks = found.tensors(NETWORKS)
         tensors |= {name: tensor for name, tensor in networks.items() if name.startswith("D.")}
-    return SavedModel(found.url, config, found.manifest.labels, found.step, tensors).check()
+    found_landmarks = landmarks.find(run) if config.model.w_hpf else None
+    labels = found.manifest.labels
+    return SavedModel(found.url, config, labels, found.step, tensors, found_landmarks).check()

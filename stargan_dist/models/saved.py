@@ -1,7 +1,5 @@
 """A trained model between files and networks."""
 
-import hashlib
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,10 +8,10 @@ from torch import Tensor
 from stargan_dist.config import Config
 from stargan_dist.data.labels import Labels
 from stargan_dist.errors import UserError
+from stargan_dist.models.landmarks import SavedLandmarks
+from stargan_dist.models.tensors import check_shapes, fingerprint
 from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs.checkpoint import tensors_of_network
-
-SHOWN_NAMES = 3  # in an error
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class SavedModel:
         step: the number of iterations of its training; 0 if it is not known.
         tensors: `LETTER.PARAMETER` of the averaged G and, where the recipe has them, F and E; of D
             as well if it was asked for and is there.
+        landmarks: the landmark network, if the model has the high-pass option.
     """
 
     origin: str
@@ -35,6 +34,7 @@ class SavedModel:
     labels: Labels
     step: int
     tensors: dict[str, Tensor]
+    landmarks: SavedLandmarks | None = None
 
     @property
     def spec(self) -> RunSpec:
@@ -53,11 +53,7 @@ class SavedModel:
 
     def fingerprint(self) -> str:
         """Return a hash of all weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.tensors.items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint({**self.tensors, **(self.landmarks.tensors if self.landmarks else {})})
 
     def check(self) -> "SavedModel":
         """Check names and shapes of all tensors against the networks; return the model.
@@ -89,36 +85,3 @@ def expected_shapes(model: SavedModel) -> dict[str, dict[str, torch.Size]]:
         letter: {name: tensor.shape for name, tensor in network.state_dict().items()}
         for letter, network in networks.items()
     }
-
-
-def check_shapes(where: str, tensors: dict[str, Tensor], expected: dict[str, torch.Size]) -> None:
-    """Check that the tensors of a network have the expected names and shapes.
-
-    Raises:
-        UserError: some are missing, left over or of another shape. Names the first of them.
-    """
-    missing, unknown = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
-    differing = [
-        f"{name} ({_shape(tensors[name].shape)} instead of {_shape(expected[name])})"
-        for name in tensors.keys() & expected.keys()
-        if tensors[name].shape != expected[name]
-    ]
-    faults = {
-        "lacks {}": missing,
-        "has {}, unknown to this network": unknown,
-        "has other shapes: {}": differing,
-    }
-    shown = [text.format(some_names(names)) for text, names in faults.items() if names]
-    if shown:
-        raise UserError(f"{where} {'; it '.join(shown)}")
-
-
-def _shape(shape: torch.Size) -> str:
-    return "×".join(map(str, shape)) or "scalar"
-
-
-def some_names(names: Collection[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    first = sorted(names)[:SHOWN_NAMES]
-    rest = len(names) - len(first)
-    return ", ".join(first) + (f" and {rest} more" if rest else "")

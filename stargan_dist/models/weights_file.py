@@ -13,10 +13,14 @@ from stargan_dist.errors import UserError
 ALIGNMENT = 8  # of the data behind the header, in bytes
 
 
-def to_bytes(tensors: dict[str, Tensor]) -> bytes:
-    """Serialise tensors. The header's metadata has the SHA-256 of everything behind the header."""
+def to_bytes(tensors: dict[str, Tensor], further: dict[str, str] | None = None) -> bytes:
+    """Serialise tensors. The header's metadata has the SHA-256 of everything behind the header.
+
+    Args:
+        further: metadata by key. The hash covers it too.
+    """
     header, body = _split(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-    metadata = {"format": "pt", "sha256": hashlib.sha256(body).hexdigest()}
+    metadata = {"format": "pt", **(further or {}), "sha256": _hash(body, further or {})}
     # Not by safetensors, which writes metadata in a random order.
     text = json.dumps({"__metadata__": metadata, **header}).encode()
     text += b" " * (-len(text) % ALIGNMENT)
@@ -34,12 +38,26 @@ def from_bytes(data: bytes, origin: str) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise UserError(f"{origin} is damaged: {error}; fetch it again") from error
     header, body = _split(data)
-    expected = header.get("__metadata__", {}).get("sha256")
-    if expected not in (None, hashlib.sha256(body).hexdigest()):
+    found = dict(header.get("__metadata__", {}))
+    expected = found.pop("sha256", None)
+    found.pop("format", None)
+    if expected not in (None, _hash(body, found)):
         raise UserError(
             f"{origin} is damaged: its hash differs from that in its header; fetch it again"
         )
     return tensors
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """Return the metadata in the header of a file that `from_bytes` has accepted."""
+    found: dict[str, str] = _split(data)[0].get("__metadata__", {})
+    return found
+
+
+def _hash(body: memoryview, further: dict[str, str]) -> str:
+    digest = hashlib.sha256(body)
+    digest.update("".join(f"{k}={v}" for k, v in sorted(further.items())).encode())
+    return digest.hexdigest()
 
 
 def _split(data: bytes) -> tuple[dict[str, dict[str, Any]], memoryview]:

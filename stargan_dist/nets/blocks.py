@@ -16,26 +16,27 @@ class Encoded(NamedTuple):
 
     Attributes:
         bottleneck: features (B, C, h, w), or the source (B, 3, H, H).
-        skips: features of the source by their size in pixels, for the high-pass option; else empty.
+        outlines: with the high-pass option, filtered features of the source by their size in
+            pixels; else empty.
     """
 
     bottleneck: Tensor
-    skips: dict[int, Tensor]
+    outlines: dict[int, Tensor]
 
     def detach(self) -> "Encoded":
         """Return the same features without their graph."""
-        skips = {size: features.detach() for size, features in self.skips.items()}
-        return Encoded(self.bottleneck.detach(), skips)
+        outlines = {size: features.detach() for size, features in self.outlines.items()}
+        return Encoded(self.bottleneck.detach(), outlines)
 
     def repeat_interleave(self, repeats: int) -> "Encoded":
         """Repeat each source `repeats` times, for several styles of one source."""
-        skips = {size: f.repeat_interleave(repeats, 0) for size, f in self.skips.items()}
-        return Encoded(self.bottleneck.repeat_interleave(repeats, 0), skips)
+        outlines = {size: f.repeat_interleave(repeats, 0) for size, f in self.outlines.items()}
+        return Encoded(self.bottleneck.repeat_interleave(repeats, 0), outlines)
 
     def to(self, dtype: torch.dtype) -> "Encoded":
         """Return the same features in another dtype."""
-        skips = {size: features.to(dtype) for size, features in self.skips.items()}
-        return Encoded(self.bottleneck.to(dtype), skips)
+        outlines = {size: features.to(dtype) for size, features in self.outlines.items()}
+        return Encoded(self.bottleneck.to(dtype), outlines)
 
 
 class DiscriminatorOutput(NamedTuple):

@@ -60,7 +60,7 @@ class Generator(PrecisionModule):
         )
         self.to_rgb = nn.Sequential(nn.Conv2d(width, 3, 7, 1, 3, bias=False), nn.Tanh())
 
-    def encode(self, x: Tensor) -> Encoded:
+    def encode(self, x: Tensor, masks: Tensor | None = None) -> Encoded:
         """Return the source itself, because the label enters at the first layer."""
         return Encoded(x, {})
 
@@ -71,8 +71,8 @@ class Generator(PrecisionModule):
             h = self.body(concatenate_label(x, c))
         return self.to_rgb(h.to(x.dtype))  # not in bfloat16, which is coarser than 8 bits
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return self.decode(self.encode(x), c)
+    def forward(self, x: Tensor, c: Tensor, masks: Tensor | None = None) -> Tensor:
+        return self.decode(self.encode(x, masks), c)
 
 
 class _Convolutions(Trunk):

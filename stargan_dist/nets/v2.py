@@ -40,8 +40,8 @@ def channel_widths(image_size: int, base_width: int, max_width: int, halvings: i
 class Generator(PrecisionModule):
     """Generator G(x, s): an encoder with instance norm and a decoder with AdaIN.
 
-    Only the style s carries the guide. `masks`, for the high-pass option only, are two tensors
-    (B, 1, h, w) in [0, 1]: the first is used at 32 px, the second at 64 and 128 px.
+    Only the style s carries the guide. `masks`, for the high-pass option only, are (B, 2, h, w) in
+    [0, 1]: the first is used at 32 px, the second at 64 and 128 px.
 
     Encoder and decoder return the dtype of their input, whatever their `compute_dtype`.
     """
@@ -83,24 +83,8 @@ class Generator(PrecisionModule):
         self.high_pass = None if plain else HighPass(w_hpf)
         self.apply(he_init)
 
-    def encode(self, x: Tensor) -> Encoded:
-        """Compute the half of G that does not depend on the style."""
-        skips = {}
-        with autocast_to(self.compute_dtype, x.device):
-            h = self.from_rgb(x)
-            for block in self.encoder:
-                if self.high_pass is not None and h.shape[2] in SKIP_SIZES:
-                    skips[h.shape[2]] = h
-                h = block(h)
-        return Encoded(h, skips).to(x.dtype)
-
-    def decode(
-        self, encoded: Encoded, s: Tensor, masks: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """Compute the half of G that depends on the style.
-
-        Returns:
-            Images (B, 3, H, H), in about [-1, 1]: there is no tanh.
+    def encode(self, x: Tensor, masks: Tensor | None = None) -> Encoded:
+        """Compute the half of G that does not depend on the style.
 
         Raises:
             ValueError: masks are given without the high-pass option, or missing with it.
@@ -109,25 +93,40 @@ class Generator(PrecisionModule):
             raise ValueError(
                 "masks belong to the high-pass option (w_hpf > 0): give both or neither"
             )
+        outlines = {}
+        with autocast_to(self.compute_dtype, x.device):
+            h = self.from_rgb(x)
+            for block in self.encoder:
+                if masks is not None and h.shape[2] in SKIP_SIZES:
+                    outlines[h.shape[2]] = self._outline(h, masks)
+                h = block(h)
+        return Encoded(h, outlines).to(x.dtype)
+
+    def _outline(self, features: Tensor, masks: Tensor) -> Tensor:
+        """Filter masked features of the source (B, C, h, h)."""
+        assert self.high_pass is not None
+        size = features.shape[2]
+        mask = masks[:, :1] if size == SKIP_SIZES[0] else masks[:, 1:]
+        mask = F.interpolate(mask, size=(size, size), mode="bilinear")
+        return self.high_pass(mask.to(features.dtype) * features)
+
+    def decode(self, encoded: Encoded, s: Tensor) -> Tensor:
+        """Compute the half of G that depends on the style.
+
+        Returns:
+            Images (B, 3, H, H), in about [-1, 1]: there is no tanh.
+        """
         h = encoded.bottleneck
         with autocast_to(self.compute_dtype, h.device):
             for block in self.decoder:
                 h = block(h, s)
-                if masks is not None and h.shape[2] in encoded.skips:
-                    h = h + self._high_pass(encoded.skips[h.shape[2]], masks)
+                outline = encoded.outlines.get(h.shape[2])
+                h = h if outline is None else h + outline.to(h.dtype)
         # Not under autocast: bfloat16 images would be coarser than the 8 bits of real ones.
         return self.to_rgb(h.to(s.dtype))
 
-    def _high_pass(self, features: Tensor, masks: tuple[Tensor, Tensor]) -> Tensor:
-        """Filter masked features of the source (B, C, h, h)."""
-        assert self.high_pass is not None
-        size = features.shape[2]
-        mask = masks[0] if size == SKIP_SIZES[0] else masks[1]
-        mask = F.interpolate(mask, size=(size, size), mode="bilinear")
-        return self.high_pass(mask * features)
-
-    def forward(self, x: Tensor, s: Tensor, masks: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        return self.decode(self.encode(x), s, masks)
+    def forward(self, x: Tensor, s: Tensor, masks: Tensor | None = None) -> Tensor:
+        return self.decode(self.encode(x, masks), s)
 
 
 class ConcatGenerator(Generator):
@@ -142,16 +141,14 @@ class ConcatGenerator(Generator):
     def __init__(self, label_dim: int, **sizes: Any) -> None:
         super().__init__(style_dim=0, channels=3 + label_dim, **sizes)
 
-    def encode(self, x: Tensor) -> Encoded:
+    def encode(self, x: Tensor, masks: Tensor | None = None) -> Encoded:
         """Return the source itself, because the label enters at the first layer."""
         return Encoded(x, {})
 
-    def decode(
-        self, encoded: Encoded, s: Tensor, masks: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def decode(self, encoded: Encoded, s: Tensor) -> Tensor:
         """Compute the whole of G; s is a label (B, label_dim)."""
         labelled = super().encode(concatenate_label(encoded.bottleneck, s))
-        return super().decode(labelled, s, masks)
+        return super().decode(labelled, s)
 
 
 class MappingForm(NamedTuple):

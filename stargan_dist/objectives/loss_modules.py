@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
 from stargan_dist.nets.blocks import DiscriminatorOutput, Encoded
+from stargan_dist.nets.masks import MaskFunction, no_masks
 from stargan_dist.nets.networks import Networks, generator_networks
 from stargan_dist.objectives.losses import linear_decay
 from stargan_dist.objectives.recipe import Guide, Recipe, Term, Terms
@@ -121,7 +122,8 @@ class GeneratorPass:
         """The fake translated back, with the label and the style of the source."""
         x, y = self.batch.x, self.batch.y
         style = self.conditioning.style_from_images(x, y)
-        reconstruction: Tensor = self.networks.G(self.fake, self.conditioning.vector(style, y))
+        vector, masks = self.conditioning.vector(style, y), self.networks.masks(self.fake)
+        reconstruction: Tensor = self.networks.G(self.fake, vector, masks)
         return reconstruction
 
 
@@ -161,15 +163,26 @@ class DiscriminatorLoss(nn.Module):
 
 
 class GeneratorLoss(nn.Module):
-    """The loss of all networks except D, which are its submodules by letter."""
+    """The loss of all networks except D, which are its submodules by letter.
+
+    Args:
+        masks: makes the masks of fakes, to translate them back. Those of the sources are in the
+            batch.
+    """
 
     G: Any  # a generator of nets/, with `encode` and `decode`
 
-    def __init__(self, recipe: Recipe, networks: Networks, labels: Labels) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        networks: Networks,
+        labels: Labels,
+        masks: MaskFunction = no_masks,
+    ) -> None:
         super().__init__()
         for letter, network in generator_networks(networks).items():
             self.add_module(letter, network)
-        self.recipe, self.labels = recipe, labels
+        self.recipe, self.labels, self.masks = recipe, labels, masks
         self.conditioning = recipe.conditioning(dict(self.named_children()), labels)
 
     def style(self, batch: Batch, guide: Guide, *, second: bool = False) -> Tensor:
@@ -186,7 +199,7 @@ class GeneratorLoss(nn.Module):
     def translate(self, batch: Batch, guide: Guide, encoded: Encoded | None = None) -> Translation:
         """Translate the sources of a batch to y_trg, from their encodings if given."""
         with frozen(*self.not_trained_by(guide)):
-            encoded = encoded or self.G.encode(batch.x)
+            encoded = encoded or self.G.encode(batch.x, batch.masks)
             style = self.style(batch, guide)
             fake = self.G.decode(encoded, self.conditioning.vector(style, batch.y_trg))
             return Translation(encoded, style, fake)

@@ -8,6 +8,7 @@ from torch import nn
 
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
+from stargan_dist.nets.masks import MaskFunction, no_masks
 from stargan_dist.nets.networks import Networks
 from stargan_dist.objectives.loss_modules import (
     DiscriminatorLoss,
@@ -64,16 +65,22 @@ class Objective:
         networks: by letter, from `Recipe.build_networks`.
         labels: of the data. Iterations alternate between its data sources.
         schedule: a key of SCHEDULES.
+        masks: makes the masks of images for the high-pass option of G.
     """
 
     def __init__(
-        self, recipe: Recipe, networks: Networks, labels: Labels, schedule: str = "published"
+        self,
+        recipe: Recipe,
+        networks: Networks,
+        labels: Labels,
+        schedule: str = "published",
+        masks: MaskFunction = no_masks,
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.masks = recipe, masks
         self.source_names = [space.name for space in labels.spaces]
         self.phases = SCHEDULES[schedule](recipe.guides)
         self.discriminator = DiscriminatorLoss(recipe, networks, labels)
-        self.generator = GeneratorLoss(recipe, networks, labels)
+        self.generator = GeneratorLoss(recipe, networks, labels, masks)
 
     @property
     def loss_modules(self) -> dict[str, nn.Module]:
@@ -99,7 +106,7 @@ class Objective:
         G, F and E do not change before their first step. So the encoder half of G on the sources
         serves all phases up to that step, and D's fakes are the fakes of that step. With several
         micro-batches only the fakes are kept: the graphs of all would take the memory of the whole
-        batch.
+        batch. All phases share the masks of the sources too.
 
         Returns:
             All loss terms and statistics, as `D/latent/real`. With several data sources their
@@ -107,6 +114,7 @@ class Objective:
         """
         has_generator_steps = self.generator_steps(step)
         keep = has_generator_steps and len(micro_batches) == 1 and engine.keeps_graphs
+        micro_batches = [b._replace(masks=self.masks(b.x)) for b in micro_batches]
         translations = [self._translate(batch, graphs=keep) for batch in micro_batches]
         terms: Terms = {}
         for guide in self.recipe.guides:
@@ -148,7 +156,7 @@ class Objective:
     def _translate(self, batch: Batch, *, graphs: bool) -> dict[Guide, Translation]:
         """Translate by every guide; with graphs only where the first generator step needs them."""
         with torch.set_grad_enabled(graphs):
-            encoded = self.generator.G.encode(batch.x)
+            encoded = self.generator.G.encode(batch.x, batch.masks)
         translations = {}
         for guide in self.recipe.guides:
             with torch.set_grad_enabled(graphs and guide in self.phases[0]):

@@ -70,6 +70,7 @@ class Recipe:
         generator: builds G, given the length of its conditioning vector.
         discriminator: the form of D.
         with_label: G is conditioned on the label of the target.
+        outlines: G has the high-pass option, `model.w_hpf`.
         style: the style that G is conditioned on.
         discriminator_terms: terms of D's loss, in the order of their computation.
         generator_terms: terms of the loss of all other networks.
@@ -97,6 +98,7 @@ class Recipe:
     crop_probability: float = 0.5
     permute_labels: bool = False
     max_width: int = 512
+    outlines: bool = False
     ds_iter: int = 100_000
 
     def __post_init__(self) -> None:

@@ -183,6 +183,7 @@ C = replace(
     B,
     description="B with R1 and the logistic loss, and AdaIN instead of concatenation",
     generator=adain_generator,
+    outlines=True,
     discriminator_terms=LOGISTIC,
     generator_terms=(ADVERSARIAL, CYCLE),
     discriminator_steps=1,
@@ -279,6 +280,11 @@ def _recipe_of(config: Config) -> Recipe:
             f"recipe: {config.recipe} translates between the domains of a single dataset, and "
             "data.sources has other labels: name the shards as data.shards, or use --recipe with "
             f"one of {', '.join(name for name in TABLE if TABLE[name].accepts_any_labels)}"
+        )
+    if config.model.w_hpf and not recipe.outlines:
+        raise UserError(
+            f"model.w_hpf: G of recipe {config.recipe} has no high-pass option; leave it at 0, or "
+            f"use --recipe with one of {', '.join(n for n in TABLE if TABLE[n].outlines)}"
         )
     weights = _non_null_fields(config.loss)
     ds_iter = weights.pop("ds_iter")

@@ -20,6 +20,8 @@ from stargan_dist import config as configs
 from stargan_dist.config import Config
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
+from stargan_dist.nets.fan import FAN
+from stargan_dist.nets.masks import LandmarkMasks, no_masks
 from stargan_dist.nets.networks import generator_networks
 from stargan_dist.nets.precision import set_precision
 from stargan_dist.objectives.objective import Objective
@@ -96,8 +98,10 @@ class SimulatedEngine:
         self.labels, self.dtype = labels, spec.policy.weights
         with default_dtype(self.dtype):  # fake networks cannot be converted later
             self.networks = spec.recipe.build_networks(labels, spec.config.model)
+            self.landmarks = FAN().eval() if spec.config.model.w_hpf else None
         set_precision(self.networks, spec.policy)
-        self.objective = Objective(spec.recipe, self.networks, labels, spec.config.schedule)
+        masks = LandmarkMasks(self.landmarks) if self.landmarks else no_masks
+        self.objective = Objective(spec.recipe, self.networks, labels, spec.config.schedule, masks)
         self.optimizers = build_optimizers(self.networks, spec.recipe.optim)
         self.counter = LiveBytes()
         self.passes = self.steps = 0
@@ -156,6 +160,7 @@ class UnshardedBytes(NamedTuple):
     averages: int
     passes: int  # peak allocation of forwards and backwards
     steps: int  # peak allocation of optimizer steps
+    landmarks: int = 0  # weights of the landmark network
 
 
 def nbytes(network: nn.Module) -> int:
@@ -204,6 +209,7 @@ def measure(
         averages=generator,
         passes=simulated.passes,
         steps=simulated.steps,
+        landmarks=nbytes(simulated.landmarks) if simulated.landmarks else 0,
     )
 
 
@@ -241,7 +247,7 @@ def shard(unsharded: UnshardedBytes, processes: int, stage: int) -> Memory:
 
     whole = unsharded.discriminator + unsharded.generator
     return Memory(
-        weights=unsharded.discriminator + share(unsharded.generator, 3),
+        weights=unsharded.discriminator + share(unsharded.generator, 3) + unsharded.landmarks,
         gradients=share(max(unsharded.discriminator, unsharded.generator), 2),
         buckets=whole if stage == 0 and processes > 1 else 0,
         optimizer=share(MOMENTS * whole, 1),

@@ -21,6 +21,7 @@ from stargan_dist.data.sources import DataSources, open_sources
 from stargan_dist.distributed.world import LAUNCH_REMEDY, World
 from stargan_dist.engines import check_engine
 from stargan_dist.errors import UserError
+from stargan_dist.models.landmarks import SavedLandmarks, of_run
 from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.checkpoint import Checkpoint, CheckpointState
@@ -39,6 +40,7 @@ class PreparedRun:
 
     Attributes:
         owner: the claim of this training to the run.
+        landmarks: the landmark network of the high-pass option.
         start: number of finished steps.
         state: of the checkpoint; None for a new run.
         skipped: samples replaced so far.
@@ -47,6 +49,7 @@ class PreparedRun:
 
     sources: DataSources
     owner: Owner
+    landmarks: SavedLandmarks | None = None
     start: int = 0
     state: CheckpointState | None = None
     skipped: SkippedCounts = field(default_factory=dict)
@@ -61,15 +64,21 @@ def prepared_run(spec: RunSpec, world: World) -> Iterator[PreparedRun]:
     the manifest has a hash of every file: a stale network filesystem cannot make ranks differ.
 
     Raises:
-        UserError: ranks were started differently, world and batch do not fit, the engine or a
-            tracker is not available, the recipe does not accept the labels, shards are missing or
-            too few, the run folder is not writable, is in use or belongs to another configuration
-            or dataset, or the checkpoint is damaged.
+        UserError: ranks were started differently, world and batch do not fit, the engine, a
+            tracker or the landmark network is not available, the recipe does not accept the labels,
+            shards are missing or too few, the run folder is not writable, is in use or belongs to
+            another configuration or dataset, or the checkpoint is damaged.
     """
     run = spec.config.run
     world.check_agreement(_values_to_share(spec.config))
     sources = world.run_on_all_ranks(lambda: _checked_sources(spec, world.size))
-    world.check_agreement({"the fingerprint of the data": sources.fingerprint})
+    landmarks = world.run_on_all_ranks(lambda: of_run(spec.config.model, run))
+    world.check_agreement(
+        {
+            "the fingerprint of the data": sources.fingerprint,
+            "the landmark network": landmarks and landmarks.fingerprint(),
+        }
+    )
     # A start that is refused must not take the run over from a training that is in progress.
     world.broadcast_from_main(lambda: _check_run(spec, sources))
     with ExitStack() as stack:
@@ -77,12 +86,14 @@ def prepared_run(spec: RunSpec, world: World) -> Iterator[PreparedRun]:
         owner = world.broadcast_from_main(lambda: stack.enter_context(own(run, message)))
         checkpoint = world.broadcast_from_main(lambda: _find_checkpoint(spec, sources))
         if checkpoint is None:
-            yield PreparedRun(sources, owner)
+            yield PreparedRun(sources, owner, landmarks)
         else:
             state = world.run_on_all_ranks(checkpoint.state)
             found = checkpoint.manifest
             skipped = {shard: {**entry} for shard, entry in found.skipped.items()}
-            yield PreparedRun(sources, owner, found.step, state, skipped, found.nonfinite)
+            yield PreparedRun(
+                sources, owner, landmarks, found.step, state, skipped, found.nonfinite
+            )
 
 
 def _values_to_share(config: Config) -> dict[str, Any]:

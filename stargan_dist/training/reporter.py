@@ -220,7 +220,8 @@ class Reporter:
                     report.log_to_tensorboard(self.config.run, result, variant)
 
     def _translator(self, step: int) -> TrainedModel:
-        return TrainedModel(self.state.ema, self.state.spec, self.state.labels, step)
+        state = self.state
+        return TrainedModel(state.ema, state.spec, state.labels, step, masks=state.masks)
 
     def flush(self) -> None:
         """Write all metrics to disk."""

@@ -13,7 +13,9 @@ from stargan_dist.data.labels import Labels
 from stargan_dist.data.order import seeded_rng
 from stargan_dist.engines.base import Engine, TrainedParts
 from stargan_dist.models.inherit import inherit
+from stargan_dist.models.landmarks import SavedLandmarks
 from stargan_dist.models.saved import SavedModel
+from stargan_dist.nets.masks import no_masks
 from stargan_dist.nets.networks import generator_networks
 from stargan_dist.nets.precision import compile_networks, set_precision
 from stargan_dist.objectives.losses import linear_decay
@@ -72,10 +74,17 @@ class TrainState:
         networks: by letter.
         ema: averages of all networks except D, by letter, in the dtype of the weights.
         optimizers: by the letter of their network.
+        masks: makes masks of images for the high-pass option, by a network that is not trained.
         dtype: of weights and batches.
     """
 
-    def __init__(self, spec: RunSpec, labels: Labels, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        labels: Labels,
+        device: torch.device,
+        landmarks: SavedLandmarks | None = None,
+    ) -> None:
         self.spec, self.config, self.labels = spec, spec.config, labels
         config, self.dtype = spec.config, spec.policy.weights
         torch_seed = int(seeded_rng(config.seed, "networks").integers(2**63))
@@ -85,7 +94,8 @@ class TrainState:
         for network in self.networks.values():
             network.to(device, self.dtype)
         _set_device_options(self.networks, config.engine, device)
-        self.objective = Objective(spec.recipe, self.networks, labels, config.schedule)
+        self.masks = landmarks.masks(device, self.dtype) if landmarks else no_masks
+        self.objective = Objective(spec.recipe, self.networks, labels, config.schedule, self.masks)
         self.optimizers = build_optimizers(self.networks, config.optim, config.batch_size)
         self.ema = {
             letter: copy.deepcopy(network).requires_grad_(False).eval()

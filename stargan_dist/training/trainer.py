@@ -22,6 +22,7 @@ from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import Engine
 from stargan_dist.errors import STOPPED
 from stargan_dist.models import authors
+from stargan_dist.models.landmarks import SavedLandmarks, keep_copy
 from stargan_dist.models.opening import open_model
 from stargan_dist.models.saved import SavedModel
 from stargan_dist.objectives.recipes import RunSpec, resolve
@@ -66,10 +67,14 @@ def train(config: Config, origins: Origins = NO_ORIGINS) -> int:
 
 
 def initialise(
-    spec: RunSpec, labels: Labels, world: World, checkpoint_state: CheckpointState | None = None
+    spec: RunSpec,
+    labels: Labels,
+    world: World,
+    checkpoint_state: CheckpointState | None = None,
+    landmarks: SavedLandmarks | None = None,
 ) -> tuple[TrainState, Engine]:
     """Build the train state and its engine, and load the state of a checkpoint. Collective."""
-    state = TrainState(spec, labels, world.device)
+    state = TrainState(spec, labels, world.device, landmarks)
     if checkpoint_state:
         state.restore(checkpoint_state)
     elif spec.config.init.model:
@@ -102,11 +107,14 @@ class Trainer:
         self.world, self.signals = world, signals
         self.start, self.sources, self.owner = prepared.start, prepared.sources, prepared.owner
         labels = self.sources.labels
-        self.state, self.engine = initialise(spec, labels, world, prepared.state)
+        landmarks = prepared.landmarks
+        self.state, self.engine = initialise(spec, labels, world, prepared.state, landmarks)
         prepared.state = None  # about a gigabyte at full width
         if world.is_main:
             for folder in WRITTEN_FOLDERS:
                 storage.remove_leftovers(storage.join(config.run, folder))
+            if landmarks:
+                keep_copy(landmarks, config.run)
         self.reporter = Reporter(
             self.state, self.sources, world, self.start, lambda: bool(signals.received), origins
         )

@@ -22,6 +22,7 @@ from stargan_dist.nets.v2 import Discriminator
 from stargan_dist.objectives import loss_modules, recipes
 from stargan_dist.training import train_state, trainer
 from tests.helpers import iterations
+from tests.helpers.models import tiny_landmarks
 from tests.objectives.test_objective import make_batch
 
 ITERATIONS, BATCH = 3, 8
@@ -44,6 +45,7 @@ FLOAT64 = ["--precision", "float64"]
 RELEASED = ["--engine.deepspeed_config", str(Path(__file__).parent / "release_all.json")]
 OFFLOADED = ["--engine.offload_optimizer", "true"]
 OFFLOADED_3 = zero(3, *SUMMED, *RELEASED, *OFFLOADED, "--engine.offload_parameters", "true")
+HIGH_PASS = ["--model.w_hpf", "1"]
 TWO = ["--engine.accumulate", "2"]
 CLIP = [word for n in "GFED" for word in (f"--optim.clip.{n}", "0.05")]
 CASES = {
@@ -69,6 +71,12 @@ CASES = {
     "zero3_offloaded_accumulated": [*OFFLOADED_3, *TWO],
     "ddp_summed_accumulated": [*SUMMED, *TWO],
     "no_all_reduce": [],
+    "high_pass": HIGH_PASS,
+    "high_pass_float64": HIGH_PASS + FLOAT64,
+    "high_pass_accumulated": HIGH_PASS + FLOAT64 + TWO,
+    "high_pass_summed_apart": HIGH_PASS + SUMMED,
+    "high_pass_zero2": zero(2, *HIGH_PASS),
+    "high_pass_zero3": zero(3, *SUMMED, *RELEASED, *HIGH_PASS),
     **{f"recipe_{name}": ["--recipe", name, *FLOAT64] for name in RECIPES},
     **{f"recipe_{name}_float32": ["--recipe", name] for name in ("stargan", "b", "d")},
     **{f"recipe_{name}_zero2": zero(2, "--recipe", name) for name in ("stargan", "b", "d")},
@@ -107,7 +115,9 @@ def mutated(case):
 def begin(options, world, saved=None):
     """Return the training state and its engine, initialised or restored, as the trainer does."""
     config = configs.parse([*BASE, *options])
-    return trainer.initialise(recipes.resolve(config), domain_labels(["a", "b", "c"]), world, saved)
+    labels = domain_labels(["a", "b", "c"])
+    landmarks = tiny_landmarks() if config.model.w_hpf else None
+    return trainer.initialise(recipes.resolve(config), labels, world, saved, landmarks)
 
 
 def iterate(training, engine, world, steps, infinite=None):
@@ -119,7 +129,7 @@ def iterate(training, engine, world, steps, infinite=None):
     local = slice(world.rank * size, (world.rank + 1) * size)
     for step in steps:
         global_batch = make_batch(step, BATCH)
-        batch = type(global_batch)(*(tensor[local] for tensor in global_batch))
+        batch = type(global_batch)(*(t if t is None else t[local] for t in global_batch))
         batch = batch.to(world.device, training.dtype)
         if step == infinite and world.is_main:
             batch.x[0, 0, 0, 0] = float("inf")

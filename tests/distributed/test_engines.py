@@ -19,6 +19,7 @@ from tests.distributed.engines import CASES, ITERATIONS, MISTAKES, RECIPES, SLOW
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
 ONE = (
     "ddp", "ddp_float64", "ddp_float64_accumulated", "ddp_summed_float64", "zero2", *MISTAKES,
+    "high_pass_float64",
     *(f"recipe_{name}" for name in RECIPES),
 )  # fmt: skip
 
@@ -61,6 +62,15 @@ def test_zero_accumulates_and_clips_gradients_as_ddp(two):
     assert max_difference(offloaded, two["ddp_summed_accumulated"]) <= 1e-6
     assert max_difference(two["zero2_clipped"], two["ddp_clipped"]) <= 1e-6
     assert max_difference(two["ddp_clipped"], two["ddp"]) > 1e-4
+
+
+def test_the_high_pass_option_works_with_every_engine(two, one):
+    """Masks depend on each image alone, so they do not depend on processes and micro-batches."""
+    assert max_difference(two["high_pass_float64"], one["high_pass_float64"]) <= 1e-9
+    assert max_difference(two["high_pass_accumulated"], two["high_pass_float64"]) <= 1e-9
+    assert max_difference(two["high_pass_zero2"], two["high_pass"]) <= 1e-6
+    assert max_difference(two["high_pass_zero3"], two["high_pass_summed_apart"]) <= 1e-6
+    assert {name.partition(".")[0] for name in two["high_pass"]} <= {*"GFED", "ema", "all_reduces"}
 
 
 def test_the_summed_schedule_at_stage_3_equals_ddp(two):

@@ -6,7 +6,10 @@ import torch
 
 from stargan_dist.config import Config, ModelConfig
 from stargan_dist.data.labels import Labels, domain_labels
+from stargan_dist.models.landmarks import Description, SavedLandmarks
 from stargan_dist.models.saved import SavedModel
+from stargan_dist.nets.fan import FAN
+from stargan_dist.nets.masks import Move, Part
 from stargan_dist.objectives.recipes import resolve
 
 SIZES = ModelConfig(
@@ -15,8 +18,20 @@ SIZES = ModelConfig(
 DOMAINS = ("bear", "cat", "fox")
 
 
+PARTS = (Part((0, 1, 2)), Part((3, 4), (Move(-2, 2),), inner=False))
+
+
+def tiny_landmarks(seed=0, num_maps=5):
+    """Return a landmark network with random weights, whose heat maps differ by the image."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = FAN(num_maps, width=16, input_size=64)
+        torch.nn.init.normal_(network.l0.weight)
+    return SavedLandmarks("tiny", network.state_dict(), Description(64, PARTS)).check()
+
+
 def tiny_model(recipe="f", domains=DOMAINS, *, binary=False, dtype=torch.float32, seed=0, **sizes):
-    """Return a model with random weights, D included.
+    """Return a model with random weights, D and perhaps a landmark network included.
 
     Args:
         domains: names of the labels.
@@ -35,4 +50,5 @@ def tiny_model(recipe="f", domains=DOMAINS, *, binary=False, dtype=torch.float32
         for letter, network in networks.items()
         for name, tensor in network.state_dict().items()
     }
-    return SavedModel("tiny", spec.config, labels, 7, tensors).check()
+    landmarks = tiny_landmarks() if spec.config.model.w_hpf else None
+    return SavedModel("tiny", spec.config, labels, 7, tensors, landmarks).check()

@@ -124,7 +124,7 @@ def generator(p, x, s, masks=None):
             h = (short + h) / math.sqrt(2)
         elif h.shape[2] in kept:
             size = h.shape[2]
-            mask = masks[0] if size == 32 else masks[1]
+            mask = masks[:, :1] if size == 32 else masks[:, 1:]
             masked = F.interpolate(mask, size=size, mode="bilinear") * kept[size]
             kernel = p["hpf.filter"].double().expand(masked.shape[1], 1, 3, 3)
             h = h + F.conv2d(masked, kernel, padding=1, groups=masked.shape[1])

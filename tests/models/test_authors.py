@@ -65,10 +65,10 @@ def test_outputs_equal_those_of_the_documented_networks(imported):
     random = torch.Generator().manual_seed(0)
     x, z, s, masks = (
         torch.randn(shape, generator=random, dtype=torch.float64)
-        for shape in ((2, 3, size, size), (2, 16), (2, 64), (2, 2, 1, 256, 256))
+        for shape in ((2, 3, size, size), (2, 16), (2, 64), (2, 2, 256, 256))
     )
     y = torch.tensor([0, count - 1])
-    masks = (masks[0][:1], masks[1][:1]) if w_hpf else None
+    masks = masks[:1] if w_hpf else None
     output = networks["G"](x[:1], s[:1], masks)
     assert_equal(output, theirs.generator(content["generator"], x[:1], s[:1], masks))
     assert_equal(networks["F"](z, y), theirs.mapping_network(content["mapping_network"], z, y))

@@ -58,13 +58,13 @@ def test_both_halves_of_the_generator_compute_in_the_dtype_of_the_policy(name, w
     policy = POLICIES[name]
     nets, x = make_networks(name, w_hpf=w_hpf), make_images().to(policy.weights)
     G, s = nets["G"].to(policy.weights), torch.randn(2, 6, dtype=policy.weights)
-    masks = (torch.ones(2, 1, 8, 8, dtype=policy.weights),) * 2 if w_hpf else None
-    encoded, encoder_dtypes = record_dtypes(G.encode, x)
-    image, decoder_dtypes = record_dtypes(G.decode, encoded, s, masks)
+    masks = torch.ones(2, 2, 8, 8, dtype=policy.weights) if w_hpf else None
+    encoded, encoder_dtypes = record_dtypes(G.encode, x, masks)
+    image, decoder_dtypes = record_dtypes(G.decode, encoded, s)
     assert encoder_dtypes.convolutions == {policy.G or policy.weights}
     # The layers that produce the image compute in the dtype of their weights.
     assert decoder_dtypes.convolutions == {policy.G or policy.weights, policy.weights}
-    skip_dtypes = [features.dtype for features in encoded.skips.values()]
+    skip_dtypes = [features.dtype for features in encoded.outlines.values()]
     assert {image.dtype, encoded.bottleneck.dtype, *skip_dtypes} == {policy.weights}
     assert len(skip_dtypes) == w_hpf
 

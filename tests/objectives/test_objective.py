@@ -11,10 +11,13 @@ from baselines.networks import make_plain
 from stargan_dist.config import Config, LossConfig, ModelConfig
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import domain_labels
+from stargan_dist.nets.masks import no_masks
 from stargan_dist.objectives import recipes
+from stargan_dist.objectives.loss_modules import GeneratorLoss
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import LATENT, REFERENCE
 from stargan_dist.training.train_state import build_optimizers
+from tests.helpers.models import tiny_landmarks
 
 WEIGHTS = LossConfig(reg=1.0, sty=0.7, cyc=1.3, ds=2.0, ds_iter=5)
 # The paper's rates. Biases before an instance norm affect no output. Their gradient is rounding
@@ -77,10 +80,10 @@ def make_batch(seed, size=4):
     return Batch(x, y, x_ref, x_ref2, y_trg, z, z2, mix)
 
 
-def make_objective(nets, weights=None):
+def make_objective(nets, weights=None, masks=no_masks):
     """Return the objective of StarGAN v2 for its networks. weights: a LossConfig."""
     recipe = recipes.resolve(Config(recipe="f", loss=weights or LossConfig())).recipe
-    return Objective(recipe, nets, domain_labels(["a", "b", "c"]))
+    return Objective(recipe, nets, domain_labels(["a", "b", "c"]), masks=masks)
 
 
 def max_parameter_difference(nets, other_nets):
@@ -91,14 +94,14 @@ def max_parameter_difference(nets, other_nets):
     )
 
 
-def train_both(nets):
+def train_both(nets, masks=no_masks):
     """Train networks with the objective, and a copy of them with the literal iteration.
 
     Returns:
         The largest differences of loss terms and of parameters.
     """
     literal = make_plain(copy.deepcopy(nets))
-    objective = make_objective(nets, WEIGHTS)
+    objective = make_objective(nets, WEIGHTS, masks)
     engine = SingleProcessEngine(objective, build_optimizers(nets, OPTIM))
     optimizers = build_optimizers(literal, OPTIM)
     max_term_difference = 0.0
@@ -106,7 +109,7 @@ def train_both(nets):
         batch = make_batch(step)
         terms = objective.iterate(engine, [batch], step)
         lambda_ds = WEIGHTS.ds * (1 - step / WEIGHTS.ds_iter)
-        expected = literal_iteration(literal, optimizers, batch, WEIGHTS, lambda_ds)
+        expected = literal_iteration(literal, optimizers, batch, WEIGHTS, lambda_ds, masks)
         assert terms.keys() == expected.keys()
         difference = max(abs(terms[name] - expected[name]).item() for name in terms)
         max_term_difference = max(max_term_difference, difference)
@@ -123,6 +126,34 @@ def test_the_iteration_equals_the_literal_one(mapping):
     assert all(max_parameter_difference({n: nets[n]}, {n: initial[n]}) > 1e-6 for n in nets)
 
 
+def test_the_iteration_with_masks_equals_the_literal_one():
+    nets, calls = make_networks(w_hpf=1.0), []
+    masks = tiny_landmarks().masks(dtype=torch.float64)
+
+    def counted(x):
+        calls.append(x)
+        return masks(x)
+
+    term_difference, parameter_difference = train_both(nets, counted)
+    assert term_difference <= 1e-9
+    assert parameter_difference <= 1e-9
+    # Of the sources once, and of the fake of each guide; the literal iteration makes 8.
+    assert len(calls) == ITERATIONS * (3 + 8)
+
+
+def test_the_comparison_detects_masks_of_the_wrong_image(monkeypatch):
+    """The way back has the masks of the fake, not those of the source."""
+    masks = tiny_landmarks().masks(dtype=torch.float64)
+    original = GeneratorLoss.forward
+
+    def forward_with_masks_of_sources(self, batch, *args):
+        monkeypatch.setattr(self, "masks", lambda _: batch.masks)
+        return original(self, batch, *args)
+
+    monkeypatch.setattr(GeneratorLoss, "forward", forward_with_masks_of_sources)
+    assert train_both(make_networks(w_hpf=1.0), masks)[1] > 1e-6
+
+
 def test_the_comparison_detects_a_reference_step_that_trains_e(monkeypatch):
     wrong_guide = REFERENCE._replace(trains=("G", "E"))
     recipe = replace(recipes.TABLE["f"], guides=(LATENT, wrong_guide))
@@ -136,7 +167,7 @@ def test_the_comparison_detects_encodings_shared_across_a_step_of_g(monkeypatch)
 
     def iterate_with_stale_encodings(self, engine, batches, step):
         encoded = self.generator.G.encode(batches[0].x).detach()
-        monkeypatch.setattr(self.generator.G, "encode", lambda x: encoded)
+        monkeypatch.setattr(self.generator.G, "encode", lambda x, masks=None: encoded)
         return original(self, engine, batches, step)
 
     monkeypatch.setattr(Objective, "iterate", iterate_with_stale_encodings)

@@ -1,0 +1,1 @@
+"""Landmarks of faces: networks that find them, and alignment by them."""
