@@ -163,6 +163,7 @@ def test_other_recipes_translate(recipe):
     ({}, "^name a domain of bear, cat, fox"),
     ({"domain": "cat", "seed": 1, "style": torch.zeros(6)}, "one guide"),
     ({"domain": "cat", "seed": []}, "seed: name at least one"),
+    ({"domain": "cat", "seed": [0, -1]}, "seed: -1 is negative: name 0 or more"),
     ({"domain": "cat", "fit": "zoom"}, "'zoom' is not one of crop, pad, stretch"),
     ({"domain": "cat", "attributes": {"a": 1}}, "not both"),
     ({"attributes": {"a": 1}}, "the labels are domains: name one of bear, cat, fox"),
