@@ -21,7 +21,7 @@ from stargan_dist.models import landmarks
 from stargan_dist.shards.process_pool import available_cores
 
 BAD_PICTURES = 1  # exit code
-MIN_HEAT = 0.3
+MIN_HEAT = 0.5
 
 
 def parse_args() -> argparse.Namespace:

@@ -144,7 +144,7 @@ def test_files_of_others_are_not_taken_for_outputs(place, tmp_path):
 @pytest.mark.parametrize(("change", "differing"), [
     ({"size": 32}, "size"),
     ({"format": "jpg"}, "format"),
-    ({"face": json.dumps(FACE | {"scale": [0, 1]})}, "face"),
+    ({"face": json.dumps(FACE | {"scale": [0, 2]})}, "face"),
 ])  # fmt: skip
 def test_other_settings_are_not_mixed(aligned, place, change, differing):
     refused = align(place, aligned, code=2, **change)

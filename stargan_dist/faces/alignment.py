@@ -36,8 +36,8 @@ class Face:
         left_eye: on the left of the picture.
         right_eye: on the right of the picture.
         mouth: or any point below the eyes.
-        scale: those whose distances from the mean of all landmarks give the scale. Empty: all of
-            the above.
+        scale: those whose distances from the mean of all landmarks give the scale; they should be
+            far from it. Empty: those of the eyes.
     """
 
     left_eye: tuple[int, ...]
@@ -48,7 +48,7 @@ class Face:
     @property
     def scaling(self) -> list[int]:
         """The landmarks that give the scale."""
-        return [*(self.scale or self.left_eye + self.right_eye + self.mouth)]
+        return [*(self.scale or self.left_eye + self.right_eye)]
 
 
 # The 98 landmarks of WFLW (arXiv 1805.10483): contour and pupil of each eye, corners of the mouth.
