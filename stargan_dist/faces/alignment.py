@@ -139,8 +139,8 @@ def align(image: Image.Image, transform: Transform, size: int) -> Image.Image:
         size: width and height of the frame, in pixels.
 
     Raises:
-        UserError: the frame shows nothing of the photograph, or fewer than 1/32 of its own pixels;
-            OpenCV is missing.
+        UserError: the frame shows nothing of the photograph, or enlarges it by more than
+            MAX_ENLARGEMENT; OpenCV is missing.
     """
     cv2 = opencv()
     pixels, transform = _resized(image, transform, size)
