@@ -15,6 +15,7 @@ COMMANDS = (
     "export",
     "convert",
     "translate",
+    "align",
     "video",
     "app",
     "memory",
@@ -28,8 +29,8 @@ FLOORS = [
     ("data", "launch"),
     ("shards", "objectives", "engines", "runs"),
     ("models",),
-    ("inference", "faces"),
-    ("evaluation",),
+    ("inference",),
+    ("evaluation", "faces"),
     ("training",),
     COMMANDS,
 ]
