@@ -98,7 +98,9 @@ def prepare(args: argparse.Namespace, world: World) -> Work:
     """Load the model, list the sources and check the folder. Collective."""
     settings = settings_of(args)
     translator = world.run_on_all_ranks(partial(load_translator, args, world))
-    sources = world.run_on_all_ranks(lambda: list_sources(args.sources, args.split))
+    sources = world.run_on_all_ranks(
+        lambda: list_sources(args.sources, args.split, outside=args.out)
+    )
     world.check_agreement({"the pictures to translate": [source.name for source in sources]})
     references = [source for location in args.references for source in list_sources(location)]
     guides = world.run_on_all_ranks(lambda: folders.make_guides(translator, settings, references))

@@ -63,6 +63,13 @@ def test_names_are_stable_and_the_table_lists_all(translated, photos):
     }
 
 
+def test_outputs_inside_the_sources_are_not_translated_again(model, tmp_path):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photo.png")
+    for _ in range(2):
+        done = here("translate", model, tmp_path, tmp_path / "out", "--domain", "cat")
+        assert "1 of 1 pictures" in done.stdout
+
+
 def test_outputs_are_those_of_the_translator(translated, photos, model):
     translator = Translator.from_pretrained(str(model))
     expected = translator.translate(photos / "photo03.png", "fox", seed=5)
