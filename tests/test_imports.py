@@ -17,6 +17,7 @@ COMMANDS = (
     "translate",
     "video",
     "app",
+    "landmarks",
     "memory",
     "status",
 )
