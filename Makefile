@@ -35,11 +35,11 @@ $(READY): setup.cfg pyproject.toml
 announce-test:
 	@echo "installs what is missing: the virtual environment $(VENV) and, as root, Debian's packages of Slurm and Chromium"
 
-# Two test files at a time, in the order of their names. xdist would otherwise leave long files with
+# Three test files at a time, as many tests wait for processes, in the order of their names. xdist would otherwise leave long files with
 # few tests to the end.
 test: announce-test $(READY)
 	@tests/install.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 coverage:
 	@$(MAKE) --no-print-directory test PYTEST="--cov --cov-report term"

@@ -1,6 +1,6 @@
 """Count the FLOPs of one iteration: the literal iteration against the project's.
 
-    python benchmarks/iteration_flops.py [--size 256] [--domains 3] [--batch 1]
+    python benchmarks/iteration_flops.py [--size 256] [--domains 3] [--batch 1] [--high-pass]
 
 The literal iteration (baselines/iteration.py) is the paper's order written as plainly as possible;
 tests require the project's iteration to equal it. Its blocks convolve and resize one after the
@@ -32,6 +32,8 @@ from baselines.networks import make_plain
 from stargan_dist.config import Config, ModelConfig
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import domain_labels
+from stargan_dist.nets.fan import FAN
+from stargan_dist.nets.masks import LandmarkMasks, MaskFunction, no_masks
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipe import Terms
 from stargan_dist.objectives.recipes import TABLE, resolve
@@ -75,12 +77,15 @@ class BackwardOnly:
         return terms, {}
 
 
-def count_gflop(networks: Mapping[str, nn.Module], batch: Batch, *, literal: bool) -> float:
+def count_gflop(
+    networks: Mapping[str, nn.Module], batch: Batch, masks: MaskFunction, *, literal: bool
+) -> float:
     """Return the GFLOP per image of one iteration: every forward and backward."""
-    objective = Objective(TABLE["f"], networks, domain_labels([]))
+    objective = Objective(TABLE["f"], networks, domain_labels([]), masks=masks)
     with FlopCount() as counter:
         if literal:
-            literal_iteration(networks, None, batch, resolve(Config()).config.loss, lambda_ds=1.0)
+            weights = resolve(Config()).config.loss
+            literal_iteration(networks, None, batch, weights, lambda_ds=1.0, masks=masks)
         else:
             objective.iterate(BackwardOnly(objective), [batch], step=0)
     return counter.total / 1e9 / len(batch.y)
@@ -91,13 +96,17 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="image size in pixels (default: 256)")
     parser.add_argument("--domains", type=int, default=3, help="number of domains (default: 3)")
     parser.add_argument("--batch", type=int, default=1, help="images per iteration (default: 1)")
+    parser.add_argument(
+        "--high-pass", action="store_true", help="with masks of the published landmark network"
+    )
     args = parser.parse_args()
     with torch.device("meta"):
-        networks = starganv2_networks(args.domains, ModelConfig(args.size))
+        networks = starganv2_networks(args.domains, ModelConfig(args.size, w_hpf=args.high_pass))
         batch = random_batch(args.size, args.domains, args.batch)
-        ours = count_gflop(networks, batch, literal=False)
-        literal = count_gflop(make_plain(networks), batch, literal=True)
-        shared = count_gflop(networks, batch, literal=False)
+        masks = LandmarkMasks(FAN().eval()) if args.high_pass else no_masks
+        ours = count_gflop(networks, batch, masks, literal=False)
+        literal = count_gflop(make_plain(networks), batch, masks, literal=True)
+        shared = count_gflop(networks, batch, masks, literal=False)
     print(f"literal iteration {literal:10.1f} GFLOP per image")
     print(f"only sharing      {shared:10.1f} GFLOP per image ({shared / literal:.3f})")
     print(f"ours              {ours:10.1f} GFLOP per image ({ours / literal:.3f})")

@@ -58,7 +58,7 @@ def test_later_files_override_earlier_ones_and_the_command_line_overrides_files(
         (["--model.image_size", "48"], "model.image_size"),
         (["--model.image_size", "16"], "model.image_size"),
         (["--model.image_size", "2048"], "model.image_size"),
-        (["--model.w_hpf", "1"], "model.w_hpf"),
+        (["--model.w_hpf", "-1"], "model.w_hpf"),
         (["--data.workers", "-1"], "data.workers"),
         (["--optim.ema", "1"], "optim.ema"),
         (["--optim.betas", "[0, 1.5]"], "optim.betas"),

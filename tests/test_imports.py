@@ -36,7 +36,15 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAX_FLOORS = 10
-STANDARD_MODULES = {"math", "typing", "itertools", "contextlib", "functools", "collections"}
+STANDARD_MODULES = {
+    "math",
+    "dataclasses",
+    "typing",
+    "itertools",
+    "contextlib",
+    "functools",
+    "collections",
+}
 
 
 def modules():

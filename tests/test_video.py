@@ -1,14 +1,18 @@
 """Command line of videos."""
 
 import sys
+from fractions import Fraction
 
 import pytest
-from PIL import Image
+import torch
 
+from stargan_dist import Translator
+from stargan_dist.inference import videos
 from stargan_dist.models import folder
 from tests.conftest import here
 from tests.helpers.models import tiny_model
-from tests.helpers.pictures import picture
+from tests.helpers.pictures import picture, shape_and_duration
+from tests.inference.test_examples import model_of
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +29,50 @@ def run(place, name, *options, code=0):
     return here("video", model, place / name, "--sources", source, *options, code=code)
 
 
-def shape_and_duration(path):
-    """Return the size in pixels and the duration in ms. Equal frames are stored as one."""
-    with Image.open(path) as image:
-        milliseconds = 0
-        for frame in range(image.n_frames):
-            image.seek(frame)
-            image.load()
-            milliseconds += image.info["duration"]
-        return image.size, milliseconds
+CAT, FOX = "cat", "fox"
 
 
-def test_seeds_of_several_domains(place):
-    done = run(place, "a.webp", "--domain", "cat", "fox", "--seeds", "0", "1", "--frames", "2")
-    assert "a.webp: 7 frames, 0.3 s" in done.stdout
-    assert shape_and_duration(place / "a.webp") == ((32, 64), 7 * 40)
+@pytest.mark.parametrize(("options", "keyframes"), [
+    ((CAT,), [(CAT, 0), (CAT, 1), (CAT, 2), (CAT, 3)]),
+    ((CAT, FOX, CAT), [(CAT, 0), (FOX, 0), (CAT, 0)]),
+    ((CAT, "--seeds", "7", "8"), [(CAT, 7), (CAT, 8)]),
+    ((CAT, FOX, "--seeds", "7"), [(CAT, 7), (FOX, 7)]),
+    ((CAT, FOX, CAT, "--seeds", "7", "8", "9"), [(CAT, 7), (FOX, 8), (CAT, 9)]),
+    ((CAT, FOX, "--references", "1.png"), [(CAT, "1.png"), (FOX, "1.png")]),
+    ((CAT, FOX, "--references", "1.png", "2.png"), [(CAT, "1.png"), (FOX, "2.png")]),
+])  # fmt: skip
+def test_keyframes_are_pairs_of_a_domain_and_a_guide(place, monkeypatch, options, keyframes):
+    rendered = []
+    original = videos.render
+    monkeypatch.setattr(
+        videos, "render", lambda *args, **kw: rendered.append(args[2]) or original(*args, **kw)
+    )
+    words = [str(place / word) if word.endswith(".png") else word for word in options]
+    done = run(place, "a.webp", "--frames", "1", "--domain", *words)
+    assert f"a.webp: {len(keyframes)} frames" in done.stdout
+    assert shape_and_duration(place / "a.webp") == ((32, 64), len(keyframes) * 40)
+    translator = Translator.from_pretrained(str(place / "model"), device="cpu")
+    expected = [
+        translator.conditioning(domain, reference=[str(place / guide)])
+        if isinstance(guide, str)
+        else translator.conditioning(domain, seed=[guide])
+        for domain, guide in keyframes
+    ]
+    assert torch.equal(rendered[0], torch.cat(expected))
+
+
+def test_validation_images_stand_for_sources(place, shards, monkeypatch):
+    def opened(model, *args, **kwargs):
+        return model_of(shards if model == "run" else place / "moved" if model == "moved" else "")
+
+    monkeypatch.setattr("stargan_dist.models.opening.open_model", opened)
+    options = (place / "run.webp", "--domain", "cat", "--frames", "1")
+    here("video", "run", *options)
+    assert shape_and_duration(place / "run.webp") == ((6 * 32, 64), 4 * 40)
+    refused = here("video", "moved", *options, code=2)
+    assert "error: --sources: name pictures, as validation images cannot be" in refused.stderr
+    refused = here("video", "model", *options, code=2)
+    assert "error: --sources: name pictures, as this model has no data of its" in refused.stderr
 
 
 def test_references_in_the_layout_of_the_authors(place):
@@ -52,12 +85,16 @@ def test_references_in_the_layout_of_the_authors(place):
 
 @pytest.mark.parametrize(("options", "message"), [
     (("--domain", "owl"), "'owl' is not a domain"),
-    (("--domain", "cat", "fox", "bear", "--references", "1.png", "2.png"), "one for each of the 2"),
+    (("--domain", "cat", "fox", "bear", "--references", "1.png", "2.png"), "3 domains and 2"),
+    (("--domain", "cat", "fox", "--seeds", "0", "1", "2"), "2 domains and 3"),
+    (("--domain", "cat", "--seeds", "0", "--loop"), "one keyframe does not move"),
+    (("--domain", "cat", "--seeds", "0", "-1"), "seed: -1 is negative"),
     (("--domain", "cat", "fox", "--references", "1.png", "2.png", "--layout", "authors"),
      "two of one domain"),
     (("--domain", "cat", "--layout", "authors"), "needs --references"),
+    (("--domain", "cat", "--references", "1.png", "2.png", "--layout", "authors", "--loop"),
+     "drop --loop"),
     (("--domain", "cat", "--frames", "0"), "--frames"),
-    (("--domain", "cat", "--fps", "0"), "--fps"),
     (("--domain", "cat", "--references", "missing.png"), "missing.png"),
 ])  # fmt: skip
 def test_user_errors_are_explained(place, options, message):
@@ -66,6 +103,31 @@ def test_user_errors_are_explained(place, options, message):
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (place / "c.webp").exists()
+
+
+def test_a_frame_has_as_many_sources_as_its_format_allows(place):
+    picture().save(place / "p.png")
+    refused = here(
+        "video", place / "model", place / "e.webp", "--domain", "cat", "--frames", "1",
+        "--sources", *[place / "p.png"] * 512, code=2,
+    )  # fmt: skip
+    assert "e.webp: frames of 16384 × 64 pixels are too large" in refused.stderr
+
+
+@pytest.mark.parametrize("text", [
+    "abc", "nan", "inf", "0", "0/1", "1/0", "-5", "0.999", "241", "1e-9", "1e1", "1/1000000007",
+    "29.9701", "30000/01001", " 25", "٢٥", "",
+])  # fmt: skip
+def test_frame_rates_are_parsed_strictly(text):
+    refused = here("video", "model", "a.webp", "--domain", "cat", f"--fps={text}", code=2)
+    last = refused.stderr.splitlines()[-1]
+    assert f"argument --fps: {text!r}: write a number from 1 to 240" in last
+
+
+@pytest.mark.parametrize("text", ["29.97", "30000/1001", "12.5", "240", "1"])
+def test_frame_rates_are_numbers_or_ratios(place, text):
+    run(place, "fps.webp", "--domain", "cat", "--frames", "1", "--fps", text)
+    assert shape_and_duration(place / "fps.webp") == ((32, 64), round(4000 / Fraction(text)))
 
 
 def test_mp4_without_its_package_names_the_extra(place, monkeypatch):

@@ -1,4 +1,4 @@
-"""Example pictures of a page: validation images of a run, or files."""
+"""Example pictures of a page or video: validation images of a run, or files."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -33,6 +33,22 @@ def validation_images(models: Iterable[SavedModel]) -> list[Example]:
         except (UserError, OSError):  # the shards are elsewhere: a page works without examples
             continue
     return []
+
+
+def instead_of_sources(saved: SavedModel) -> list[Example]:
+    """Return validation images of a model's shards, for a command without --sources.
+
+    Raises:
+        UserError: the model has no shards, or they cannot be read.
+    """
+    try:
+        found = _of_run(saved)
+    except (UserError, OSError) as error:
+        message = f"--sources: name pictures, as validation images cannot be read: {error}"
+        raise explained(message, error) from error
+    if not found:
+        raise UserError("--sources: name pictures, as this model has no data of its own")
+    return found
 
 
 def _of_run(saved: SavedModel) -> list[Example]:

@@ -3,7 +3,7 @@
 | graph | inputs | output | of which models |
 |---|---|---|---|
 | `translate` | image, latent, label | output | all; without a latent where G is not given a style |
-| `encoder` | image | bottleneck | those whose G encodes a source without its guide into one tensor |
+| `encoder` | image | bottleneck | those whose G encodes a source, into one tensor, without guide |
 | `decoder` | bottleneck, style, label | output | the same; each input where G depends on it |
 | `mapping` | latent, label | style | with F |
 | `style_encoder` | image, label | style | guided by references |

@@ -321,6 +321,10 @@ class Translator:
         """Compute the half of G that depends on the sources alone. See `TrainedModel.decode`."""
         return self.model.encode(self._to_batch(sources))
 
+    def encode_batches(self, sources: Sequence[Fitted]) -> list[Encoded]:
+        """Encode many sources, `batch_size` at a time. See `encode`."""
+        return [self.encode(chunk) for chunk in _chunks(sources, self.batch_size)]
+
     def fitted(self, picture: Picture, fit: str = "crop") -> Fitted:
         """Fit a picture into the square of the model. See `pictures.fit`."""
         return pictures.fit(picture, self.image_size, fit)
@@ -347,6 +351,8 @@ class Translator:
         seeds = [seed or 0] if seed is None or isinstance(seed, int) else list(seed)
         if not seeds:
             raise UserError("seed: name at least one")
+        if min(seeds) < 0:
+            raise UserError(f"seed: {min(seeds)} is negative: name 0 or more")
         return self._styles_of_seeds(seeds, label), not (seed is None or isinstance(seed, int))
 
     def _given_codes(self, style: Tensor) -> Tensor:

@@ -11,10 +11,15 @@ from stargan_dist import storage
 from stargan_dist.errors import UserError, explained
 
 QUALITY = 80  # of WebP
+MAX_SIDES = {".mp4": 16384, ".webp": 16383}  # pixels; of libx264 and libwebp
 
 
 def write_video(url: str, frames: Iterable[Image.Image], count: int, fps: Fraction) -> None:
-    """Write a video to a file or URL that ends with .mp4 or .webp. It appears complete.
+    """Write a video to a file or URL that ends with .mp4 or .webp.
+
+    It appears complete, in place of an earlier one. Frames are encoded as they come; those of WebP,
+    encoded, stay in memory until the end. WebP has whole milliseconds: each frame begins at the one
+    nearest to its time.
 
     Args:
         frames: images of one size.
@@ -22,23 +27,38 @@ def write_video(url: str, frames: Iterable[Image.Image], count: int, fps: Fracti
         fps: frames per second.
 
     Raises:
-        UserError: another suffix, a missing package, or the file cannot be written.
+        UserError: another suffix, a missing package, a folder, or the file cannot be written.
     """
-    suffix = Path(url).suffix.lower()
-    if suffix not in WRITERS:
-        raise UserError(f"{url}: the name of a video ends with {' or '.join(WRITERS)}")
     check_writer(url)
     try:
+        if storage.is_folder(url):
+            raise UserError(f"{url} is a folder: name a file")
         with storage.published_file(url) as path:
-            WRITERS[suffix](path, frames, count, fps)
+            WRITERS[_suffix(url)](path, frames, count, fps)
     except OSError as error:
         raise explained(f"cannot write {url}: {error}", error) from error
 
 
 def check_writer(url: str) -> None:
-    """Raise UserError if the package that writes such a file is missing."""
-    if url.lower().endswith(".mp4"):
+    """Raise UserError if a file has another suffix, or the package that writes it is missing."""
+    if _suffix(url) not in WRITERS:
+        raise UserError(f"{url}: the name of a video ends with {' or '.join(WRITERS)}")
+    if _suffix(url) == ".mp4":
         _av()
+
+
+def check_size(url: str, width: int, height: int) -> None:
+    """Raise UserError if frames of this size, in pixels, are too large for the format of a file."""
+    suffix = _suffix(url)
+    if max(width, height) > MAX_SIDES[suffix]:
+        raise UserError(
+            f"{url}: frames of {width} × {height} pixels are too large for {suffix}, whose sides "
+            f"have at most {MAX_SIDES[suffix]}: name fewer sources"
+        )
+
+
+def _suffix(url: str) -> str:
+    return Path(url).suffix.lower()
 
 
 def _av() -> Any:

@@ -7,6 +7,7 @@ domains. The frames between two keyframes interpolate them. Sources are encoded 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,6 @@ from stargan_dist.inference.translator import Translator
 EASINGS: dict[str, Callable[[float], float]] = {
     "linear": lambda t: t,
     "smooth": lambda t: t * t * (3 - 2 * t),
-    "sigmoid": lambda t: 1 / (1 + math.exp(5 - 10 * t)),
 }
 
 
@@ -90,12 +90,13 @@ class Frame(NamedTuple):
 
 
 def plan(count: int, motion: Motion) -> list[Frame]:
-    """Return the moments of a video of `count` keyframes, which ends on the last one."""
-    pairs = [(i, i + 1) for i in range(count - 1)]
-    pairs += [(count - 1, 0)] if motion.loop and count > 1 else []
-    frames = [Frame(*pair, weight) for pair in pairs for weight in motion.weights()]
-    last = pairs[-1][1] if pairs else 0
-    return frames + [Frame(last, last, 0.0)] * (motion.hold + 1)
+    """Return the moments of a video of `count` keyframes.
+
+    It ends on the last one, or in a loop on the first.
+    """
+    order = [*range(count), *[0] * motion.loop]
+    frames = [Frame(*pair, weight) for pair in pairwise(order) for weight in motion.weights()]
+    return frames + [Frame(order[-1], order[-1], 0.0)] * (motion.hold + 1)
 
 
 def plan_of_authors(domains: Sequence[int]) -> list[Frame]:
@@ -125,6 +126,11 @@ def _rows(rows: Sequence[Sequence[Image.Image]], left: int = 0) -> Image.Image:
     return sheet
 
 
+def column_of_authors(size: int) -> int:
+    """Return the width of the references and their margin in the authors' layout, in pixels."""
+    return size + AUTHORS_MARGIN
+
+
 def layout_of_authors(references: Sequence[Image.Image]) -> Layout:
     """Return the authors' layout: two references slide upwards, left of sources and outputs."""
 
@@ -132,7 +138,7 @@ def layout_of_authors(references: Sequence[Image.Image]) -> Layout:
         frame: Frame, sources: Sequence[Image.Image], outputs: Sequence[Image.Image]
     ) -> Image.Image:
         width, height = sources[0].size
-        sheet = _rows([sources, outputs], left=width + AUTHORS_MARGIN)
+        sheet = _rows([sources, outputs], left=column_of_authors(width))
         top = int(height * (1 - frame.weight))
         sheet.paste(references[frame.begin], (0, top))
         sheet.paste(references[frame.end], (0, top + height))
@@ -146,6 +152,22 @@ def to_picture(fitted: Fitted) -> Image.Image:
     return Image.fromarray(fitted.pixels.permute(1, 2, 0).contiguous().numpy())
 
 
+def between(keyframes: Tensor, frame: Frame, style_dim: int, interpolation: str) -> Tensor:
+    """Return what G is conditioned on in a frame, (conditioning_dim,).
+
+    Args:
+        keyframes: (K, conditioning_dim): a label of any length, then a style.
+        frame: the moment.
+        style_dim: length of the style; 0: the label alone.
+        interpolation: of the styles, a key of `INTERPOLATIONS`. Labels are interpolated linearly.
+    """
+    begin, end = keyframes[frame.begin], keyframes[frame.end]
+    label_dim = len(begin) - style_dim
+    label = linear(begin[:label_dim], end[:label_dim], frame.weight)
+    style = INTERPOLATIONS[interpolation](begin[label_dim:], end[label_dim:], frame.weight)
+    return torch.cat([label, style])
+
+
 def render(
     translator: Translator,
     sources: Sequence[Fitted],
@@ -155,7 +177,11 @@ def render(
     interpolation: str = "linear",
     layout: Layout = grid_layout,
 ) -> Iterator[Image.Image]:
-    """Yield the frames of a video. Only one is in memory.
+    """Yield the frames of a video. Only one is in memory, beside the encoded sources.
+
+    `Translator.batch_size` sources are computed at a time. The outputs of a frame are those of
+    `Translator.translate_fitted` for its vector, bit for bit; another batch size may change the
+    last bits of floats.
 
     Args:
         sources: pictures that are translated, side by side.
@@ -165,9 +191,12 @@ def render(
         layout: draws a frame from sources and outputs.
     """
     images = [to_picture(source) for source in sources]
-    encoded = translator.encode(sources)
+    encoded = translator.encode_batches(sources)
     for frame in frames:
-        between = INTERPOLATIONS[interpolation]
-        vector = between(keyframes[frame.begin], keyframes[frame.end], frame.weight)
-        outputs = translator.model.decode(encoded, vector.expand(len(sources), -1))
-        yield layout(frame, images, [to_image_of_output(output) for output in outputs])
+        vector = between(keyframes, frame, translator.model.style_dim, interpolation)
+        outputs = [
+            to_image_of_output(output)
+            for batch in encoded
+            for output in translator.model.decode(batch, vector.repeat(len(batch.bottleneck), 1))
+        ]
+        yield layout(frame, images, outputs)

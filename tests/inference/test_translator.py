@@ -1,6 +1,7 @@
 """The public translator: any kind of picture in, the same kind out, the outputs of the networks."""
 
 import doctest
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from stargan_dist.data.transforms import resize
 from stargan_dist.errors import UserError
 from stargan_dist.inference import translator as module
 from stargan_dist.inference.model import TrainedModel
-from stargan_dist.models import folder
+from stargan_dist.models import folder, landmarks
 from tests.helpers.models import tiny_model
 from tests.helpers.pictures import picture
 
@@ -162,6 +163,7 @@ def test_other_recipes_translate(recipe):
     ({}, "^name a domain of bear, cat, fox"),
     ({"domain": "cat", "seed": 1, "style": torch.zeros(6)}, "one guide"),
     ({"domain": "cat", "seed": []}, "seed: name at least one"),
+    ({"domain": "cat", "seed": [0, -1]}, "seed: -1 is negative: name 0 or more"),
     ({"domain": "cat", "fit": "zoom"}, "'zoom' is not one of crop, pad, stretch"),
     ({"domain": "cat", "attributes": {"a": 1}}, "not both"),
     ({"attributes": {"a": 1}}, "the labels are domains: name one of bear, cat, fox"),
@@ -200,9 +202,18 @@ def test_models_without_styles_say_so():
         model.translate(picture(), "cat", reference=picture())
 
 
-def test_high_pass_models_are_refused():
-    with pytest.raises(UserError, match="landmark"):
-        Translator(tiny_model(w_hpf=1.0))
+def test_high_pass_models_need_a_landmark_network(tmp_path):
+    model, path = tiny_model(w_hpf=1.0), str(tmp_path / "landmarks.safetensors")
+    without = replace(model, landmarks=None)
+    with pytest.raises(UserError, match="landmark network, and has none: name one"):
+        Translator(without)
+    folder.write(str(tmp_path / "model"), without.without("D"), "")
+    landmarks.write(path, model.landmarks)
+    named = Translator.from_pretrained(str(tmp_path / "model"), landmarks=path)
+    outputs = [t.translate(picture(), "fox", seed=[1, 2]) for t in (named, Translator(model))]
+    assert [[o.tobytes() for o in each] for each in outputs[:1]] == [
+        [o.tobytes() for o in outputs[1]]
+    ]
 
 
 def test_huge_pictures_are_refused_before_they_are_decoded(translator, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Videos: keyframes, the frames between them, and files that are written a frame at a time."""
 
 import math
+import weakref
 from fractions import Fraction
 
 import numpy as np
@@ -11,10 +12,11 @@ from PIL import Image
 from stargan_dist import Translator
 from stargan_dist.errors import UserError
 from stargan_dist.inference import videos
-from stargan_dist.inference.video_files import write_video
+from stargan_dist.inference.pictures import to_image_of_output
+from stargan_dist.inference.video_files import check_size, write_video
 from stargan_dist.inference.videos import Frame, Motion
 from tests.helpers.models import tiny_model
-from tests.helpers.pictures import picture
+from tests.helpers.pictures import picture, shape_and_duration
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +40,7 @@ def test_a_plan_goes_from_keyframe_to_keyframe():
 def test_easings_rise_from_0_to_1(easing):
     values = [videos.EASINGS[easing](i / 50) for i in range(51)]
     assert values == sorted(values)
-    assert values[0] == pytest.approx(0, abs=0.01)
-    assert values[-1] == pytest.approx(1, abs=0.01)
+    assert (values[0], values[-1]) == (0, 1)
     assert values[25] == pytest.approx(0.5)
 
 
@@ -52,6 +53,31 @@ def test_spherical_interpolation_keeps_the_length():
         torch.testing.assert_close(videos.spherical(a, b, weight), end)
     torch.testing.assert_close(videos.spherical(a, 2 * a, 0.5), 1.5 * a)
     torch.testing.assert_close(videos.spherical(a, 0 * a, 0.5), 0.5 * a)
+
+
+def test_labels_are_interpolated_linearly_in_front_of_styles():
+    keyframes = torch.tensor([[1.0, 0, 0, 3, 0], [0, 1.0, 0, 0, 3]]).double()
+    frame = Frame(0, 1, 0.25)
+    vector = videos.between(keyframes, frame, 2, "spherical")
+    torch.testing.assert_close(vector[:3], torch.tensor([0.75, 0.25, 0]).double())
+    torch.testing.assert_close(vector[3:], videos.spherical(*keyframes[:, 3:], 0.25))
+    linear = torch.lerp(*keyframes, 0.25)
+    assert not torch.allclose(vector, linear)
+    torch.testing.assert_close(videos.between(keyframes, frame, 2, "linear"), linear)
+    torch.testing.assert_close(videos.between(keyframes, frame, 0, "spherical"), linear)
+
+
+def test_only_styles_of_a_model_are_interpolated_spherically():
+    model = Translator(tiny_model("d", dtype=torch.float64), device="cpu")
+    ends = [model.conditioning(domain, seed=[seed]) for domain, seed in (("cat", 1), ("fox", 2))]
+    style = videos.spherical(*(end[0, -model.model.style_dim :] for end in ends), 0.5)
+    vector = torch.cat([torch.tensor([0, 0.5, 0.5]).double(), style])  # bear, cat, fox
+    (expected,) = model.translate_fitted([model.fitted(picture())], vector[None])
+    (frame,) = videos.render(
+        model, [model.fitted(picture())], torch.cat(ends), [Frame(0, 1, 0.5)],
+        interpolation="spherical",
+    )  # fmt: skip
+    assert frame.crop((0, 32, 32, 64)) == to_image_of_output(expected[0])
 
 
 def test_frames_are_translations_of_the_style_between(translator):
@@ -68,6 +94,24 @@ def test_frames_are_translations_of_the_style_between(translator):
         cells = [image.crop((32 * i, 32, 32 * i + 32, 64)) for i in range(2)]
         assert [cell.tobytes() for cell in cells] == [e.tobytes() for e in expected]
         assert image.crop((0, 0, 32, 32)).tobytes() == picture().tobytes()
+
+
+def test_sources_are_computed_in_batches(monkeypatch):
+    translator = Translator(tiny_model(), device="cpu", batch_size=2)
+    pictures = [picture(seed=i) for i in range(5)]
+    expected = translator.translate(pictures, "cat", seed=1)
+    sizes = []
+    encode, decode = translator.model.encode, translator.model.decode
+    monkeypatch.setattr(translator.model, "encode", lambda x: sizes.append(len(x)) or encode(x))
+    monkeypatch.setattr(
+        translator.model, "decode", lambda e, v: sizes.append(len(v)) or decode(e, v)
+    )
+    sources = [translator.fitted(each) for each in pictures]
+    keyframes = translator.conditioning("cat", seed=[1])
+    (frame,) = videos.render(translator, sources, keyframes, [Frame(0, 0, 0.0)])
+    assert sizes == [2, 2, 1] * 2
+    cells = [frame.crop((32 * i, 32, 32 * i + 32, 64)) for i in range(5)]
+    assert cells == expected  # in float32, as the batches are the same
 
 
 def test_frames_are_rendered_when_they_are_taken(translator, monkeypatch):
@@ -113,7 +157,7 @@ def test_the_layout_of_the_authors():
 
 
 def shades(count, size=(32, 32)):
-    """Yield images that become brighter, with a check that no earlier one is asked for again."""
+    """Yield images that become brighter."""
     for i in range(count):
         yield Image.new("RGB", size, (i * 20, i * 20, i * 20))
 
@@ -144,19 +188,65 @@ def test_a_webp_has_all_frames_in_order(tmp_path):
     assert np.abs(np.array(means) - 20 * np.arange(12)).max() < 5
 
 
-def test_webp_frames_are_written_one_after_the_other(tmp_path):
-    alive = []
+@pytest.mark.parametrize("fps", ["30000/1001", "29.97", "12.5"])
+@pytest.mark.parametrize("suffix", ["mp4", "webp"])
+def test_frame_rates_give_the_right_duration(tmp_path, suffix, fps):
+    if suffix == "mp4":
+        pytest.importorskip("av", reason="PyAV (extra video) is not installed")
+    rate, path = Fraction(fps), tmp_path / f"a.{suffix}"
+    write_video(str(path), shades(12), 12, rate)
+    if suffix == "webp":
+        assert shape_and_duration(path) == (
+            (32, 32),
+            round(12_000 / rate),
+        )  # 396 at 30000/1001 if each were rounded
+    else:
+        import av
+
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert (stream.average_rate, stream.duration * stream.time_base) == (rate, 12 / rate)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "webp"])
+def test_frames_are_written_one_after_the_other(tmp_path, suffix):
+    if suffix == "mp4":
+        pytest.importorskip("av", reason="PyAV (extra video) is not installed")
+    yielded, alive = [], []
 
     def frames():
-        for i in range(40):
-            image = Image.effect_noise((64, 64), 50).convert("RGB")
-            alive.append(i)
+        for _ in range(20):
+            image = Image.effect_noise((32, 32), 50).convert("RGB")
+            yielded.append(weakref.ref(image))
             yield image
+            del image
+            alive.append(sum(reference() is not None for reference in yielded))
 
-    taken = frames()
-    write_video(str(tmp_path / "a.webp"), taken, 40, Fraction(25))
-    assert len(alive) == 40
-    assert next(taken, None) is None
+    write_video(str(tmp_path / f"a.{suffix}"), frames(), 20, Fraction(25))
+    assert len(yielded) == 20
+    assert max(alive) <= 2
+
+
+@pytest.mark.parametrize(("name", "side"), [("a.mp4", 16384), ("a.webp", 16383)])
+def test_frames_that_are_too_large_for_the_format_are_refused(tmp_path, name, side):
+    if name == "a.mp4":
+        pytest.importorskip("av", reason="PyAV (extra video) is not installed")
+    check_size(name, side, 16)
+    write_video(str(tmp_path / name), shades(1, (side, 16)), 1, Fraction(25))
+    for size in ((side + 1, 16), (16, side + 1)):
+        with pytest.raises(UserError, match=f"at most {side}: name fewer sources"):
+            check_size(name, *size)
+        with pytest.raises(Exception, match=r"WebP|libx264|encode"):
+            write_video(str(tmp_path / f"more-{name}"), shades(2, size), 2, Fraction(25))
+
+
+def test_an_earlier_video_is_replaced_and_a_folder_is_not(tmp_path):
+    (tmp_path / "a.webp").write_text("earlier")
+    write_video(str(tmp_path / "a.webp"), shades(2), 2, Fraction(25))
+    assert shape_and_duration(tmp_path / "a.webp") == ((32, 32), 80)
+    (tmp_path / "b.webp").mkdir()
+    with pytest.raises(UserError, match=r"b\.webp is a folder: name a file"):
+        write_video(str(tmp_path / "b.webp"), shades(2), 2, Fraction(25))
 
 
 @pytest.mark.parametrize(("name", "message"), [

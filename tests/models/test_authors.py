@@ -10,7 +10,9 @@ from stargan_dist.errors import UserError
 from stargan_dist.models import authors
 from stargan_dist.models.authors import Options
 from stargan_dist.nets.blocks import HighPass
+from stargan_dist.nets.fan import FAN
 from stargan_dist.runs.checkpoint import tensors_of_network
+from tests.helpers.fan import heat_maps, plain_masks
 from tests.models import networks_of_authors as theirs
 
 CASES = {  # image size, domains, w_hpf
@@ -30,6 +32,14 @@ NAMES = ["a", "b", "c", "d", "e"]
 def save(path, content):
     torch.save(content, path, _use_new_zipfile_serialization=False)
     return str(path)
+
+
+def random_fan():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = FAN()
+        torch.nn.init.normal_(network.l0.weight)
+        return {name: tensor.detach() for name, tensor in network.state_dict().items()}
 
 
 def networks_of(model):
@@ -53,6 +63,8 @@ def imported(request, tmp_path_factory):
     """Return the case, the state dicts of a file, and the model read from it."""
     size, count, w_hpf = request.param
     content = theirs.random_state_dicts(size, count, w_hpf, with_d=True)
+    if w_hpf:
+        content["fan"] = random_fan()
     path = tmp_path_factory.mktemp("authors") / "100000_nets.ckpt"
     return request.param, content, authors.read(save(path, content), Options(NAMES[:count]))
 
@@ -71,6 +83,11 @@ def test_outputs_equal_those_of_the_documented_networks(imported):
     masks = masks[:1] if w_hpf else None
     output = networks["G"](x[:1], s[:1], masks)
     assert_equal(output, theirs.generator(content["generator"], x[:1], s[:1], masks))
+    assert (model.landmarks is not None) == (w_hpf > 0)
+    if w_hpf:
+        fan = {name: tensor.double() for name, tensor in content["fan"].items()}
+        masks = model.landmarks.masks(dtype=torch.float64)(x[:1])
+        assert_equal(masks, plain_masks(heat_maps(fan, x[:1])))
     assert_equal(networks["F"](z, y), theirs.mapping_network(content["mapping_network"], z, y))
     assert_equal(networks["E"](x, y), theirs.style_encoder(content["style_encoder"], x, y))
     assert_equal(networks["D"](x, y).src, theirs.discriminator(content["discriminator"], x, y))
@@ -130,9 +147,13 @@ def read(tmp_path, content, **options):
 
 def test_prefixes_and_the_landmark_network_are_accepted(tmp_path, content):
     content["generator"]["to_rgb.0.bias"] = torch.arange(256.0)
-    prefixed = {n: {f"module.{k}": v for k, v in t.items()} for n, t in content.items()}
-    model = read(tmp_path, prefixed | {"fan": {"conv1.conv.weight": torch.zeros(1)}})
-    plain = read(tmp_path, content)
+    with_fan = content | {"fan": random_fan()}
+    prefixed = {n: {f"module.{k}": v for k, v in t.items()} for n, t in with_fan.items()}
+    model, plain = read(tmp_path, prefixed), read(tmp_path, content)
+    assert torch.equal(model.landmarks.tensors["bn1.bias"], with_fan["fan"]["bn1.bias"])
+    assert plain.landmarks is None
+    with pytest.raises(UserError, match="fan is not a landmark network"):
+        read(tmp_path, content | {"fan": {"l0.weight": torch.zeros(1)}})
     assert model.tensors.keys() == plain.tensors.keys()
     assert all(torch.equal(t, plain.tensors[name]) for name, t in model.tensors.items())
 

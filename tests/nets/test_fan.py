@@ -11,8 +11,9 @@ def random_network(**sizes):
     network = FAN(**sizes).double().eval()
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point():
-            tensor.copy_(torch.rand_like(tensor) if "running_var" in name or ".bn" in name
-                         else torch.randn_like(tensor) / max(1, tensor[0].numel()) ** 0.5)  # fmt: skip
+            positive = "running_var" in name or ".bn" in name
+            random = torch.randn_like(tensor) / tensor[0].numel() ** 0.5
+            tensor.copy_(torch.rand_like(tensor) if positive else random)
     return network
 
 

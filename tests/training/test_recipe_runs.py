@@ -15,6 +15,9 @@ from tests.conftest import SMOKE
 from tests.helpers.runs import assert_same_bits
 
 CPU = torch.device("cpu")
+OTHERS = [name for name in recipes.TABLE if name != "f"]  # many tests train f
+# With G in every fifth iteration, with labels and latents, with two guides.
+QUICK = {"stargan", "d", "f_mode_seeking"}
 
 
 def make_config(run, shards, *options):
@@ -25,7 +28,10 @@ def make_config(run, shards, *options):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in recipes.TABLE if name != "f"])
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OTHERS],
+)
 def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(shards, tmp_path, name):
     """The run stops after three steps: before G steps, in recipes where it steps in every fifth
     iteration, and while learning rates decay."""
