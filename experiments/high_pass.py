@@ -174,6 +174,8 @@ def masks_picture(masks: SavedLandmarks, out: Path) -> None:
     blocks = {"image": x[None]}
     for i, name in enumerate(("mask 1", "mask 2")):
         blocks[name] = x.lerp(colour, MASK_OPACITY * masks.masks()(x)[:, i, None])[None]
+    blocks = {name: images.repeat_interleave(2, 3).repeat_interleave(2, 4)
+              for name, images in blocks.items()}  # fmt: skip
     header = [split.domains[label] for label in split.labels]
     sheet(blocks, header).quantize(128).save(out / "masks.png", optimize=True)
 
