@@ -108,8 +108,13 @@ def _add_mean(commands: Any) -> None:
 def _settings(args: argparse.Namespace) -> Settings:
     """Return the settings of a fit. Exits if one is out of its range."""
     settings = Settings(**{name: getattr(args, name) for name in Settings.__struct_fields__})
-    if reason := settings.fault() or (args.every < 1 and "--every must be at least 1"):
-        args.parser.error(reason)
+    reasons = (
+        settings.fault(),
+        "" if args.every >= 1 else "--every must be at least 1",
+        "" if args.out.endswith(".safetensors") else "OUT must end with .safetensors",
+    )
+    if any(reasons):
+        args.parser.error(next(filter(None, reasons)))
     return settings
 
 

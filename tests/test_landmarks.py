@@ -81,6 +81,11 @@ def test_options_out_of_range_are_refused(command, options, message):
     assert message in command(*options, code=2).stderr
 
 
+def test_the_name_of_the_output_shows_what_it_is(shards, tmp_path):
+    done = here("landmarks", "train", shards, tmp_path / "n.pt", "--points", "m", code=2)
+    assert "OUT must end with .safetensors" in done.stderr
+
+
 @pytest.fixture
 def network(tmp_path):
     torch.manual_seed(0)

@@ -27,6 +27,8 @@ def test_points_of_cropped_and_reduced_images_are_those_of_the_stored_ones(tmp_p
     # The crop begins at 60, 10 and has 80 × 80 pixels.
     found = fractions(tmp_path, row, (32, 32), encoding)
     np.testing.assert_allclose(found, [[0.5, 0.625], [-0.125, -0.125]])
+    found = fractions(tmp_path, row, (100, 100), {"crop": 300, "size": 0})  # from 50, 0
+    np.testing.assert_allclose(found, [[0.5, 0.6], [0, 0]])
     found = fractions(tmp_path, row, (64, 32), {"crop": 0, "size": 32})
     np.testing.assert_allclose(found, [[0.5, 0.6], [0.25, 0]])
 
