@@ -2,6 +2,7 @@
 
 import json
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -53,6 +54,18 @@ def test_the_same_command_resumes_and_then_changes_nothing(command, tmp_path):
     assert [path.read_bytes() for path in (out, checkpoint)] == files
     error = command("--lr", 0.5, code=2).stderr
     assert error.count("\n") == 1 and "other settings (lr)" in error
+
+
+def test_everything_may_be_at_urls(command, animals, shards, tmp_path):
+    command()
+    memory = fsspec.filesystem("memory")
+    memory.put(shards, "/landmarks/set", recursive=True)
+    memory.put(str(animals.parent / "landmarks.jsonl"), "/landmarks/points")
+    memory.put(str(tmp_path / "parts"), "/landmarks/parts")
+    out = "memory://landmarks/n.safetensors"
+    files = ("--points", "memory://landmarks/points", "--parts", "memory://landmarks/parts")
+    here("landmarks", "train", "memory://landmarks/set", out, *files, *TINY)
+    assert memory.cat(out) == (tmp_path / "n.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(("rows", "message"), [
