@@ -92,9 +92,20 @@ def test_loader_processes_do_not_change_the_batches(samples):
         assert torch.equal(alone.points, other.points)
 
 
-def test_another_seed_gives_other_bits(samples, uninterrupted, tmp_path):
-    other = fitted(samples, tmp_path / "c", settings=msgspec.structs.replace(TINY, seed=1))
-    assert not torch.equal(other.weights()["l0.bias"], uninterrupted[0].weights()["l0.bias"])
+def test_another_seed_gives_other_weights_and_batches(samples):
+    fits = [new_fit(samples, msgspec.structs.replace(TINY, seed=seed)) for seed in (0, 1)]
+    assert not torch.equal(*(fit.weights()["l0.bias"] for fit in fits))
+    assert not torch.equal(*(next(samples.training(range(1), 4, s)).images for s in (0, 1)))
+
+
+@pytest.mark.parametrize("augment", [0.0, 1.0])
+def test_each_step_is_augmented_otherwise(samples, augment):
+    batch, losses = next(samples.training(range(1), 4, 0)), []
+    for step in (0, 1):
+        fit = new_fit(samples, msgspec.structs.replace(TINY, augment=augment))
+        fit.step = step
+        losses.append(fit.update(batch))
+    assert torch.equal(*losses) == (augment == 0)
 
 
 @pytest.mark.parametrize(("change", "message"), [
