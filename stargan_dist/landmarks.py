@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from stargan_dist import storage
+from stargan_dist.console.arguments import Parser, integer
 from stargan_dist.data.index import Index, read_index
 from stargan_dist.data.reader import ShardReader, check_split
-from stargan_dist.errors import STOPPED, run_command
+from stargan_dist.errors import STOPPED, UserError, run_command
 from stargan_dist.faces import fit_checkpoint, manifest, mean, parts
 from stargan_dist.faces.fit_loop import error_in_words, run
 from stargan_dist.faces.fitting import Fit, Settings
@@ -28,28 +29,23 @@ CHECKPOINT_SUFFIX = ".checkpoint"  # of the file beside OUT
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m stargan_dist.landmarks", description=__doc__.split("\n\n")[1]
-    )
+    parser = Parser(prog="python -m stargan_dist.landmarks", description=__doc__.split("\n\n")[1])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_train(commands)
     _add_mean(commands)
-    args = parser.parse_args()
-    if args.batch_size < 2 or args.workers < 0:
-        parser.error("--batch-size must be at least 2, --workers at least 0")
-    return args
+    return parser.parse_args()
 
 
 def _add_common(commands: Any, name: str, run: Any, text: str, out: str) -> Any:
     parser = commands.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run)
     parser.add_argument("shards", metavar="SHARDS", help="folder or URL of the shards")
     parser.add_argument("out", metavar="OUT", help=out)
     parser.add_argument(
-        "--workers", type=int, default=1, help="loader processes (default: %(default)s)"
+        "--workers", type=integer(0), default=1, help="loader processes (default: %(default)s)"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=DEFAULTS.batch_size, metavar="N",
+        "--batch-size", type=integer(2), default=DEFAULTS.batch_size, metavar="N",
         help="images at a time (default: %(default)s)",
     )  # fmt: skip
     return parser
@@ -87,7 +83,7 @@ def _add_train(commands: Any) -> None:
         "--loss", choices=[*LOSSES], default=DEFAULTS.loss, help="default: %(default)s"
     )
     parser.add_argument(
-        "--every", type=int, default=500, metavar="N",
+        "--every", type=integer(1), default=500, metavar="N",
         help="steps between checkpoints, with the error on validation images (default: "
         "%(default)s)",
     )  # fmt: skip
@@ -106,15 +102,12 @@ def _add_mean(commands: Any) -> None:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    """Return the settings of a fit. Exits if one is out of its range."""
+    """Return the settings of a fit. Raises UserError if one is out of its range."""
     settings = Settings(**{name: getattr(args, name) for name in Settings.__struct_fields__})
-    reasons = (
-        settings.fault(),
-        "" if args.every >= 1 else "--every must be at least 1",
-        "" if args.out.endswith(".safetensors") else "OUT must end with .safetensors",
-    )
-    if any(reasons):
-        args.parser.error(next(filter(None, reasons)))
+    if not args.out.endswith(".safetensors"):
+        raise UserError(f"{args.out}: the name of a network ends with .safetensors")
+    if reason := settings.fault():
+        raise UserError(reason)
     return settings
 
 

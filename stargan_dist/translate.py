@@ -18,6 +18,7 @@ from stargan_dist.distributed.world import World
 from stargan_dist.errors import run_command
 from stargan_dist.inference import folders
 from stargan_dist.inference.folders import Guides, Settings, Work
+from stargan_dist.inference.output_folder import ENCODINGS
 from stargan_dist.inference.pictures import FITS
 from stargan_dist.inference.sources import list_sources
 from stargan_dist.inference.translator import Translator
@@ -64,7 +65,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--fit", choices=[*FITS], default="crop", help="default: crop")
     parser.add_argument(
         "--format",
-        choices=[*folders.ENCODINGS],
+        choices=[*ENCODINGS],
         default="png",
         help="of the outputs (default: png)",
     )

@@ -15,6 +15,7 @@ COMMANDS = (
     "export",
     "convert",
     "translate",
+    "align",
     "video",
     "app",
     "landmarks",
@@ -29,8 +30,8 @@ FLOORS = [
     ("data", "launch"),
     ("shards", "objectives", "engines", "runs"),
     ("models",),
-    ("inference", "faces"),
-    ("evaluation",),
+    ("inference",),
+    ("evaluation", "faces"),
     ("training",),
     COMMANDS,
 ]

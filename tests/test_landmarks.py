@@ -16,7 +16,7 @@ from stargan_dist.models.landmarks import Description, SavedLandmarks
 from stargan_dist.nets.fan import FAN
 from stargan_dist.nets.masks import Move, Part
 from tests.conftest import here
-from tests.helpers.landmarks import write_rows
+from tests.helpers.manifests import write_rows
 
 TINY = ("--width", 16, "--input-size", 64, "--batch-size", 4, "--steps", 4, "--every", 2,
         "--workers", 0)  # fmt: skip
@@ -91,12 +91,13 @@ def test_unusable_landmarks_are_one_line(command, tmp_path, rows, message):
     (("--every", 0), "--every"),
 ])  # fmt: skip
 def test_options_out_of_range_are_refused(command, options, message):
-    assert message in command(*options, code=2).stderr
+    (line,) = command(*options, code=2).stderr.splitlines()
+    assert line.startswith("error: ") and message in line
 
 
 def test_the_name_of_the_output_shows_what_it_is(shards, tmp_path):
     done = here("landmarks", "train", shards, tmp_path / "n.pt", "--points", "m", code=2)
-    assert "OUT must end with .safetensors" in done.stderr
+    assert "the name of a network ends with .safetensors" in done.stderr
 
 
 @pytest.fixture

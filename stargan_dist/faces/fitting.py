@@ -62,7 +62,6 @@ class Settings(msgspec.Struct, frozen=True):
             f"--input-size must be a multiple of 64 up to {MAX_INPUT_SIZE}":
                 0 < self.input_size <= MAX_INPUT_SIZE and self.input_size % 64 == 0,
             "--steps must be at least 1": self.steps >= 1,
-            "--batch-size must be at least 2": self.batch_size >= 2,
             "--lr and --sigma must be positive": 0 < self.lr < 1e9 and 0 < self.sigma < 1e9,
             "--augment must be at least 0 and at most 5": 0 <= self.augment <= 5,
             "--seed must not be negative": self.seed >= 0,

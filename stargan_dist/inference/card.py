@@ -29,6 +29,7 @@ class Card:
         image_size: in pixels.
         domains: names of the labels.
         target: arguments of `Translator.translate` that name one of them.
+        target_options: options of `stargan_dist.translate` that name it.
         diverse: outputs depend on a seed.
         guided_by_references: outputs can depend on a reference.
         step: iterations of the training; 0: not known.
@@ -46,6 +47,7 @@ class Card:
     image_size: int
     domains: Sequence[str]
     target: str
+    target_options: Sequence[str]
     diverse: bool
     guided_by_references: bool
     step: int
@@ -67,6 +69,7 @@ def of_model(model: SavedModel) -> Card:
         image_size=spec.config.model.image_size,
         domains=labels.names,
         target=_target(labels),
+        target_options=_target_options(labels),
         diverse=spec.recipe.is_diverse,
         guided_by_references=spec.recipe.uses_references,
         step=model.step,
@@ -169,11 +172,9 @@ On the command line:
 
 
 def _command(card: Card) -> str:
-    """Return a command that draws translations of an image."""
-    words = ["python", "-m", "stargan_dist.sample", "--run", card.address, "--sources", "photo.jpg"]
-    if card.guided_by_references:
-        words += ["--references", f"{card.domains[-1]}=other.jpg"]
-    return shlex.join([*words, "--out", "translations"])
+    """Return a command that translates an image."""
+    words = ["python", "-m", "stargan_dist.translate", card.address, "photo.jpg", "translations"]
+    return shlex.join([*words, *card.target_options])
 
 
 def _target(labels: Labels) -> str:
@@ -183,6 +184,15 @@ def _target(labels: Labels) -> str:
         return f"domain={_quoted(labels.names[-1])}"
     target = f"attributes={{{_quoted(space.columns[-1])}: True}}"
     return f"{target}, data_source={_quoted(space.name)}" if space.name else target
+
+
+def _target_options(labels: Labels) -> list[str]:
+    """Return options of `stargan_dist.translate` that name the last label."""
+    space = labels.spaces[-1]
+    source = ["--data-source", space.name] if space.name and space.binary else []
+    if space.binary:
+        return ["--attributes", f"{space.columns[-1]}=1", *source]
+    return ["--domain", labels.names[-1]]
 
 
 def _quoted(name: str) -> str:

@@ -6,7 +6,6 @@ may depend on what else is in its batch.
 """
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
@@ -17,17 +16,15 @@ from torch import Tensor
 
 from stargan_dist import storage
 from stargan_dist.console.progress import progress_bar
-from stargan_dist.data import transforms
 from stargan_dist.distributed.world import World
-from stargan_dist.errors import UserError, explained
+from stargan_dist.errors import UserError
+from stargan_dist.inference import output_folder
 from stargan_dist.inference.pictures import Fitted, to_image_of_output
 from stargan_dist.inference.sources import Source
 from stargan_dist.inference.translator import Translator
 
-SETTINGS, INDEX = "translation.json", "index.jsonl"
+SETTINGS = "translation.json"
 CHUNK_SOURCES = 8
-ENCODINGS = {"jpg": "jpeg", "png": "png", "webp": "webp"}
-QUALITY = 95  # of jpg and webp
 
 
 @dataclass(frozen=True)
@@ -117,27 +114,13 @@ def check_settings(out: str, translator: Translator, settings: Settings, guides:
         UserError: the folder has outputs of another model or of other settings, or is not writable.
     """
     vectors = guides.vectors.float().cpu().numpy().tobytes()
-    new = {
-        **json.loads(json.dumps(asdict(settings))),
+    everything = {
+        **asdict(settings),
         "model": translator.saved.fingerprint(),
         "guides": hashlib.sha256(vectors).hexdigest(),
         "bfloat16": translator.model.bfloat16,
     }
-    url = storage.join(out, SETTINGS)
-    try:
-        if not storage.exists(url):
-            storage.check_writable(out)
-            storage.write_bytes(url, (json.dumps(new, indent=1) + "\n").encode())
-            return
-        old = storage.decode_json(storage.read_bytes(url), dict[str, Any], url)
-    except OSError as error:
-        raise explained(f"cannot write to {out}: {error}", error) from error
-    differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    if differing:
-        raise UserError(
-            f"{out} has translations with other settings ({', '.join(differing)} differ): name "
-            "another folder"
-        )
+    output_folder.check_settings(out, SETTINGS, everything, "translations")
 
 
 @dataclass(frozen=True)
@@ -214,17 +197,8 @@ def _translate_chunk(work: Work, chunk: list[Source]) -> dict[str, str]:
     readable = [source for source in chunk if source.name in fitted]
     outputs = [output for row in rows for output in row]
     for name, output in zip(work.files(readable), outputs, strict=True):
-        _write(storage.join(work.out, name), output, work.settings.format)
+        output_folder.write_image(storage.join(work.out, name), to_image_of_output(output))
     return errors
-
-
-def _write(url: str, output: Tensor, suffix: str) -> None:
-    image, encoding = to_image_of_output(output), ENCODINGS[suffix]
-    data = transforms.reencode(image, crop=0, size=0, image_format=encoding, quality=QUALITY)
-    try:
-        storage.write_bytes(url, data)
-    except OSError as error:
-        raise explained(f"cannot write {url}: {error}", error) from error
 
 
 def _write_index(work: Work, failed: Collection[str]) -> None:
@@ -240,8 +214,4 @@ def _write_index(work: Work, failed: Collection[str]) -> None:
         if source.name not in failed
         for guide in work.guides.guides
     ]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    try:
-        storage.write_bytes(storage.join(work.out, INDEX), text.encode())
-    except OSError as error:
-        raise explained(f"cannot write to {work.out}: {error}", error) from error
+    output_folder.write_index(work.out, lines)

@@ -3,6 +3,7 @@
 import fnmatch
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from PIL import Image
 from stargan_dist import storage
 from stargan_dist.config import DataConfig
 from stargan_dist.data.index import INDEX
+from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader, open_reader
 from stargan_dist.errors import UserError, explained
 from stargan_dist.inference.pictures import read_image
@@ -20,7 +22,7 @@ PATTERN = "*?["
 
 
 class Source(NamedTuple):
-    """A picture to translate.
+    """A picture to translate. Picklable.
 
     Attributes:
         name: in the names of its outputs: the path in its folder, without suffix unless another
@@ -34,13 +36,14 @@ class Source(NamedTuple):
     read: Callable[[], Image.Image]
 
 
-def list_sources(location: str, split: str = "val") -> list[Source]:
+def list_sources(location: str, split: str = "val", outside: str = "") -> list[Source]:
     """List pictures in a stable order.
 
     Args:
         location: path or URL of a file, of a folder with its subfolders, of shards; or a pattern
             such as `photos/*.jpg`, whose `*` may match several folders.
         split: of shards.
+        outside: folder or URL whose files are left out, such as that of the outputs.
 
     Raises:
         UserError: there are none, or the location cannot be listed.
@@ -48,12 +51,12 @@ def list_sources(location: str, split: str = "val") -> list[Source]:
     try:
         if storage.exists(storage.join(location, INDEX)):
             return _of_shards(location, split)
-        return _of_files(location)
+        return _of_files(location, outside)
     except OSError as error:
         raise explained(f"cannot list {location}: {error}", error) from error
 
 
-def _of_files(location: str) -> list[Source]:
+def _of_files(location: str, outside: str) -> list[Source]:
     folder, pattern = _split_pattern(location)
     if not pattern and not storage.exists(location):
         raise UserError(f"{location}: no such file or folder")
@@ -63,9 +66,11 @@ def _of_files(location: str) -> list[Source]:
         path
         for path in storage.find_files(folder)
         if (fnmatch.fnmatchcase(path, pattern) if pattern else path.lower().endswith(SUFFIXES))
+        and not (outside and storage.is_below(storage.join(folder, path), outside))
     )
     if not paths:
-        raise UserError(f"{location} has no images ({', '.join(SUFFIXES)})")
+        where = f" outside {outside}" if outside else ""
+        raise UserError(f"{location} has no images ({', '.join(SUFFIXES)}){where}")
     counts = Counter(_stem(path) for path in paths)
     names = [_stem(path) if counts[_stem(path)] == 1 else path for path in paths]
     return [
@@ -84,7 +89,7 @@ def _split_pattern(location: str) -> tuple[str, str]:
 
 
 def _of_file(url: str, name: str) -> Source:
-    return Source(_safe(name), url, lambda: read_image(url))
+    return Source(_safe(name), url, partial(read_image, url))
 
 
 def _stem(path: str) -> str:
@@ -108,4 +113,8 @@ def _of_shards(url: str, split: str) -> list[Source]:
 def _of_sample(reader: ShardReader, domain: int, number: int) -> Source:
     name = f"{reader.index.domains[domain]}/{number:08d}"
     location = reader.locate(domain, number)
-    return Source(_safe(name), f"{reader.url}: {name}", lambda: reader.read_image(location)[0])
+    return Source(_safe(name), f"{reader.url}: {name}", partial(_read_sample, reader, location))
+
+
+def _read_sample(reader: ShardReader, location: Location) -> Image.Image:
+    return reader.read_image(location)[0]

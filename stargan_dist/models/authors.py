@@ -330,6 +330,10 @@ def to_state_dicts(model: SavedModel) -> StateDicts:
         for key, piece in zip(theirs, pieces, strict=True):
             networks.setdefault(rule.network, {})[key] = piece.clone()
     if model.landmarks:
+        if not model.landmarks.is_published:
+            raise UserError(
+                f"{model.origin}: the authors' programs have the published landmark network alone"
+            )
         networks["fan"] = dict(model.landmarks.tensors)
     if config.model.w_hpf:
         networks["generator"][HIGH_PASS] = HighPass(config.model.w_hpf).kernel

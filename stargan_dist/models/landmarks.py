@@ -55,6 +55,14 @@ class SavedLandmarks:
     tensors: dict[str, Tensor]
     description: Description = PUBLISHED
 
+    @property
+    def is_published(self) -> bool:
+        """It has the form of the published network, with its table of parts."""
+        with torch.device("meta"):
+            sizes = {name: tensor.shape for name, tensor in FAN().state_dict().items()}
+        own = {name: tensor.shape for name, tensor in self.tensors.items()}
+        return self.description == PUBLISHED and own == sizes
+
     def build(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> FAN:
         """Build the network in evaluation mode."""
         network = empty_network(self.tensors, self.description.input_size)

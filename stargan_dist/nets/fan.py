@@ -23,7 +23,7 @@ def coordinates(x: Tensor) -> Tensor:
                      for n in (height, width))  # fmt: skip
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
     distance = grid.square().sum(0).sqrt()
-    return torch.cat([grid, (distance / distance.max())[None]]).expand(len(x), -1, -1, -1)
+    return torch.cat([grid, (distance / distance.max())[None]]).expand(x.shape[0], -1, -1, -1)
 
 
 class CoordConv(nn.Module):

@@ -74,7 +74,8 @@ def masks_of(heat_maps: Tensor, parts: Sequence[Part], size: int) -> Tensor:
     maps = torch.where(maps < THRESHOLD, 0, maps)
     lowest, highest = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     maps = (maps - lowest) / (highest - lowest + EPSILON)
-    all_parts, inner = maps.new_zeros(2, len(maps), size, size)
+    # shape[0], as len() would fix the batch of exported graphs.
+    all_parts, inner = maps.new_zeros(2, maps.shape[0], size, size)
     for part in parts:
         of_part = maps[:, list(part.landmarks)]
         heat = sum(of_part.roll(move.rows, 2).pow(move.power).sum(1) for move in part.moves)

@@ -5,20 +5,21 @@ Shards are WebDataset tars of images, with an index. Each command explains its o
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
+from stargan_dist.console.arguments import Parser, integer
 from stargan_dist.data.index import MAX_SAMPLES, Index, read_index
 from stargan_dist.errors import UserError, printable, run_command
 from stargan_dist.shards.build import build
 from stargan_dist.shards.pack import Encoding
 from stargan_dist.shards.preview import preview, write_png
+from stargan_dist.shards.process_pool import available_cores
 from stargan_dist.shards.publish import WHOLE_BUILD, BuildPart, merge, merge_if_last
 from stargan_dist.shards.summary import summarise, summary_table
 from stargan_dist.shards.verify import verify
@@ -27,28 +28,7 @@ PROGRAM = "python -m stargan_dist.shards"
 FAULTS_FOUND = 1  # exit code of verify
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that reports errors on one line, as UserError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
 # Types of option values.
-
-
-def _integer(minimum: int, maximum: float = float("inf")) -> Callable[[str], int]:
-    """Return a parser of integers in [minimum, maximum]."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if not minimum <= value <= maximum:
-            limits = f"at least {minimum}" + (f" and at most {maximum}" if maximum < 1e9 else "")
-            raise argparse.ArgumentTypeError(f"{value} must be {limits}")
-        return value
-
-    parse.__name__ = "whole number"  # argparse's message is "invalid whole number value"
-    return parse
 
 
 def _fraction(text: str) -> float:
@@ -79,12 +59,6 @@ def _storage_options(text: str) -> dict[str, dict[str, Any]]:
     if not isinstance(options, dict) or not all(isinstance(o, dict) for o in options.values()):
         raise argparse.ArgumentTypeError('must be like {"s3": {"endpoint_url": "http://…"}}')
     return options
-
-
-def _available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # on Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 # Options of each command.
@@ -123,7 +97,7 @@ def _add_url(parser: argparse.ArgumentParser, name: str) -> None:
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--processes", type=_integer(1), default=_available_cores(), metavar="N",
+        "--processes", type=integer(1), default=available_cores(), metavar="N",
         help="number of worker processes (default: the available cores, here %(default)s)",
     )  # fmt: skip
 
@@ -149,7 +123,7 @@ def _add_build(commands: Any) -> None:
     _add_split_options(parser)
     _add_encoding_options(parser)
     parser.add_argument(
-        "--shard-images", type=_integer(1, MAX_SAMPLES), default=1024, metavar="N",
+        "--shard-images", type=integer(1, MAX_SAMPLES), default=1024, metavar="N",
         help="images per shard (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -181,11 +155,11 @@ def _add_split_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_encoding_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--size", type=_integer(0), default=0, metavar="PIXELS",
+        "--size", type=integer(0), default=0, metavar="PIXELS",
         help="reduce the shorter side to this size; 0: do not resize (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--crop", type=_integer(0), default=0, metavar="PIXELS",
+        "--crop", type=integer(0), default=0, metavar="PIXELS",
         help="first crop to a central square of at most this size; 0: do not crop "
         "(default: %(default)s)",
     )  # fmt: skip
@@ -195,7 +169,7 @@ def _add_encoding_options(parser: argparse.ArgumentParser) -> None:
         "original bytes)",
     )  # fmt: skip
     parser.add_argument(
-        "--quality", type=_integer(1, 100), default=92,
+        "--quality", type=integer(1, 100), default=92,
         help="quality of re-encoded jpeg and webp images, 1 to 100 (default: %(default)s)",
     )  # fmt: skip
 
@@ -259,11 +233,11 @@ def _add_preview(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--split", default="train", help="split to draw (default: %(default)s)")
     parser.add_argument(
-        "--per-domain", type=_integer(1), default=8, metavar="N",
+        "--per-domain", type=integer(1), default=8, metavar="N",
         help="maximum number of images of each domain (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--size", type=_integer(16), default=128, metavar="PIXELS",
+        "--size", type=integer(16), default=128, metavar="PIXELS",
         help="width and height of a cell (default: %(default)s)",
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Distribution of tasks over processes."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,10 +16,22 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def map_in_processes(
-    function: Callable[[Task], Result], tasks: Sequence[Task], num_processes: int
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    num_processes: int,
+    option: str = "--processes",
 ) -> Iterator[Result]:
     """Run a function on all tasks and yield the results in the order of the tasks.
+
+    Args:
+        option: the one that sets the number of processes, for the error.
 
     Raises:
         UserError: a process died.
@@ -36,7 +49,7 @@ def map_in_processes(
         yield from pool.map(function, tasks)
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process died (out of memory?): try again with fewer --processes"
+            f"a worker process died (out of memory?): try again with fewer {option}"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -74,6 +74,12 @@ def is_inside(url: str, path: str) -> bool:
     return Path(folder, path).resolve().is_relative_to(Path(folder).resolve())
 
 
+def is_below(url: str, folder: str) -> bool:
+    """Return True if a URL is in a folder or its subfolders, by its name: links are not seen."""
+    (fs, path), (other, top) = filesystem(url), filesystem(folder)
+    return type(fs) is type(other) and path.startswith(top.rstrip("/") + "/")
+
+
 def join(url: str, *parts: str) -> str:
     """Join a URL and the parts of a path in it."""
     base = url if url.endswith("://") else url.rstrip("/") + "/"

@@ -15,6 +15,7 @@ from stargan_dist.objectives.recipes import LATENT, resolve
 from stargan_dist.training.nonfinite import NonFiniteGuard
 from stargan_dist.training.train_state import TrainState
 from tests.helpers.iterations import iterate
+from tests.helpers.models import tiny_landmarks
 
 SMALL = ["--model.image_size", "32", "--model.base_width", "4", "--model.max_width", "8"]
 
@@ -29,7 +30,9 @@ def world():
 def make_state_engine_batch(world, device, *options):
     """Return a train state, its engine, and a batch on the device."""
     config = configs.parse(["--run", "r", "--data.shards", "s", *SMALL, *options])
-    state = TrainState(resolve(config), domain_labels(["a", "b"]), torch.device(device))
+    landmarks = tiny_landmarks() if config.model.w_hpf else None
+    labels = domain_labels(["a", "b"])
+    state = TrainState(resolve(config), labels, torch.device(device), landmarks)
     images = torch.randint(256, (3, 4, 3, 32, 32), dtype=torch.uint8)
     labels, latents = torch.randint(2, (2, 4)), torch.randn(2, 4, 16)
     batch = Batch(images[0], labels[0], images[1], images[2], labels[1], *latents, torch.rand(4))
@@ -37,8 +40,11 @@ def make_state_engine_batch(world, device, *options):
     return state, engine, batch.to(torch.device(device), state.dtype)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_an_iteration_never_reads_from_the_device(world, monkeypatch, precision):
+@pytest.mark.parametrize(
+    "options",
+    [("--precision", "float32"), ("--precision", "float16"), ("--model.w_hpf", "1")],
+)
+def test_an_iteration_never_reads_from_the_device(world, monkeypatch, options):
     """On the meta device every read (`.item()`, a comparison, a copy to the host) raises.
 
     Two places do read: the mean over the ranks of a step that is logged, and the guard, one
@@ -47,7 +53,7 @@ def test_an_iteration_never_reads_from_the_device(world, monkeypatch, precision)
     monkeypatch.setattr(World, "device", torch.device("meta"))
     for module in ("v2", "precision"):  # the meta device has no autocast
         monkeypatch.setattr(f"stargan_dist.nets.{module}.autocast_to", lambda *_: nullcontext())
-    state, engine, batch = make_state_engine_batch(world, "meta", "--precision", precision)
+    state, engine, batch = make_state_engine_batch(world, "meta", *options)
     for optimizer in state.optimizers.values():
         optimizer.defaults["fused"] = True  # as on a GPU, where Adam itself reads the flag
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure: None)

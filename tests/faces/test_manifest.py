@@ -5,7 +5,7 @@ import pytest
 
 from stargan_dist.errors import UserError
 from stargan_dist.faces import manifest
-from tests.helpers.landmarks import write_rows
+from tests.helpers.manifests import write_rows
 
 ROWS = [("a/0.png", [[10, 20], [40, 30]]), ("b/1.png", [[0, 0], [80, 40.5]])]
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -90,4 +91,5 @@ def test_the_examples_run(tmp_path, monkeypatch, recipe, binary, images):
     assert isinstance(names["translator"], Translator)
     assert names["image"].size == (32, 32)
     _, _, module, *arguments = shlex.split(command)
-    assert here(module.removeprefix("stargan_dist."), *arguments).stdout.count(".png") == images
+    here(module.removeprefix("stargan_dist."), *arguments)
+    assert len(list(Path("translations").glob("photo_*.png"))) == 1
