@@ -18,6 +18,7 @@ COMMANDS = (
     "align",
     "video",
     "app",
+    "landmarks",
     "memory",
     "status",
 )

@@ -2,11 +2,12 @@
 
     python -m stargan_dist.data.demo DEST [--expressions]
 
-writes ``DEST/images/<species>/000000.png`` and so on, and ``DEST/factors.jsonl`` with the factors
-of variation of each image, so that translations can be compared with the truth. All these animals
-are awake. With ``--expressions`` there is a folder for each expression instead, with animals of all
-species. Expressions differ in the eyes only: the result is a dataset with other labels for similar
-images.
+writes ``DEST/images/<species>/000000.png`` and so on, ``DEST/factors.jsonl`` with the factors of
+variation of each image, so that translations can be compared with the truth, and
+``DEST/landmarks.jsonl`` with the places of the eyes and other parts of the head in each image. All
+these animals are awake. With ``--expressions`` there is a folder for each expression instead, with
+animals of all species. Expressions differ in the eyes only: the result is a dataset with other
+labels for similar images.
 """
 
 import argparse
@@ -69,10 +70,8 @@ class Pen:
         self.expression = factors.expression
         self.outline = _mix(factors.fur, INK, 0.7)
         self._canvas = ImageDraw.Draw(self.image)
-        self._centre = np.array([factors.x, factors.y]) * side
         self._radius = factors.radius * side
-        cos, sin = math.cos(factors.tilt), math.sin(factors.tilt)
-        self._rotation = np.array([[cos, sin], [-sin, cos]])
+        self._factors, self._side = factors, side
 
     def shape(self, points: Points, fill: Colour, outline: float = 0.0) -> None:
         """Fill the polygon ``points`` (N, 2), with an outline of the given width."""
@@ -91,7 +90,14 @@ class Pen:
         self._canvas.line(pixels, fill=colour, width=thickness, joint="curve")
 
     def _pixels(self, points: Points) -> list[tuple[float, float]]:
-        return [(x, y) for x, y in points @ self._rotation * self._radius + self._centre]
+        return [(x, y) for x, y in to_pixels(self._factors, points, self._side)]
+
+
+def to_pixels(factors: Factors, points: Points, side: int) -> Points:
+    """Return points (N, 2) of head coordinates as x, y in pixels of an image of `side` pixels."""
+    cos, sin = math.cos(factors.tilt), math.sin(factors.tilt)
+    rotation = np.array([[cos, sin], [-sin, cos]])
+    return points @ rotation * (factors.radius * side) + np.array([factors.x, factors.y]) * side
 
 
 def _mix(a: Colour, b: Colour, weight: float) -> Colour:
@@ -195,6 +201,24 @@ _DRAWINGS: dict[str, Callable[[Pen], None]] = {"cat": _cat, "dog": _dog, "rabbit
 SPECIES: tuple[str, ...] = tuple(_DRAWINGS)
 
 
+# Landmarks, in head coordinates; left is left in the image. Those of the ears are their middles:
+# the tips may be outside the image.
+_EYE_PLACES = ((-0.42, -0.16), (0.42, -0.16))
+_CHIN_AND_JAW = ((0.0, 0.92), (-0.5, 0.8), (0.5, 0.8))
+_NOSES = {"cat": (0.0, 0.27), "dog": (0.0, 0.3), "rabbit": (0.0, 0.26)}
+_EARS = {"cat": (0.68, -0.84), "dog": (1.02, 0.1), "rabbit": (0.45, -1.3)}
+LANDMARKS = (
+    "left eye", "right eye", "nose", "chin", "left jaw", "right jaw", "left ear", "right ear",
+)  # fmt: skip
+
+
+def landmarks(factors: Factors, size: int) -> Points:
+    """Return the landmarks (8, 2) of an image of `size` pixels as x, y, in their order."""
+    x, y = _EARS[factors.species]
+    points = [*_EYE_PLACES, _NOSES[factors.species], *_CHIN_AND_JAW, (-x, y), (x, y)]
+    return to_pixels(factors, np.array(points), size)
+
+
 def sample_factors(seed: int, species: str, i: int) -> Factors:
     """Return the factors of image ``i`` of a species, independent of all other images."""
     return _draw_factors(np.random.default_rng([seed, SPECIES.index(species), i]), species, "awake")
@@ -236,7 +260,7 @@ def draw(factors: Factors, size: int) -> Image.Image:
 def write_dataset(
     dest: Path, count: int, size: int, seed: int, *, expressions: bool = False
 ) -> None:
-    """Write ``count`` images of each domain, and their factors, to the new folder ``dest``.
+    """Write ``count`` images of each domain, factors and landmarks to the new folder ``dest``.
 
     The domains are the species, or with ``expressions`` the expressions.
 
@@ -254,6 +278,7 @@ def write_dataset(
         (partial / "images" / domain).mkdir(parents=True)
     with (
         (partial / "factors.jsonl").open("w", encoding="utf-8") as lines,
+        (partial / "landmarks.jsonl").open("w", encoding="utf-8") as landmark_lines,
         progress_bar(count * len(domains), "images", description="drawing") as progress,
     ):
         for domain in domains:
@@ -262,6 +287,8 @@ def write_dataset(
                 file = f"{domain}/{i:06d}.png"
                 draw(factors, size).save(partial / "images" / file)
                 lines.write(json.dumps({"file": file, **asdict(factors)}) + "\n")
+                points = landmarks(factors, size).round(3).tolist()
+                landmark_lines.write(json.dumps({"file": file, "points": points}) + "\n")
                 progress.update(1)
     partial.rename(dest)
 
@@ -271,7 +298,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m stargan_dist.data.demo",
         description="Draw a synthetic dataset of cats, dogs and rabbits: a folder of PNG images "
-        "for each domain, DEST/images/DOMAIN, and the factors of each image, DEST/factors.jsonl.",
+        "for each domain, DEST/images/DOMAIN, and the factors and landmarks of each image, "
+        "DEST/factors.jsonl and DEST/landmarks.jsonl.",
     )
     parser.add_argument(
         "dest", metavar="DEST", type=Path, help="output folder, which must be new or empty"

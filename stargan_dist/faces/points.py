@@ -25,3 +25,8 @@ def points_of(heat_maps: Tensor, size: int) -> Tensor:
     slope = torch.stack([heat(1, 0) - heat(-1, 0), heat(0, 1) - heat(0, -1)], 2)
     offset = torch.where(inside[:, :, None], 0.25 * slope.sign(), 0)
     return (torch.stack([column, row], 2) + offset + 0.5) * (size / side)
+
+
+def num_landmarks(num_maps: int) -> int:
+    """Return the landmarks of a network: the last of the published 99 maps is a boundary."""
+    return 98 if num_maps == 99 else num_maps

@@ -11,9 +11,15 @@ from PIL import Image
 
 from stargan_dist.data.demo import (
     EXPRESSIONS,
+    INK,
+    LANDMARKS,
+    PINK,
     SPECIES,
     Factors,
+    Pen,
+    _mix,
     draw,
+    landmarks,
     main,
     sample_expression,
     sample_factors,
@@ -44,7 +50,7 @@ def contents(dataset: Path) -> dict[str, bytes]:
 
 def test_the_dataset_has_count_images_of_each_species(dataset: Path) -> None:
     expected = {f"images/{species}/{i:06d}.png" for species in SPECIES for i in range(COUNT)}
-    assert contents(dataset).keys() == expected | {"factors.jsonl"}
+    assert contents(dataset).keys() == expected | {"factors.jsonl", "landmarks.jsonl"}
     with Image.open(dataset / "images/cat/000000.png") as image:
         assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
 
@@ -67,6 +73,43 @@ def test_each_image_can_be_redrawn_from_its_factors(dataset: Path) -> None:
         assert row == json.loads(json.dumps(asdict(factors)))
         with Image.open(dataset / "images" / file) as image:
             assert image.tobytes() == draw(factors, SIZE).tobytes()
+
+
+def test_landmarks_are_written_for_each_image(dataset: Path) -> None:
+    lines = (dataset / "landmarks.jsonl").read_text().splitlines()
+    rows = {row["file"]: row["points"] for row in map(json.loads, lines)}
+    assert rows.keys() == {row["file"] for row in read_rows(dataset)}
+    for file, points in rows.items():
+        factors = sample_factors(0, file.split("/")[0], int(Path(file).stem))
+        np.testing.assert_allclose(points, landmarks(factors, SIZE), atol=6e-4)
+        assert len(points) == len(LANDMARKS)
+
+
+@pytest.mark.parametrize("species", SPECIES)
+def test_landmarks_lie_on_what_is_drawn(species: str) -> None:
+    for i in range(20):
+        factors = sample_factors(0, species, i)
+        image = draw(factors, 256)
+        places = ((int(x), int(y)) for x, y in landmarks(factors, 256))
+        pixels = dict(zip(LANDMARKS, map(image.getpixel, places), strict=True))
+        outline = Pen(factors, 1).outline
+        ear = _mix(factors.fur, INK, 0.3) if species == "dog" else PINK
+        assert pixels["left eye"] == pixels["right eye"] == INK
+        assert pixels["nose"] == (PINK if species == "rabbit" else INK)
+        assert pixels["left ear"] == pixels["right ear"] == ear
+        assert pixels["left jaw"] == pixels["right jaw"] == outline
+        if species != "dog":  # whose chin is behind its tongue
+            assert pixels["chin"] == outline
+
+
+@pytest.mark.parametrize("sampled", [
+    *[(sample_factors, species) for species in SPECIES],
+    *[(sample_expression, expression) for expression in EXPRESSIONS],
+])  # fmt: skip
+def test_landmarks_lie_inside_the_image(sampled) -> None:
+    sample, name = sampled
+    points = np.stack([landmarks(sample(0, name, i), 64) for i in range(400)])
+    assert points.min() > 2 and points.max() < 62
 
 
 def test_the_pixels_of_the_species_do_not_change() -> None:
