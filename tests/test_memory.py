@@ -74,12 +74,15 @@ TWO_SOURCES = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", 
         (DOMAINS, []),
         (DOMAINS, ["--model.mapping", "conditional"]),
         (DOMAINS, ["--recipe", "d"]),
+        (DOMAINS, ["--model.w_hpf", "1"]),
         (TWO_SOURCES, ["--recipe", "stargan"]),
     ],
 )
 def test_tensors_without_memory_give_the_same_count_as_real_ones(labels, options):
     spec = make_spec(*options)
-    assert measure(spec, labels, 2) == measure(spec, labels, 2, nullcontext())
+    measured = measure(spec, labels, 2)
+    assert measured == measure(spec, labels, 2, nullcontext())
+    assert measured.landmarks == (4 * 6_333_603 if spec.config.model.w_hpf else 0)
 
 
 def test_activations_and_gradients_match_the_peak_allocation_of_the_profiler():
