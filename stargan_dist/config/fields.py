@@ -317,7 +317,9 @@ class Config:
     """Compute dtype of the networks. bfloat16: G alone; bfloat16_most and float16: also the trunks
     of E and D, except in D's pass with R1. Weights and averaged networks are float32. float64 is
     for equality tests."""
-    schedule: Literal["published", "summed", "lazy", "joint", "joint_lazy", "sparse", "exact"] = "published"
+    schedule: Literal["published", "summed", "lazy", "joint", "joint_lazy", "sparse", "exact"] = (
+        "published"
+    )
     """Generator steps of an iteration: one for latents, then one of G for references, as published;
     or one for the sum of both losses, which ZeRO 3 needs. (exact: the former name of published.)"""
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -159,13 +159,16 @@ class DiscriminatorLoss(nn.Module):
         self.D = networks["D"]
         self.recipe, self.labels = recipe, labels
 
-    def forward(self, batch: Batch, fake: Tensor, terms: Sequence[Term]) -> tuple[Tensor, Terms]:
+    def forward(
+        self, batch: Batch, fake: Tensor, terms: Sequence[Term] | None = None
+    ) -> tuple[Tensor, Terms]:
         """Return the loss and its detached terms.
 
         Args:
             fake: (B·n, 3, H, H), of n guides.
-            terms: of the loss, with their weights in this iteration.
+            terms: of the loss, with their weights in this iteration; None: those of the recipe.
         """
+        terms = self.recipe.discriminator_terms if terms is None else terms
         penalised = any(term.name == "reg" for term in terms)
         d = DiscriminatorPass(self.D, self.labels, batch, fake, penalised=penalised)
         values = {term.name: term.compute(d) for term in terms}
@@ -220,16 +223,17 @@ class GeneratorLoss(nn.Module):
         guides: Sequence[Guide],
         D: nn.Module,
         step: int,
-        terms: Sequence[Term],
         translations: Sequence[Translation] = (),
+        terms: Sequence[Term] | None = None,
     ) -> tuple[Tensor, Terms]:
         """Return the sum of the guides' losses at a step, and its detached terms.
 
         Args:
-            terms: of the loss, with their weights in this iteration.
             translations: for each guide, by the networks in their present state; if empty, they are
                 computed here.
+            terms: of the loss, with their weights in this iteration; None: those of the recipe.
         """
+        terms = self.recipe.generator_terms if terms is None else terms
         loss = batch.x.new_zeros(())
         values_by_name: Terms = {}
         ds_iter = self.recipe.ds_iter

@@ -20,6 +20,7 @@ from stargan_dist.objectives.loss_modules import (
 from stargan_dist.objectives.recipe import Guide, Recipe, Terms
 from stargan_dist.objectives.schedules import SCHEDULES
 
+
 class Updater(Protocol):
     """The part of an engine (engines/base.py) that an iteration uses."""
 
@@ -140,7 +141,7 @@ class Objective:
     ) -> Terms:
         D, turn = self.discriminator.D, self._round(step) // self.recipe.discriminator_steps
         due = self.schedule.due(self.recipe.generator_terms, turn)
-        calls = [(batch, guides, D, step, due, shared) for batch in micro_batches]
+        calls = [(batch, guides, D, step, shared, due) for batch in micro_batches]
         terms, statistics = engine.update("G", calls, trains=guides[0].trains)
         return with_prefix("G", terms) | with_prefix(f"G/{_names(guides)}", statistics)
 

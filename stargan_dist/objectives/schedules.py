@@ -70,9 +70,9 @@ SCHEDULES = {
         every={"reg": 8},
     ),
     "sparse": Schedule(
-        "joint_lazy, with diversity in every 2nd iteration",
+        "joint_lazy, with diversity and cycle consistency in every 2nd iteration",
         joint_discriminator=True,
         joint_generator=True,
-        every={"reg": 8, "ds": 2},
+        every={"reg": 8, "ds": 2, "cyc": 2},
     ),
 }
