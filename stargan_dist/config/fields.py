@@ -320,8 +320,9 @@ class Config:
     schedule: Literal["published", "summed", "lazy", "joint", "joint_lazy", "sparse", "exact"] = (
         "published"
     )
-    """Generator steps of an iteration: one for latents, then one of G for references, as published;
-    or one for the sum of both losses, which ZeRO 3 needs. (exact: the former name of published.)"""
+    """What an iteration computes (docs/engines.md). published: a step of D and of the generator for
+    each guide. Others cost less; summed and those after lazy have one generator step, which ZeRO 3
+    needs. (exact: the former name of published.)"""
     engine: EngineConfig = field(default_factory=EngineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)

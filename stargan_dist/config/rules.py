@@ -86,7 +86,7 @@ def _engine_rules(config: Config) -> list[Rule]:
          "precision: DeepSpeed (engine.name) trains in float32 or bfloat16, not "
          f"{config.precision}"),
         (not zero3 or config.schedule in ONE_GENERATOR_STEP,
-         "engine.zero_stage: 3 needs --schedule summed or joint. A second step, of G alone, would apply the "
+         "engine.zero_stage: 3 needs --schedule summed. A second step, of G alone, would apply the "
          "gradients of F and E that stage 3 keeps once more"),
         (not zero3 or not any((clip.G, clip.F, clip.E)),
          "optim.clip: ZeRO 3 has one optimizer for G, F and E, and cannot clip each network; set "

@@ -34,7 +34,7 @@ def short(row):
 
 
 def train_both(row, literal_row=None):
-    """Train by a schedule and by the plain iteration; return differences of terms and parameters."""
+    """Train by a schedule and plainly. Return the differences of terms and of parameters."""
     nets = make_networks()
     literal = make_plain(copy.deepcopy(nets))
     objective = make_objective(nets, WEIGHTS)
