@@ -293,6 +293,9 @@ class MonitorConfig:
     """Sources per domain in a grid; also the number of references."""
     latents: PositiveInt = 3
     """Latents per target domain in a grid."""
+    profile: NonNegativeInt = 0
+    """Iterations, after three others, that torch's profiler records on rank 0: a trace in the run's
+    folder profile, and a table of the costliest operations in the log; 0: none."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Where metrics are shown, beside RUN/metrics.jsonl: tensorboard, wandb, mlflow, trackio,
     comet_ml, clearml, aim, dvclive, swanlab; []: nowhere."""
