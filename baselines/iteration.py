@@ -13,7 +13,11 @@ import torch.nn.functional as F
 LATENT_STEPS = ("G", "F", "E")
 
 
-def literal_iteration(networks, optimizers, batch, weights, lambda_ds, masks=lambda x: None):
+def no_masks(_x):
+    return None
+
+
+def literal_iteration(networks, optimizers, batch, weights, lambda_ds, masks=no_masks):
     """Run one iteration.
 
     Args:
@@ -51,6 +55,13 @@ def _step(networks, optimizers, loss, letters):
 
 
 def _discriminator(networks, optimizers, batch, weights, guide, masks):
+    terms = _discriminator_terms(networks, batch, guide, masks)
+    loss = terms["real"] + terms["fake"] + weights.reg * terms["reg"]
+    _step(networks, optimizers, loss, ("D",))
+    return {f"D/{guide}/{name}": term for name, term in terms.items()}
+
+
+def _discriminator_terms(networks, batch, guide, masks):
     G, D = networks["G"], networks["D"]
     x_real = batch.x.clone().requires_grad_()
     logits = D(x_real, batch.y).src
@@ -61,11 +72,18 @@ def _discriminator(networks, optimizers, batch, weights, guide, masks):
         x_fake = G(batch.x, _style(networks, batch, guide), masks(batch.x))
     logits = D(x_fake, batch.y_trg).src
     fake = F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
-    _step(networks, optimizers, real + fake + weights.reg * reg, ("D",))
-    return {f"D/{guide}/real": real, f"D/{guide}/fake": fake, f"D/{guide}/reg": reg}
+    return {"real": real, "fake": fake, "reg": reg}
 
 
 def _generator(networks, optimizers, batch, weights, lambda_ds, guide, masks):
+    terms = _generator_terms(networks, batch, guide, masks)
+    loss = terms["adv"] + weights.sty * terms["sty"]
+    loss = loss - lambda_ds * terms["ds"] + weights.cyc * terms["cyc"]
+    _step(networks, optimizers, loss, LATENT_STEPS if guide == "latent" else ("G",))
+    return {f"G/{guide}/{name}": term for name, term in terms.items()}
+
+
+def _generator_terms(networks, batch, guide, masks):
     G, E, D = networks["G"], networks["E"], networks["D"]
     style = _style(networks, batch, guide)
     x_fake = G(batch.x, style, masks(batch.x))
@@ -77,7 +95,45 @@ def _generator(networks, optimizers, batch, weights, lambda_ds, guide, masks):
     ds = torch.mean(torch.abs(x_fake - x_fake2))
     x_rec = G(x_fake, E(batch.x, batch.y), masks(x_fake.detach()))
     cyc = torch.mean(torch.abs(x_rec - batch.x))
-    loss = adv + weights.sty * sty - lambda_ds * ds + weights.cyc * cyc
-    _step(networks, optimizers, loss, LATENT_STEPS if guide == "latent" else ("G",))
-    terms = {"adv": adv, "sty": sty, "ds": ds, "cyc": cyc}
-    return {f"G/{guide}/{name}": term for name, term in terms.items()}
+    return {"adv": adv, "sty": sty, "ds": ds, "cyc": cyc}
+
+
+def scheduled_iteration(networks, optimizers, batch, weights, lambda_ds, row, iteration):
+    """Run one iteration of another schedule than the published one, as plainly.
+
+    Args:
+        row: a `Schedule`; only what it says is used: which networks step once for both guides, and
+            the terms that are left out of most iterations, and weigh more in the others.
+        iteration: the number of earlier iterations.
+
+    Returns:
+        Every loss term that counts, under the name that the project gives it.
+    """
+    factors = {name: k if (iteration + 1) % k == 0 else 0 for name, k in row.every.items()}
+    guides = ("latent", "reference")
+    found = {}
+    for joint in [guides] if row.joint_discriminator else [("latent",), ("reference",)]:
+        each = [_discriminator_terms(networks, batch, guide, no_masks) for guide in joint]
+        terms = {name: sum(t[name] for t in each) / len(each) for name in each[0]}
+        reg = factors.get("reg", 1) * weights.reg * terms["reg"]
+        _step(networks, optimizers, terms["real"] + terms["fake"] + reg, ("D",))
+        found |= {f"D/{'+'.join(joint)}/{name}": terms[name] for name in terms}
+    for joint in [guides] if row.joint_generator else [("latent",), ("reference",)]:
+        gradients = dict.fromkeys(LATENT_STEPS, ())
+        for guide in joint:
+            terms = _generator_terms(networks, batch, guide, no_masks)
+            loss = terms["adv"] + weights.sty * terms["sty"]
+            loss = loss - factors.get("ds", 1) * lambda_ds * terms["ds"]
+            loss = loss + factors.get("cyc", 1) * weights.cyc * terms["cyc"]
+            for letter in LATENT_STEPS if guide == "latent" else ("G",):
+                parameters = [*networks[letter].parameters()]
+                gradient = torch.autograd.grad(loss, parameters, retain_graph=True)
+                before = gradients[letter] or [0] * len(parameters)
+                gradients[letter] = [a + b for a, b in zip(before, gradient, strict=True)]
+            found |= {f"G/{guide}/{name}": term for name, term in terms.items()}
+        for letter, gradient in gradients.items():
+            for parameter, g in zip(networks[letter].parameters(), gradient, strict=False):
+                parameter.grad = g
+            if gradient:
+                optimizers[letter].step()
+    return {name: v for name, v in found.items() if factors.get(name.rpartition("/")[2], 1)}

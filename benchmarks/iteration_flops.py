@@ -13,6 +13,7 @@ line is JSON, per image.
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ from stargan_dist.nets.masks import LandmarkMasks, MaskFunction, no_masks
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipe import Terms
 from stargan_dist.objectives.recipes import TABLE, resolve
+from stargan_dist.objectives.schedules import SCHEDULES
 
 
 class FlopCount(TorchDispatchMode):
@@ -78,17 +80,27 @@ class BackwardOnly:
 
 
 def count_gflop(
-    networks: Mapping[str, nn.Module], batch: Batch, masks: MaskFunction, *, literal: bool
+    networks: Mapping[str, nn.Module],
+    batch: Batch,
+    masks: MaskFunction,
+    *,
+    literal: bool = False,
+    schedule: str = "published",
 ) -> float:
-    """Return the GFLOP per image of one iteration: every forward and backward."""
-    objective = Objective(TABLE["f"], networks, domain_labels([]), masks=masks)
+    """Return the GFLOP per image of an iteration: every forward and backward.
+
+    It is the mean over the iterations of a period of the schedule.
+    """
+    objective = Objective(TABLE["f"], networks, domain_labels([]), schedule, masks)
+    steps = math.lcm(*objective.schedule.every.values())
     with FlopCount() as counter:
         if literal:
             weights = resolve(Config()).config.loss
             literal_iteration(networks, None, batch, weights, lambda_ds=1.0, masks=masks)
         else:
-            objective.iterate(BackwardOnly(objective), [batch], step=0)
-    return counter.total / 1e9 / len(batch.y)
+            for step in range(steps):
+                objective.iterate(BackwardOnly(objective), [batch], step)
+    return counter.total / 1e9 / len(batch.y) / steps
 
 
 def main() -> None:
@@ -104,12 +116,16 @@ def main() -> None:
         networks = starganv2_networks(args.domains, ModelConfig(args.size, w_hpf=args.high_pass))
         batch = random_batch(args.size, args.domains, args.batch)
         masks = LandmarkMasks(FAN().eval()) if args.high_pass else no_masks
-        ours = count_gflop(networks, batch, masks, literal=False)
+        by_schedule = {
+            name: count_gflop(networks, batch, masks, schedule=name) for name in SCHEDULES
+        }
         literal = count_gflop(make_plain(networks), batch, masks, literal=True)
-        shared = count_gflop(networks, batch, masks, literal=False)
+        shared = count_gflop(networks, batch, masks)
     print(f"literal iteration {literal:10.1f} GFLOP per image")
     print(f"only sharing      {shared:10.1f} GFLOP per image ({shared / literal:.3f})")
-    print(f"ours              {ours:10.1f} GFLOP per image ({ours / literal:.3f})")
+    for name, gflop in by_schedule.items():
+        print(f"{name:17} {gflop:10.1f} GFLOP per image ({gflop / literal:.3f})")
+    ours = by_schedule["published"]
     row = {"literal_gflop": literal, "ours_gflop": ours, "ratio": ours / literal}
     print(json.dumps({name: round(value, 4) for name, value in row.items()}))
 

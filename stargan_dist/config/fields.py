@@ -293,6 +293,9 @@ class MonitorConfig:
     """Sources per domain in a grid; also the number of references."""
     latents: PositiveInt = 3
     """Latents per target domain in a grid."""
+    profile: NonNegativeInt = 0
+    """Iterations, after three others, that torch's profiler records on rank 0: a trace in the run's
+    folder profile, and a table of the costliest operations in the log; 0: none."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Where metrics are shown, beside RUN/metrics.jsonl: tensorboard, wandb, mlflow, trackio,
     comet_ml, clearml, aim, dvclive, swanlab; []: nowhere."""
@@ -317,9 +320,12 @@ class Config:
     """Compute dtype of the networks. bfloat16: G alone; bfloat16_most and float16: also the trunks
     of E and D, except in D's pass with R1. Weights and averaged networks are float32. float64 is
     for equality tests."""
-    schedule: Literal["published", "summed", "exact"] = "published"
-    """Generator steps of an iteration: one for latents, then one of G for references, as published;
-    or one for the sum of both losses, which ZeRO 3 needs. (exact: the former name of published.)"""
+    schedule: Literal["published", "summed", "lazy", "joint", "joint_lazy", "sparse", "exact"] = (
+        "published"
+    )
+    """What an iteration computes (docs/engines.md). published: a step of D and of the generator for
+    each guide. Others cost less; summed and those after lazy have one generator step, which ZeRO 3
+    needs. (exact: the former name of published.)"""
     engine: EngineConfig = field(default_factory=EngineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)

@@ -7,6 +7,9 @@ from stargan_dist.config.fields import Config, DataConfig, SourceConfig
 from stargan_dist.config.values import flat, to_dict
 from stargan_dist.errors import UserError, is_utf8, printable
 
+# Schedules of objectives/schedules.py with one step of the generator an iteration.
+ONE_GENERATOR_STEP = ("summed", "joint", "joint_lazy", "sparse")
+
 MAX_ERROR = 1000  # characters of an error, which may show a value of a file
 
 Rule = tuple[object, str]  # a condition that must be true, and the error if it is not
@@ -82,7 +85,7 @@ def _engine_rules(config: Config) -> list[Rule]:
         (not deepspeed or config.precision not in ("float16", "float64"),
          "precision: DeepSpeed (engine.name) trains in float32 or bfloat16, not "
          f"{config.precision}"),
-        (not zero3 or config.schedule == "summed",
+        (not zero3 or config.schedule in ONE_GENERATOR_STEP,
          "engine.zero_stage: 3 needs --schedule summed. A second step, of G alone, would apply the "
          "gradients of F and E that stage 3 keeps once more"),
         (not zero3 or not any((clip.G, clip.F, clip.E)),

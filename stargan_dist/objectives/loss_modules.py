@@ -50,25 +50,30 @@ class DiscriminatorPass:
 
     Attributes:
         real_images: (B, 3, H, H), which require a gradient.
-        fake_images: (B, 3, H, H), detached.
-        real: output for the real images. Penalties differentiate its gradient.
+        fake_images: (B·n, 3, H, H), detached: of n guides.
+        fake_labels: their targets.
+        real: output for the real images. Penalties may differentiate its gradient.
     """
 
-    def __init__(self, D: nn.Module, labels: Labels, batch: Batch, fake: Tensor) -> None:
+    def __init__(
+        self, D: nn.Module, labels: Labels, batch: Batch, fake: Tensor, *, penalised: bool
+    ) -> None:
         self.D, self.labels, self.batch = D, labels, batch
         self.fake_images = fake.detach()
-        self.real_images = batch.x.detach().requires_grad_()
-        self.real: DiscriminatorOutput = D(self.real_images, batch.y, double_backward=True)
+        guides = len(fake) // len(batch.x)
+        self.fake_labels = batch.y_trg.repeat(guides, *[1] * (batch.y_trg.dim() - 1))
+        self.real_images = batch.x.detach().requires_grad_(penalised)
+        self.real: DiscriminatorOutput = D(self.real_images, batch.y, double_backward=penalised)
 
     @cached_property
     def fake(self) -> DiscriminatorOutput:
         """Output for the fakes, as images of the target label."""
-        output: DiscriminatorOutput = self.D(self.fake_images, self.batch.y_trg)
+        output: DiscriminatorOutput = self.D(self.fake_images, self.fake_labels)
         return output
 
     def score(self, x: Tensor) -> Tensor:
         """Return `src` for any images, as images of the target label, for a gradient penalty."""
-        output: DiscriminatorOutput = self.D(x, self.batch.y_trg, double_backward=True)
+        output: DiscriminatorOutput = self.D(x, self.fake_labels, double_backward=True)
         return output.src
 
 
@@ -154,10 +159,18 @@ class DiscriminatorLoss(nn.Module):
         self.D = networks["D"]
         self.recipe, self.labels = recipe, labels
 
-    def forward(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Terms]:
-        """Return the loss and its detached terms. fake: (B, 3, H, H)."""
-        terms = self.recipe.discriminator_terms
-        d = DiscriminatorPass(self.D, self.labels, batch, fake)
+    def forward(
+        self, batch: Batch, fake: Tensor, terms: Sequence[Term] | None = None
+    ) -> tuple[Tensor, Terms]:
+        """Return the loss and its detached terms.
+
+        Args:
+            fake: (B·n, 3, H, H), of n guides.
+            terms: of the loss, with their weights in this iteration; None: those of the recipe.
+        """
+        terms = self.recipe.discriminator_terms if terms is None else terms
+        penalised = any(term.name == "reg" for term in terms)
+        d = DiscriminatorPass(self.D, self.labels, batch, fake, penalised=penalised)
         values = {term.name: term.compute(d) for term in terms}
         return _weighted_sum(terms, values, 0, self.recipe.ds_iter), _detached(values)
 
@@ -211,16 +224,19 @@ class GeneratorLoss(nn.Module):
         D: nn.Module,
         step: int,
         translations: Sequence[Translation] = (),
+        terms: Sequence[Term] | None = None,
     ) -> tuple[Tensor, Terms]:
         """Return the sum of the guides' losses at a step, and its detached terms.
 
         Args:
             translations: for each guide, by the networks in their present state; if empty, they are
                 computed here.
+            terms: of the loss, with their weights in this iteration; None: those of the recipe.
         """
+        terms = self.recipe.generator_terms if terms is None else terms
         loss = batch.x.new_zeros(())
         values_by_name: Terms = {}
-        terms, ds_iter = self.recipe.generator_terms, self.recipe.ds_iter
+        ds_iter = self.recipe.ds_iter
         translations = translations or [self.translate(batch, guide) for guide in guides]
         for guide, translation in zip(guides, translations, strict=True):
             with frozen(D, *self.not_trained_by(guide)):

@@ -18,21 +18,7 @@ from stargan_dist.objectives.loss_modules import (
     with_prefix,
 )
 from stargan_dist.objectives.recipe import Guide, Recipe, Terms
-
-Phases = tuple[tuple[Guide, ...], ...]
-
-
-def published(guides: tuple[Guide, ...]) -> Phases:
-    """One generator step per guide, as published."""
-    return tuple((guide,) for guide in guides)
-
-
-def summed(guides: tuple[Guide, ...]) -> Phases:
-    """One generator step for the sum of the guides' losses."""
-    return (guides,)
-
-
-SCHEDULES = {"published": published, "summed": summed}
+from stargan_dist.objectives.schedules import SCHEDULES
 
 
 class Updater(Protocol):
@@ -78,7 +64,8 @@ class Objective:
     ) -> None:
         self.recipe, self.masks = recipe, masks
         self.source_names = [space.name for space in labels.spaces]
-        self.phases = SCHEDULES[schedule](recipe.guides)
+        self.schedule = SCHEDULES[schedule]
+        self.phases = self.schedule.generator_phases(recipe.guides)
         self.discriminator = DiscriminatorLoss(recipe, networks, labels)
         self.generator = GeneratorLoss(recipe, networks, labels, masks)
 
@@ -95,8 +82,11 @@ class Objective:
 
     def generator_steps(self, step: int) -> bool:
         """Return True if the iteration has generator steps. D steps in every iteration."""
-        round_of_sources = step // len(self.source_names) + 1
-        return round_of_sources % self.recipe.discriminator_steps == 0
+        return (self._round(step) + 1) % self.recipe.discriminator_steps == 0
+
+    def _round(self, step: int) -> int:
+        """Return how often each data source had an iteration before a step."""
+        return step // len(self.source_names)
 
     def iterate(self, engine: Updater, micro_batches: Sequence[Batch], step: int) -> Terms:
         """Run one iteration: D with each guide, then the generator with each (or with all at once).
@@ -117,8 +107,8 @@ class Objective:
         micro_batches = [b._replace(masks=self.masks(b.x)) for b in micro_batches]
         translations = [self._translate(batch, graphs=keep) for batch in micro_batches]
         terms: Terms = {}
-        for guide in self.recipe.guides:
-            terms |= self._step_discriminator(engine, guide, micro_batches, translations)
+        for guides in self.schedule.discriminator_phases(self.recipe.guides):
+            terms |= self._step_discriminator(engine, guides, micro_batches, translations, step)
         for guides in self.phases if has_generator_steps else ():
             first = guides == self.phases[0]
             shared = [translations[0][guide] for guide in guides] if keep and first else []
@@ -128,16 +118,18 @@ class Objective:
     def _step_discriminator(
         self,
         engine: Updater,
-        guide: Guide,
+        guides: tuple[Guide, ...],
         micro_batches: Sequence[Batch],
         translations: Sequence[dict[Guide, Translation]],
+        step: int,
     ) -> Terms:
+        due = self.schedule.due(self.recipe.discriminator_terms, self._round(step))
         calls = [
-            (batch, by_guide[guide].fake)
+            (batch, torch.cat([by_guide[guide].fake for guide in guides]), due)
             for batch, by_guide in zip(micro_batches, translations, strict=True)
         ]
         terms, statistics = engine.update("D", calls, trains=("D",))
-        return with_prefix(f"D/{guide.name}", terms | statistics)
+        return with_prefix(f"D/{_names(guides)}", terms | statistics)
 
     def _step_generator(
         self,
@@ -147,11 +139,11 @@ class Objective:
         shared: Sequence[Translation],
         step: int,
     ) -> Terms:
-        D = self.discriminator.D
-        calls = [(batch, guides, D, step, shared) for batch in micro_batches]
+        D, turn = self.discriminator.D, self._round(step) // self.recipe.discriminator_steps
+        due = self.schedule.due(self.recipe.generator_terms, turn)
+        calls = [(batch, guides, D, step, shared, due) for batch in micro_batches]
         terms, statistics = engine.update("G", calls, trains=guides[0].trains)
-        names = "+".join(guide.name for guide in guides)
-        return with_prefix("G", terms) | with_prefix(f"G/{names}", statistics)
+        return with_prefix("G", terms) | with_prefix(f"G/{_names(guides)}", statistics)
 
     def _translate(self, batch: Batch, *, graphs: bool) -> dict[Guide, Translation]:
         """Translate by every guide; with graphs only where the first generator step needs them."""
@@ -170,3 +162,7 @@ class Objective:
         source = self.source_names[step % len(self.source_names)]
         split = {name: name.rpartition("/") for name in terms}
         return {f"{split[name][0]}/{source}/{split[name][2]}": terms[name] for name in terms}
+
+
+def _names(guides: tuple[Guide, ...]) -> str:
+    return "+".join(guide.name for guide in guides)

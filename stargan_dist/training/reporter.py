@@ -4,7 +4,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from PIL import Image
 from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.config import Config, Origins
+from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.loading import TrafficMeter
 from stargan_dist.data.skipped import SkippedCounts, SkippedSamples
@@ -28,6 +29,7 @@ from stargan_dist.inference.model import TrainedModel
 from stargan_dist.runs.scores import Result
 from stargan_dist.training.environment import describe_environment, peak_memory_bytes
 from stargan_dist.training.metric_logger import MetricLogger, progress_line
+from stargan_dist.training.profiling import profiled
 from stargan_dist.training.stopwatch import Stopwatch
 from stargan_dist.training.tolerance import Tolerance
 from stargan_dist.training.trackers import TENSORBOARD, Trackers
@@ -95,6 +97,14 @@ class Reporter:
             *(config.run, self.start, configs.to_yaml(config), self.tolerance),
             tensorboard=self.on_tensorboard,
         )
+
+    def watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Iterate; measure how long the loop waits for data, and profile some iterations."""
+        iterations = self.config.monitor.profile if self.is_main else 0
+        timed = self.stopwatch.timed(batches)
+        if not iterations:
+            return timed
+        return profiled(timed, iterations, self.config.run, self.tolerance)
 
     def _write(self, name: str, data: bytes) -> None:
         storage.write_bytes(storage.join(self.config.run, name), data)

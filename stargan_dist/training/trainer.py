@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 NO_ORIGINS = Origins()
 # Folders of a run that only its training writes to; "": the run's own.
-WRITTEN_FOLDERS = ("", checkpoints.FOLDER, "samples", "nonfinite")
+WRITTEN_FOLDERS = ("", checkpoints.FOLDER, "samples", "nonfinite", "profile")
 
 
 def train(config: Config, origins: Origins = NO_ORIGINS) -> int:
@@ -174,7 +174,7 @@ class Trainer:
                 closing(iterate_batches(self.loader, self.skipped, self.reporter.traffic))
             )
             stack.enter_context(self.world.reporting_errors())
-            yield self.reporter.stopwatch.timed(stream)
+            yield self.reporter.watched(stream)
 
     # Which steps log, save and evaluate.
 

@@ -26,6 +26,7 @@ from tests.helpers.models import tiny_landmarks
 from tests.objectives.test_objective import make_batch
 
 ITERATIONS, BATCH = 3, 8
+STARTS = {"recipe_": 3, "sparse": 6}  # by the prefix of a case; others start at step 0
 TINY = {"base_width": 4, "max_width": 8, "style_dim": 6, "latent_dim": 5, "mapping_dim": 7}
 BASE = [
     *("--run", "r", "--data.shards", "s", "--batch_size", str(BATCH), "--model.image_size", "32"),
@@ -40,6 +41,7 @@ def zero(stage, *more):
 
 
 SUMMED = ["--schedule", "summed"]
+SPARSE = ["--schedule", "sparse"]
 FLOAT64 = ["--precision", "float64"]
 # By default DeepSpeed does not partition small parameters, and all of these are small.
 RELEASED = ["--engine.deepspeed_config", str(Path(__file__).parent / "release_all.json")]
@@ -71,6 +73,10 @@ CASES = {
     "zero3_offloaded_accumulated": [*OFFLOADED_3, *TWO],
     "ddp_summed_accumulated": [*SUMMED, *TWO],
     "no_all_reduce": [],
+    "sparse": SPARSE,
+    "sparse_float64": SPARSE + FLOAT64,
+    "sparse_accumulated": SPARSE + FLOAT64 + TWO,
+    "sparse_zero2": zero(2, *SPARSE),
     "high_pass": HIGH_PASS,
     "high_pass_float64": HIGH_PASS + FLOAT64,
     "high_pass_accumulated": HIGH_PASS + FLOAT64 + TWO,
@@ -148,7 +154,8 @@ def run(case, world):
         for module in engine._modules.values():
             module.register_comm_hook(all_reduces, count_and_all_reduce)
     # Some recipes step G only in every fifth iteration.
-    start = 3 if case.startswith("recipe_") else 0
+    # Some schedules have terms of every eighth.
+    start = next((n for prefix, n in STARTS.items() if case.startswith(prefix)), 0)
     # With masks a third iteration in float32 differs from one in float64 by 3e-6, of any engine.
     steps = range(start, start + (2 if case.startswith("high_pass") else ITERATIONS))
     iterate(training, engine, world, steps, 1 if "infinite" in case else None)

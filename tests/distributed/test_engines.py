@@ -19,7 +19,7 @@ from tests.distributed.engines import CASES, ITERATIONS, MISTAKES, RECIPES, SLOW
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
 ONE = (
     "ddp", "ddp_float64", "ddp_float64_accumulated", "ddp_summed_float64", "zero2", *MISTAKES,
-    "high_pass_float64",
+    "high_pass_float64", "sparse_float64",
     *(f"recipe_{name}" for name in RECIPES),
 )  # fmt: skip
 
@@ -62,6 +62,13 @@ def test_zero_accumulates_and_clips_gradients_as_ddp(two):
     assert max_difference(offloaded, two["ddp_summed_accumulated"]) <= 1e-6
     assert max_difference(two["zero2_clipped"], two["ddp_clipped"]) <= 1e-6
     assert max_difference(two["ddp_clipped"], two["ddp"]) > 1e-4
+
+
+def test_a_schedule_with_lazy_terms_works_with_every_engine(two, one):
+    assert max_difference(two["sparse_float64"], one["sparse_float64"]) <= 1e-9
+    assert max_difference(two["sparse_accumulated"], two["sparse_float64"]) <= 1e-9
+    assert max_difference(two["sparse_zero2"], two["sparse"]) <= 1e-6
+    assert max_difference(two["sparse"], two["ddp"]) > 1e-4
 
 
 def test_the_high_pass_option_works_with_every_engine(two, one):

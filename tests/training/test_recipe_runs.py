@@ -12,7 +12,7 @@ from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.training.train_state import TrainState
 from stargan_dist.training.trainer import FINISHED, train
 from tests.conftest import SMOKE
-from tests.helpers.runs import assert_same_bits
+from tests.helpers.runs import assert_same_bits, scalars
 
 CPU = torch.device("cpu")
 OTHERS = [name for name in recipes.TABLE if name != "f"]  # many tests train f
@@ -46,6 +46,18 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(shards, tmp_path, na
     x, y, z = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]), torch.randn(2, 16)
     assert translator.from_latents(x, y, z).isfinite().all()
     assert set(translator.networks) == set(recipes.TABLE[name].style.networks) | {"G"}
+
+
+def test_a_run_stopped_between_two_lazy_steps_resumes_with_the_same_bits(shards, tmp_path):
+    """R1 is computed in the 8th and 16th step."""
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    options = ("--schedule", "sparse", "--monitor.log_every", "1")
+    assert train(make_config(uninterrupted, shards, *options, "--steps", "16")) == FINISHED
+    for steps in ("11", "16"):
+        assert train(make_config(resumed, shards, *options, "--steps", steps)) == FINISHED
+    assert_same_bits(str(resumed), str(uninterrupted))
+    with_r1 = [step for step, _ in scalars(resumed)["D/latent+reference/reg"]]
+    assert with_r1 == [8, 16]
 
 
 def test_learning_rates_decay_linearly_between_decay_begin_and_decay_end(shards):

@@ -1,0 +1,78 @@
+"""What an iteration computes, and when: schedules as rows of a table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from stargan_dist.objectives.recipe import Guide, Term
+
+Phases = tuple[tuple[Guide, ...], ...]  # the guides of each step
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A row of the table.
+
+    Attributes:
+        description: the schedule in words.
+        joint_discriminator: D steps once for the fakes of all guides, with one pass over the real
+            images; otherwise once for each guide.
+        joint_generator: the other networks step once, for the sum of the guides' losses.
+        every: terms that are computed in every k-th of their network's iterations alone, with k
+            times their weight: lazy regularisation (StyleGAN2, arXiv 1912.04958, section 3.1).
+            Adam's rates stay, as such a term shares its step with the others.
+    """
+
+    description: str
+    joint_discriminator: bool = False
+    joint_generator: bool = False
+    every: Mapping[str, int] = field(default_factory=dict)
+
+    def discriminator_phases(self, guides: tuple[Guide, ...]) -> Phases:
+        """Return the guides of each step of D."""
+        return _phases(guides, joint=self.joint_discriminator)
+
+    def generator_phases(self, guides: tuple[Guide, ...]) -> Phases:
+        """Return the guides of each step of the other networks."""
+        return _phases(guides, joint=self.joint_generator)
+
+    def due(self, terms: Sequence[Term], iteration: int) -> list[Term]:
+        """Return the terms of an iteration, with their weights in it.
+
+        Args:
+            terms: of a loss.
+            iteration: the number of earlier iterations in which its networks stepped.
+        """
+        periods = [self.every.get(term.name, 1) for term in terms]
+        return [
+            term._replace(weight=term.weight * period)
+            for term, period in zip(terms, periods, strict=True)
+            if (iteration + 1) % period == 0
+        ]
+
+
+def _phases(guides: tuple[Guide, ...], *, joint: bool) -> Phases:
+    return (guides,) if joint else tuple((guide,) for guide in guides)
+
+
+SCHEDULES = {
+    "published": Schedule("a step of D and of the generator for each guide"),
+    "summed": Schedule("the generator steps once for all guides", joint_generator=True),
+    "lazy": Schedule("published, with R1 in every 8th iteration", every={"reg": 8}),
+    "joint": Schedule(
+        "D and the generator step once for all guides",
+        joint_discriminator=True,
+        joint_generator=True,
+    ),
+    "joint_lazy": Schedule(
+        "joint, with R1 in every 8th iteration",
+        joint_discriminator=True,
+        joint_generator=True,
+        every={"reg": 8},
+    ),
+    "sparse": Schedule(
+        "joint_lazy, with diversity and cycle consistency in every 2nd iteration",
+        joint_discriminator=True,
+        joint_generator=True,
+        every={"reg": 8, "ds": 2, "cyc": 2},
+    ),
+}

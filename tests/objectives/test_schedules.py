@@ -1,0 +1,104 @@
+"""Every schedule against a plain implementation of its row, in float64."""
+
+import copy
+from dataclasses import replace
+from typing import get_args, get_type_hints
+
+import pytest
+
+from baselines.iteration import scheduled_iteration
+from baselines.networks import make_plain
+from stargan_dist.config import rules
+from stargan_dist.config.fields import Config
+from stargan_dist.objectives.recipe import Term
+from stargan_dist.objectives.recipes import TABLE
+from stargan_dist.objectives.schedules import SCHEDULES, Schedule
+from stargan_dist.training.train_state import build_optimizers
+from tests.objectives.test_objective import (
+    ITERATIONS,
+    OPTIM,
+    WEIGHTS,
+    SingleProcessEngine,
+    make_batch,
+    make_networks,
+    make_objective,
+    max_parameter_difference,
+)
+
+# Short periods, so that few iterations have all cases.
+PERIODS = {"reg": 2, "ds": 2, "cyc": 3}
+
+
+def short(row):
+    return replace(row, every={name: PERIODS[name] for name in row.every})
+
+
+def train_both(row, literal_row=None):
+    """Train by a schedule and plainly. Return the differences of terms and of parameters."""
+    nets = make_networks()
+    literal = make_plain(copy.deepcopy(nets))
+    objective = make_objective(nets, WEIGHTS)
+    objective.schedule = row
+    objective.phases = row.generator_phases(objective.recipe.guides)
+    engine = SingleProcessEngine(objective, build_optimizers(nets, OPTIM))
+    optimizers = build_optimizers(literal, OPTIM)
+    term_difference = 0.0
+    for step in range(ITERATIONS):
+        batch, lambda_ds = make_batch(step), WEIGHTS.ds * (1 - step / WEIGHTS.ds_iter)
+        terms = objective.iterate(engine, [batch], step)
+        expected = scheduled_iteration(
+            literal, optimizers, batch, WEIGHTS, lambda_ds, literal_row or row, step
+        )
+        assert literal_row or terms.keys() == expected.keys()
+        shared = terms.keys() & expected.keys()
+        differences = [abs(terms[name] - expected[name]).item() for name in shared]
+        term_difference = max(term_difference, *differences)
+    return term_difference, max_parameter_difference(nets, literal)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_an_iteration_of_every_schedule_equals_the_plain_one(name):
+    term_difference, parameter_difference = train_both(short(SCHEDULES[name]))
+    assert term_difference <= 1e-9
+    assert parameter_difference <= 1e-9
+
+
+def test_the_comparison_detects_a_lazy_term_without_its_factor(monkeypatch):
+    def due(self, terms, iteration):
+        return [t for t in terms if (iteration + 1) % self.every.get(t.name, 1) == 0]
+
+    monkeypatch.setattr(Schedule, "due", due)
+    assert train_both(Schedule("", every={"reg": 2}))[1] > 1e-6
+
+
+def test_the_comparison_detects_a_step_for_each_guide():
+    assert train_both(SCHEDULES["published"], SCHEDULES["summed"])[1] > 1e-6
+
+
+def test_a_lazy_term_has_its_mean_weight():
+    row = Schedule("", every={"reg": 4})
+    terms = [Term("real", lambda _: None), Term("reg", lambda _: None, 0.5)]
+    weights = [{t.name: t.weight for t in row.due(terms, i)} for i in range(8)]
+    assert weights == [{"real": 1.0}] * 3 + [{"real": 1.0, "reg": 2.0}] + (
+        [{"real": 1.0}] * 3 + [{"real": 1.0, "reg": 2.0}]
+    )
+
+
+def test_terms_of_the_generator_count_its_own_iterations():
+    """G of some recipes steps in every fifth iteration."""
+    recipe = replace(TABLE["f"], discriminator_steps=5)
+    nets = make_networks()
+    objective = make_objective(nets, WEIGHTS)
+    objective.recipe, objective.schedule = recipe, Schedule("", every={"cyc": 2})
+    engine = SingleProcessEngine(objective, build_optimizers(nets, OPTIM))
+    with_cycle = [
+        step for step in range(20)
+        if any("cyc" in name for name in objective.iterate(engine, [make_batch(step)], step))
+    ]  # fmt: skip
+    assert with_cycle == [9, 19]
+
+
+def test_names_in_the_configuration_agree_with_the_table():
+    assert {*get_args(get_type_hints(Config)["schedule"])} == {*SCHEDULES, "exact"}
+    joint = {name for name, row in SCHEDULES.items() if row.joint_generator}
+    assert {*rules.ONE_GENERATOR_STEP} == joint
