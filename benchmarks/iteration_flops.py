@@ -13,7 +13,6 @@ line is JSON, per image.
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,7 +91,7 @@ def count_gflop(
     It is the mean over the iterations of a period of the schedule.
     """
     objective = Objective(TABLE["f"], networks, domain_labels([]), schedule, masks)
-    steps = math.lcm(*objective.schedule.every.values())
+    steps = objective.schedule.period
     with FlopCount() as counter:
         if literal:
             weights = resolve(Config()).config.loss

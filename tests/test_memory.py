@@ -75,6 +75,7 @@ TWO_SOURCES = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", 
         (DOMAINS, ["--model.mapping", "conditional"]),
         (DOMAINS, ["--recipe", "d"]),
         (DOMAINS, ["--model.w_hpf", "1"]),
+        (DOMAINS, ["--schedule", "sparse"]),
         (TWO_SOURCES, ["--recipe", "stargan"]),
     ],
 )
@@ -83,6 +84,14 @@ def test_tensors_without_memory_give_the_same_count_as_real_ones(labels, options
     measured = measure(spec, labels, 2)
     assert measured == measure(spec, labels, 2, nullcontext())
     assert measured.landmarks == (4 * 6_333_603 if spec.config.model.w_hpf else 0)
+
+
+def test_a_lazy_term_is_a_part_of_the_estimate():
+    """R1 decides the peak of D's step, in whichever iteration it is computed."""
+    peaks = [
+        measure(make_spec("--schedule", n), DOMAINS, 2).passes for n in ("joint", "joint_lazy")
+    ]
+    assert peaks[0] == peaks[1]
 
 
 def test_activations_and_gradients_match_the_peak_allocation_of_the_profiler():

@@ -1,5 +1,6 @@
 """What an iteration computes, and when: schedules as rows of a table."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,11 @@ class Schedule:
     joint_discriminator: bool = False
     joint_generator: bool = False
     every: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def period(self) -> int:
+        """The number of iterations in which every term is computed once or more."""
+        return math.lcm(*self.every.values())
 
     def discriminator_phases(self, guides: tuple[Guide, ...]) -> Phases:
         """Return the guides of each step of D."""

@@ -198,8 +198,9 @@ def measure(
         with simulated.counter:
             batch = blank_batch(spec, labels, batch_size, simulated.dtype)
             micro_batches = batch.split(spec.config.engine.accumulate)
-            # The first iteration with generator steps.
-            step = spec.recipe.discriminator_steps * len(labels.spaces) - 1
+            # The first iteration with generator steps and all terms.
+            every = spec.recipe.discriminator_steps * simulated.objective.schedule.period
+            step = every * len(labels.spaces) - 1
             simulated.objective.iterate(simulated, micro_batches, step)
     discriminator = nbytes(simulated.networks["D"])
     generator = sum(map(nbytes, generator_networks(simulated.networks).values()))
