@@ -108,11 +108,11 @@ def draw_axes(draw: ImageDraw.ImageDraw, axes: Axes) -> None:
     for y in ticks(y0, y1):
         draw.line([axes.pixel(x0, y), axes.pixel(x1, y)], "#E0E0E0")
         left, height = axes.pixel(x0, y)
-        draw.text((left - 6, height), f"{y:.4g}", "black", anchor="rm")
+        draw.text((left - 6, height), f"{y:.6g}", "black", anchor="rm")
     for x in ticks(x0, x1):
         middle, bottom = axes.pixel(x, y0)
         draw.line([(middle, bottom), (middle, bottom + 4)], "black")
-        draw.text((middle, bottom + 7), f"{x:.4g}", "black", anchor="mt")
+        draw.text((middle, bottom + 7), f"{x:.6g}", "black", anchor="mt")
     draw.line([axes.pixel(x0, y1), axes.pixel(x0, y0), axes.pixel(x1, y0)], "black")
 
 
