@@ -17,98 +17,42 @@ have distance and share of reference-guided translations as well.
 """
 
 import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-from ablation_table import ROWS, Figures, order_lines, table, title
-from demo_quality import judge, prepare
-from launching import CONFIGS, default_processes, train
+from ablation_table import ROWS, order_lines, table, title
+from launching import CONFIGS
 from PIL import Image
 from sheets import rows_of_outputs, sheet
+from study import (
+    PROTOCOL,
+    Figures,
+    Run,
+    add_options,
+    command_line,
+    conduct,
+    find_last_evaluation,
+    finished,
+    judge_checkpoint,
+    list_runs,
+    parse_options,
+    write_atomically,
+    write_json,
+)
 
-from stargan_dist.console.progress import clock
 from stargan_dist.data.batch import to_unit
 from stargan_dist.data.index import read_index
 from stargan_dist.data.order import seeded_rng
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.split import LoadedSplit, load_split
-from stargan_dist.errors import UserError, run_command
+from stargan_dist.errors import run_command
 from stargan_dist.inference.model import TrainedModel
 from stargan_dist.runs import scores
 
-SHARDS = "build/demo/shards"
 STEPS = 600  # as in configs/ablation/demo.yaml: 18 runs in 90 minutes on two CPU cores
-PROTOCOL = "demo"
-FIGURES_FILE = "judge.json"  # in the folder of a run
 GRID_SOURCES, GRID_LATENTS = 2, 3  # of the image grid
-
-
-class Run(NamedTuple):
-    """One training of a row."""
-
-    row: str
-    seed: int
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        """The run in words."""
-        return f"row {self.row}, seed {self.seed}"
-
-
-# Which runs are left.
-
-
-def schedule(rows: Sequence[str], seeds: int, out: Path) -> list[Run]:
-    """Return all runs, ordered by seed."""
-    return [
-        Run(row, seed, out / row / f"seed_{seed}") for seed in range(seeds) for row in rows
-    ]  # fmt: skip
-
-
-def read_figures(run: Run, steps: int) -> Figures | None:
-    """Read the figures of a run; None if it is not yet trained for `steps` steps and judged."""
-    try:
-        figures = json.loads((run.folder / FIGURES_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return figures if figures["steps"] == steps else None
-
-
-def remaining(runs: Sequence[Run], steps: int) -> list[Run]:
-    """Return the runs that are not yet trained and judged."""
-    return [run for run in runs if read_figures(run, steps) is None]
-
-
-def seconds_left(runs: Sequence[Run], steps: int) -> float | None:
-    """Estimate the seconds that all remaining runs will take.
-
-    A run is expected to take the mean time of the finished runs of its row, or else of all finished
-    runs. None if no run has been timed from beginning to end.
-    """
-    seconds: dict[str, list[float]] = {}
-    for run in runs:
-        figures = read_figures(run, steps)
-        if figures is not None and figures["seconds"] is not None:
-            seconds.setdefault(run.row, []).append(figures["seconds"])
-    if not seconds:
-        return None
-    mean = statistics.fmean(value for values in seconds.values() for value in values)
-    row_means = {row: statistics.fmean(values) for row, values in seconds.items()}
-    return sum(row_means.get(run.row, mean) for run in remaining(runs, steps))
-
-
-def announce(number: int, runs: Sequence[Run], run: Run, steps: int) -> None:
-    """Print which run begins, of how many, and the estimated time for all remaining runs."""
-    left = seconds_left(runs, steps)
-    eta = "known after the first run" if left is None else clock(left)
-    print(f"\n== run {number} of {len(runs)}: {run.name}; eta of all runs: {eta}", flush=True)
 
 
 # One run.
@@ -121,31 +65,12 @@ def training_options(run: Run, steps: int, shards: str) -> list[str]:
         "run": run.folder, "seed": run.seed, "steps": steps, "loss.ds_iter": steps,
         "data.shards": shards, "evaluation.every": steps, "evaluation.protocol": PROTOCOL,
     }  # fmt: skip
-    configs = [part for file in files for part in ("--config", str(file))]
-    return configs + [
-        str(part) for name, value in settings.items() for part in (f"--{name}", value)
-    ]
+    return command_line(files, settings)
 
 
 def row_config(row: str) -> Path:
     """Return the path of a row's configuration."""
     return CONFIGS / "ablation" / f"{row}.yaml"
-
-
-def find_evaluation(run: Run, steps: int) -> scores.Result:
-    """Return the evaluation at the end of the training.
-
-    Raises:
-        UserError: the run has none.
-    """
-    for result in scores.complete_results(str(run.folder)):
-        if (result["protocol"], result["step"], result["seed"]) == (PROTOCOL, steps, 0):
-            return result
-    raise UserError(
-        f"{run.folder} has no complete evaluation of step {steps}: evaluate it with "
-        f"`python -m stargan_dist.evaluate --run {run.folder} --checkpoint {steps} "
-        f"--protocol {PROTOCOL}`, then run the same command again"
-    )
 
 
 def combine_figures(result: scores.Result, measures: dict[str, float]) -> Figures:
@@ -167,38 +92,9 @@ def combine_figures(result: scores.Result, measures: dict[str, float]) -> Figure
     return {name: value for name, value in figures.items() if value is not None}
 
 
-@cache
-def prepare_once(shards: str, size: int) -> tuple[Any, Any]:
-    """Prepare the demo's judge, which takes a minute to train, once for all runs."""
-    torch.manual_seed(0)
-    return prepare(shards, size)
-
-
 def judge_run(run: Run, steps: int, shards: str) -> Figures:
     """Judge a trained run."""
-    translator = TrainedModel.load(str(run.folder))
-    probes, val = prepare_once(shards, translator.config.model.image_size)
-    torch.manual_seed(0)  # the same sources and latents for all runs
-    return combine_figures(find_evaluation(run, steps), judge(translator, probes, val))
-
-
-def perform(run: Run, steps: int, shards: str, processes: int) -> Figures:
-    """Train a run, or resume it, judge it, and save its figures."""
-    fresh, start = not run.folder.exists(), time.monotonic()
-    train(training_options(run, steps, shards), processes)
-    measured = judge_run(run, steps, shards)
-    seconds = time.monotonic() - start if fresh else None  # a resumed run is timed only in part
-    figures = {"row": run.row, "seed": run.seed, "steps": steps, "seconds": seconds, **measured}
-    write_atomically(run.folder / FIGURES_FILE, json.dumps(figures, indent=1).encode())
-    return figures
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.rename(path)
+    return combine_figures(find_last_evaluation(run, steps), judge_checkpoint(run, steps, shards))
 
 
 # The image grid.
@@ -240,32 +136,16 @@ def image_grid_of_runs(runs: Sequence[Run], shards: str) -> Image.Image:
 def report(runs: Sequence[Run], steps: int, shards: str, out: Path) -> str:
     """Write the table and the image grid of all finished runs; returns the table as text."""
     rows = list(dict.fromkeys(run.row for run in runs))
-    finished = [(run, figures) for run in runs if (figures := read_figures(run, steps)) is not None]
-    figures_of_runs = [figures for _, figures in finished]
-    lines = order_lines(figures_of_runs)
-    text = "\n".join([table(figures_of_runs, rows), "", *(f"- {line}" for line in lines)]) + "\n"
+    by_run = finished(runs, steps)
+    figures = list(by_run.values())
+    lines = order_lines(figures)
+    text = "\n".join([table(figures, rows), "", *(f"- {line}" for line in lines)]) + "\n"
     write_atomically(out / "table.md", text.encode())
-    content = {"steps": steps, "runs": figures_of_runs, "order": lines}
-    write_atomically(
-        out / "table.json", json.dumps(content, indent=1, ensure_ascii=False).encode()
-    )  # fmt: skip
-    first_seed = [run for run, _ in finished if run.seed == 0]
+    write_json(out / "table.json", {"steps": steps, "runs": figures, "order": lines})
+    first_seed = [run for run in by_run if run.seed == 0]
     if first_seed:
         image_grid_of_runs(first_seed, shards).save(out / "picture.png")
     return text
-
-
-def perform_remaining(
-    runs: Sequence[Run],
-    steps: int,
-    perform_run: Callable[[Run], object],
-    after_run: Callable[[], object],
-) -> None:
-    """Perform the remaining runs one by one, and call `after_run` after each."""
-    for run in remaining(runs, steps):
-        announce(runs.index(run) + 1, runs, run, steps)
-        perform_run(run)
-        after_run()
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -274,28 +154,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--rows", nargs="+", default=list(ROWS), help="names of recipes (default: a to f)"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each row (default: 3)")
-    parser.add_argument(
-        "--steps", type=int, default=STEPS, help=f"steps of each run (default: {STEPS})"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("build/ablation"),
-        help="folder for runs and results (default: build/ablation)",
-    )
-    parser.add_argument(
-        "--shards", default=SHARDS, help=f"shards of the drawn animals (default: {SHARDS})"
-    )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=default_processes(),
-        help="processes of each training (default: 2 on CPUs; one per GPU, a power of two up to 8)",
-    )
-    args = parser.parse_args(argv)
-    if min(args.seeds, args.steps, args.processes) < 1:
-        parser.error("--seeds, --steps and --processes must be at least 1")
+    add_options(parser, seeds=3, steps=STEPS, out="build/ablation")
+    args = parse_options(parser, argv)
     for row in args.rows:
         if not row_config(row).is_file():
             parser.error(f"--rows: {row} has no configuration {row_config(row)}")
@@ -306,17 +166,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, judge and compare."""
     args = parse(argv)
     read_index(args.shards)  # fails early if there are no shards
-    runs = schedule(args.rows, args.seeds, args.out)
-
-    def perform_run(run: Run) -> None:
-        perform(run, args.steps, args.shards, args.processes)
-
-    def print_report() -> None:
-        print(report(runs, args.steps, args.shards, args.out), flush=True)
-
-    if not remaining(runs, args.steps):
-        print_report()
-    perform_remaining(runs, args.steps, perform_run, print_report)
+    runs = list_runs(args.rows, args.seeds, args.out)
+    conduct(
+        runs,
+        args,
+        partial(training_options, steps=args.steps, shards=args.shards),
+        partial(judge_run, steps=args.steps, shards=args.shards),
+        partial(report, runs, args.steps, args.shards, args.out),
+    )
     print(f"written to {args.out}: table.md, table.json, picture.png")
 
 

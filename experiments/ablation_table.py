@@ -7,14 +7,14 @@ were measured. A row is a configuration of the paper's ablation, trained as the 
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from study import Figures
 
 from stargan_dist.evaluation import report
 
 NO_DIVERSITY = 1e-3  # a smaller demo_lpips is rounding
 MIN_DEVIATIONS = 2.0  # a difference of at least this many deviations counts as shown
-
-Figures = dict[str, Any]
 
 
 class Row(NamedTuple):

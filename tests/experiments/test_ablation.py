@@ -1,22 +1,18 @@
-"""The ablation on the drawn animals: remaining runs, figures, table, verdicts and image grid."""
+"""The ablation on the drawn animals: figures, table, verdicts and image grid."""
 
-import json
-import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "experiments"))
 
 import ablation
 import ablation_table as tables
-import launching
+import study
 
 from stargan_dist.data.split import LoadedSplit
-from stargan_dist.errors import STOPPED, UserError
 
 STEPS = 10
 
@@ -40,81 +36,17 @@ AS_PUBLISHED = [
 ]
 
 
-def finish(run, **changes):
-    run.folder.mkdir(parents=True)
-    content = {**figures(run.row, run.seed), **changes}
-    (run.folder / ablation.FIGURES_FILE).write_text(json.dumps(content))
-
-
-# Remaining runs.
-
-
-def test_all_rows_of_a_seed_come_before_the_next_seed(tmp_path):
-    runs = ablation.schedule(["a", "f"], 2, tmp_path)
-    assert [(run.row, run.seed) for run in runs] == [("a", 0), ("f", 0), ("a", 1), ("f", 1)]
-
-
-def test_an_interrupted_experiment_resumes_with_the_remaining_runs(tmp_path):
-    runs, performed, reports = ablation.schedule(["a", "f"], 2, tmp_path), [], []
-
-    def perform_run(run):
-        if len(performed) == 3:
-            raise KeyboardInterrupt
-        performed.append(run)
-        finish(run)
-
-    with pytest.raises(KeyboardInterrupt):
-        ablation.perform_remaining(runs, STEPS, perform_run, lambda: reports.append(1))
-    assert performed == runs[:3] and len(reports) == 3
-    assert ablation.remaining(runs, STEPS) == runs[3:]
-
-
-@pytest.mark.parametrize("content", ['{"steps": 5}', '{"ste', None])
-def test_a_run_with_other_steps_or_without_figures_remains(tmp_path, content):
-    (run,) = ablation.schedule(["a"], 1, tmp_path)
-    run.folder.mkdir(parents=True)
-    if content:
-        (run.folder / ablation.FIGURES_FILE).write_text(content)
-    assert ablation.remaining([run], STEPS) == [run]
-
-
-def test_the_time_left_is_estimated_from_runs_of_the_same_row(tmp_path, capsys):
-    runs = ablation.schedule(["a", "f", "e"], 2, tmp_path)
-    assert ablation.seconds_left(runs, STEPS) is None
-    finish(runs[0], seconds=40)
-    finish(runs[1], seconds=100)
-    finish(runs[2], seconds=None)  # a resumed run
-    assert ablation.seconds_left(runs, STEPS) == 40 + 100 + 70
-    ablation.announce(4, runs, runs[3], STEPS)
-    assert "run 4 of 6: row a, seed 1; eta of all runs: 0:03:30" in capsys.readouterr().out
+# Runs.
 
 
 def test_a_training_gets_the_rows_file_before_the_settings_that_all_rows_share(tmp_path):
-    (run,) = ablation.schedule(["a"], 1, tmp_path)
+    (run,) = study.list_runs(["a"], 1, tmp_path)
     options = ablation.training_options(run, STEPS, "s")
     pairs = list(zip(options[::2], options[1::2], strict=True))
     assert [Path(v).name for k, v in pairs if "conf" in k] == ["a.yaml", "demo.yaml"]
     settings = dict(pairs)
     assert settings["--steps"] == settings["--loss.ds_iter"] == "10"
     assert settings["--evaluation.every"] == "10"
-
-
-def test_a_failed_training_is_an_error_and_a_stopped_one_exits_with_the_code_of_stopped_runs(
-    monkeypatch,
-):
-    def command(code):
-        return lambda processes: [sys.executable, "-c", code]
-
-    monkeypatch.setattr(launching, "launcher", command("raise SystemExit(2)"))
-    with pytest.raises(UserError, match="exit code 2"):
-        launching.train([], 2)
-    stop = "import os, time; os.kill(os.getppid(), 15); time.sleep(60)"
-    monkeypatch.setattr(launching, "launcher", command(stop))
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as stopped:
-        launching.train([], 2)
-    assert stopped.value.code == STOPPED
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 # The figures and the table.

@@ -1,0 +1,215 @@
+"""Measure the quality that each schedule keeps, on the drawn animals.
+
+    python experiments/schedules.py [--schedules published sparse …] [--seeds 5]
+        [--out build/schedules]
+
+A schedule is a row of objectives/schedules.py: what an iteration computes, and when. Each is
+trained as the demo (configs/demo.yaml) for equal numbers of images. Runs of one seed see the same
+samples in the same order. The demo's judge (demo_quality.py) measures a checkpoint every `--every`
+steps, and the protocol `demo` measures distance and diversity at the end.
+
+After each run OUT/table.md, OUT/table.json and OUT/plot.png are written anew. The table has means ±
+standard errors over seeds; the plot shows quality against images seen, FLOPs and seconds of
+training. FLOPs are counted for the demo's sizes (benchmarks/iteration_flops.py). Seconds are those
+of the training loop, as the run has logged its speed: evaluations and repeated steps of interrupted
+runs are left out, but other work on the machine counts.
+
+A schedule is as good as `published` if every measure is better than its mean under `published`, or
+worse by one standard error of `published` at most. The last line is one JSON object.
+
+The same command resumes an interrupted experiment.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from charts import draw_charts
+from launching import CONFIGS, ROOT
+from schedules_table import panels, summary, table
+from study import (
+    PROTOCOL,
+    Figures,
+    Run,
+    add_options,
+    command_line,
+    conduct,
+    find_evaluation,
+    find_last_evaluation,
+    finished,
+    judge_checkpoint,
+    list_runs,
+    parse_options,
+    write_atomically,
+    write_json,
+)
+
+sys.path.append(str(ROOT / "benchmarks"))
+
+from inputs import random_batch, starganv2_networks
+from iteration_flops import count_gflop
+
+from baselines.networks import make_plain
+from stargan_dist import config as configs
+from stargan_dist.data.index import read_index
+from stargan_dist.errors import run_command
+from stargan_dist.nets.masks import no_masks
+from stargan_dist.objectives.schedules import SCHEDULES
+from stargan_dist.runs import checkpoint as checkpoints
+from stargan_dist.runs.scores import Result
+
+DEMO = CONFIGS / "demo.yaml"
+STEPS = 820  # the demo's
+JUDGED = 5  # checkpoints of a run, unless --every is given
+
+
+# One run.
+
+
+def training_options(
+    run: Run, steps: int, every: int, evaluate_every: int, shards: str
+) -> list[str]:
+    """Return the training's command line: the demo's, with checkpoints to judge."""
+    settings = {
+        "run": run.folder, "seed": run.seed, "steps": steps, "schedule": run.row,
+        "loss.ds_iter": steps, "data.shards": shards, "monitor.sample_every": 0,
+        "checkpoint.every": every, "checkpoint.keep_every": every, "checkpoint.keep_last": 1,
+        "evaluation.every": evaluate_every, "evaluation.protocol": PROTOCOL,
+    }  # fmt: skip
+    return command_line([DEMO], settings)
+
+
+def judge_run(run: Run, steps: int, shards: str) -> Figures:
+    """Judge all checkpoints of a trained run."""
+    find_last_evaluation(run, steps)  # fails before anything is judged
+    steps_of_run = checkpoints.list_steps(str(run.folder))
+    return {"checkpoints": [measure(run, step, shards) for step in steps_of_run]}
+
+
+def measure(run: Run, step: int, shards: str) -> dict[str, float]:
+    """Return the figures of a checkpoint."""
+    images = step * configs.parse(["--config", str(DEMO)]).batch_size
+    return {
+        "step": step,
+        "images": images,
+        "train_seconds": train_seconds(run.folder, images),
+        **combine_measures(judge_checkpoint(run, step, shards), find_evaluation(run, step)),
+    }
+
+
+def combine_measures(judged: dict[str, float], result: Result | None) -> dict[str, float]:
+    """Return the measures of a checkpoint; those of an evaluation only if it has one."""
+    accuracies = [judged[f"domain_accuracy_{guide}"] for guide in ("latent", "reference")]
+    measures = {
+        "accuracy_latent": accuracies[0],
+        "accuracy_reference": accuracies[1],
+        "accuracy": sum(accuracies) / 2,
+        "pose_px": judged["pose_error_px"],
+        "spread": judged["style_spread_ratio"],
+    }
+    if result:
+        for name in ("demo_fid", "demo_lpips"):
+            by_guide = [result["means"][f"{name}_{guide}"] for guide in ("latent", "reference")]
+            measures[name] = sum(by_guide) / 2
+    return measures
+
+
+def train_seconds(folder: Path, images: int) -> float:
+    """Return the seconds that a run trained until it had seen a number of images.
+
+    They follow from the speed that the run has logged for each interval. Evaluations are left out,
+    and so are steps that an interrupted run repeated.
+    """
+    seconds, seen = 0.0, 0.0
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        scalars = json.loads(line)
+        until = min(scalars["progress/images_seen"], images)
+        seconds += max(until - seen, 0) / scalars["speed/images_per_second"]
+        seen = max(seen, until)
+    return seconds
+
+
+# FLOPs.
+
+
+@cache
+def count_flops(schedules: tuple[str, ...], domains: int) -> dict[str, float]:
+    """Count the GFLOP per image of schedules, and of the `literal` iteration, for the demo."""
+    model = configs.parse(["--config", str(DEMO)]).model
+    with torch.device("meta"):
+        networks = starganv2_networks(domains, model)
+        batch = random_batch(model.image_size, domains, 1)
+        gflop = {name: count_gflop(networks, batch, no_masks, schedule=name) for name in schedules}
+        plain = make_plain(networks)  # changes the networks
+        return gflop | {"literal": count_gflop(plain, batch, no_masks, literal=True)}
+
+
+# The experiment.
+
+
+def report(runs: Sequence[Run], steps: int, gflop: dict[str, float], out: Path) -> str:
+    """Write the table and the charts of all finished runs; returns the table as text."""
+    figures = list(finished(runs, steps).values())
+    text = table(figures, gflop) + "\n"
+    write_atomically(out / "table.md", text.encode())
+    content = {
+        "steps": steps, "literal_gflop_per_image": gflop["literal"],
+        "schedules": summary(figures, gflop), "runs": figures,
+    }  # fmt: skip
+    write_json(out / "table.json", content)
+    draw_charts(panels(figures, gflop)).save(out / "plot.png")
+    return text
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES),
+        metavar="SCHEDULE", help=f"some of {', '.join(SCHEDULES)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--every", type=int, help=f"steps between judged checkpoints (default: 1/{JUDGED} of all)"
+    )
+    parser.add_argument(
+        "--evaluate-every", type=int, help="steps between evaluations (default: at the end alone)"
+    )
+    add_options(parser, seeds=5, steps=STEPS, out="build/schedules")
+    args = parse_options(parser, argv)
+    args.every = args.every or max(args.steps // JUDGED, 1)
+    args.evaluate_every = args.evaluate_every or args.steps
+    if min(args.every, args.evaluate_every) < 1:
+        parser.error("--every and --evaluate-every must be at least 1")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, judge and compare."""
+    args = parse(argv)
+    domains = len(read_index(args.shards).domains)  # fails early if there are no shards
+    runs = list_runs(args.schedules, args.seeds, args.out)
+    print("counting FLOPs", flush=True)
+    gflop = count_flops(tuple(args.schedules), domains)
+    conduct(
+        runs,
+        args,
+        partial(
+            training_options,
+            steps=args.steps,
+            every=args.every,
+            evaluate_every=args.evaluate_every,
+            shards=args.shards,
+        ),
+        partial(judge_run, steps=args.steps, shards=args.shards),
+        partial(report, runs, args.steps, gflop, args.out),
+    )
+    print(f"written to {args.out}: table.md, table.json, plot.png")
+    print(json.dumps(summary(list(finished(runs, args.steps).values()), gflop)))
+
+
+if __name__ == "__main__":
+    run_command(main)
