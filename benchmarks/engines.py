@@ -78,7 +78,7 @@ def run_rank(
             sent = float(sent_bytes())
         start = time.perf_counter()
         terms = state.objective.iterate(engine, micro_batches, step=0)
-        state.update_averages(engine)
+        state.update_averages(engine, step=0)
         world.all_reduce_mean(terms)  # waits for the device
         seconds.append(time.perf_counter() - start)
     world.barrier()

@@ -133,8 +133,9 @@ def time_training(args: argparse.Namespace, world: World, options: tuple[str, ..
     steps = iter(range(10**9))
 
     def iterate() -> None:
-        state.objective.iterate(engine, [batch], next(steps))
-        state.update_averages(engine)
+        step = next(steps)
+        state.objective.iterate(engine, [batch], step)
+        state.update_averages(engine, step)
 
     with closing(engine):
         return measure(iterate, args.batch, args.iterations, world)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from stargan_dist.config import EngineConfig, OptimConfig
+from stargan_dist.config import Config, EngineConfig, OptimConfig
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.order import seeded_rng
 from stargan_dist.engines.base import Engine, TrainedParts
@@ -45,6 +45,17 @@ def learning_rate(
     assert rate is not None, "the configuration is not resolved"
     end = config.decay_end
     return factor * rate * (linear_decay(step, config.decay_begin or 0, end) if end else 1.0)
+
+
+def average_decay(config: Config, step: int) -> float:
+    """Return the decay of the averages in the iteration of a step.
+
+    A training that starts from a model forgets it soon: its averages know nothing of new domains.
+    The rule is that of TensorFlow's ExponentialMovingAverage with num_updates.
+    """
+    decay = config.optim.ema
+    assert decay is not None, "the configuration is not resolved"
+    return min(decay, (1 + step) / (10 + step)) if config.init.model else decay
 
 
 def build_optimizers(
@@ -105,8 +116,6 @@ class TrainState:
         set_precision(self.networks, spec.policy)
         if config.engine.compile:
             compile_networks(self.networks)
-        assert config.optim.ema is not None
-        self._average = get_ema_multi_avg_fn(config.optim.ema)
 
     @property
     def parts(self) -> TrainedParts:
@@ -119,15 +128,16 @@ class TrainState:
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
-    def update_averages(self, engine: Engine) -> None:
-        """Move the averages towards the networks. Collective.
+    def update_averages(self, engine: Engine, step: int) -> None:
+        """Move the averages towards the networks in the iteration of a step. Collective.
 
         Call it in iterations of D alone too: the memory of an average is counted in images.
         """
-        for letter, average in self.ema.items():
+        average = get_ema_multi_avg_fn(average_decay(self.config, step))
+        for letter, averaged in self.ema.items():
             with engine.gathered(letter):
                 current = list(self.networks[letter].parameters())
-                self._average(list(average.parameters()), current, None)
+                average(list(averaged.parameters()), current, None)
 
     def snapshot(self, engine: Engine, *, keep: bool) -> CheckpointState | None:
         """Copy everything that changes to host memory. Collective.

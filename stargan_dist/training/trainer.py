@@ -143,7 +143,7 @@ class Trainer:
                 state.set_learning_rates(step)
                 micro_batches = batch.split(config.engine.accumulate)
                 terms = state.objective.iterate(engine, micro_batches, step)
-                state.update_averages(engine)
+                state.update_averages(engine, step)
                 step += 1
                 terms = self.guard.watch(step, terms)
                 received = world.all_reduce_max(self.signals.received)

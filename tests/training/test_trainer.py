@@ -1,11 +1,13 @@
 """The trainer and its state: storage, averages, initial weights, learning rates, logged steps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from stargan_dist import config as configs
 from stargan_dist import storage
-from stargan_dist.config import Config
+from stargan_dist.config import Config, InitConfig, OptimConfig
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.ddp import DDP
@@ -13,7 +15,7 @@ from stargan_dist.errors import OutsideFault
 from stargan_dist.objectives.recipes import resolve
 from stargan_dist.runs import async_writer
 from stargan_dist.runs import checkpoint as checkpoints
-from stargan_dist.training.train_state import TrainState
+from stargan_dist.training.train_state import TrainState, average_decay
 from stargan_dist.training.trainer import FINISHED, logs_at, train
 from tests.conftest import SMOKE
 from tests.helpers.runs import assert_same_bits
@@ -56,9 +58,16 @@ def test_the_average_starts_at_the_initial_weights_and_follows_the_network(shard
     assert torch.equal(average, initial)
     with torch.no_grad():
         current += 1
-    state.update_averages(DDP(state.parts, Config(), World()))
+    state.update_averages(DDP(state.parts, Config(), World()), step=0)
     torch.testing.assert_close(average, initial + 0.25)
     assert set(state.ema) == {"G", "F", "E"}
+
+
+def test_averages_of_a_training_from_a_model_have_a_short_memory_at_first():
+    config = Config(optim=OptimConfig(ema=0.99))
+    assert [average_decay(config, step) for step in (0, 1000)] == [0.99, 0.99]
+    config = replace(config, init=InitConfig("runs/old"))
+    assert [average_decay(config, step) for step in (0, 90, 1000)] == [0.1, 0.91, 0.99]
 
 
 def test_initial_weights_depend_on_the_seed_alone(shards):
