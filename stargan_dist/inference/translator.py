@@ -1,5 +1,6 @@
 """Translation of pictures with a trained model."""
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -367,6 +368,8 @@ class Translator:
 
     def _vectors(self, codes: Tensor, label: Tensor, domain: str | None, strength: float) -> Tensor:
         """Return conditioning vectors of style codes, moved towards the domain's mean style."""
+        if not math.isfinite(strength):
+            raise UserError(f"strength: {strength} is not a finite number")
         if strength != 1:
             if not self.model.diverse:
                 raise UserError("strength: the networks of this model have no styles")

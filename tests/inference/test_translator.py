@@ -202,6 +202,11 @@ def test_models_without_styles_say_so():
         model.translate(picture(), "cat", reference=picture())
 
 
+def test_a_strength_that_is_no_number_is_refused(translator):
+    with pytest.raises(UserError, match="strength: nan is not a finite number"):
+        translator.translate(picture(), "cat", strength=float("nan"))
+
+
 def test_high_pass_models_need_a_landmark_network(tmp_path):
     model, path = tiny_model(w_hpf=1.0), str(tmp_path / "landmarks.safetensors")
     without = replace(model, landmarks=None)
