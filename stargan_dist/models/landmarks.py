@@ -191,16 +191,21 @@ def write(url: str, landmarks: SavedLandmarks) -> None:
 def find(folder: str) -> SavedLandmarks | None:
     """Read the network that a run or a model folder has, if any. Raises UserError as `read`."""
     url = storage.join(folder, FILE)
+    return read(url) if _exists(url) else None
+
+
+def _exists(url: str) -> bool:
     try:
-        return read(url) if storage.exists(url) else None
+        return storage.exists(url)
     except OSError as error:
         raise explained(f"cannot read {url}: {error}", error) from error
 
 
 def keep_copy(landmarks: SavedLandmarks, folder: str) -> None:
     """Write a network into a folder that does not have one. Raises UserError if it cannot."""
-    if find(folder) is None:
-        write(storage.join(folder, FILE), landmarks)
+    url = storage.join(folder, FILE)
+    if not _exists(url):
+        write(url, landmarks)
 
 
 def of_run(config: ModelConfig, run: str) -> SavedLandmarks | None:

@@ -169,7 +169,7 @@ class DiscriminatorLoss(nn.Module):
             terms: of the loss, with their weights in this iteration; None: those of the recipe.
         """
         terms = self.recipe.discriminator_terms if terms is None else terms
-        penalised = any(term.name == "reg" for term in terms)
+        penalised = any(term.penalises for term in terms)
         d = DiscriminatorPass(self.D, self.labels, batch, fake, penalised=penalised)
         values = {term.name: term.compute(d) for term in terms}
         return _weighted_sum(terms, values, 0, self.recipe.ds_iter), _detached(values)

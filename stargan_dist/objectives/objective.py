@@ -18,7 +18,7 @@ from stargan_dist.objectives.loss_modules import (
     with_prefix,
 )
 from stargan_dist.objectives.recipe import Guide, Recipe, Terms
-from stargan_dist.objectives.schedules import SCHEDULES
+from stargan_dist.objectives.schedules import SCHEDULES, Phases
 
 
 class Updater(Protocol):
@@ -65,13 +65,17 @@ class Objective:
         self.recipe, self.masks = recipe, masks
         self.source_names = [space.name for space in labels.spaces]
         self.schedule = SCHEDULES[schedule]
-        self.phases = self.schedule.generator_phases(recipe.guides)
         self.discriminator = DiscriminatorLoss(recipe, networks, labels)
         self.generator = GeneratorLoss(recipe, networks, labels, masks)
 
     @property
     def loss_modules(self) -> dict[str, nn.Module]:
         return {"D": self.discriminator, "G": self.generator}
+
+    @property
+    def phases(self) -> Phases:
+        """The guides of each generator step."""
+        return self.schedule.generator_phases(self.recipe.guides)
 
     def decaying_weights(self, step: int) -> dict[str, float]:
         """Return the weights at a step of all terms whose weight decays."""

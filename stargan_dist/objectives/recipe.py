@@ -52,6 +52,7 @@ class Term(NamedTuple):
         weight: factor of the term in the loss.
         maximised: the term is subtracted.
         decays: the weight decays linearly to 0 at step `loss.ds_iter`.
+        penalises: the term of D differentiates its gradient.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Term(NamedTuple):
     weight: float = 1.0
     maximised: bool = False
     decays: bool = False
+    penalises: bool = False
 
 
 @dataclass(frozen=True)

@@ -103,14 +103,14 @@ def wasserstein(penalty_weight: float) -> tuple[Term, ...]:
         Term("real", lambda d: losses.wasserstein_real(d.real.src)),
         Term("fake", lambda d: losses.wasserstein_fake(d.fake.src)),
         Term("reg", lambda d: losses.gradient_penalty(d.score, d.real_images, d.fake_images,
-                                                      d.batch.mix), penalty_weight),
+                                                      d.batch.mix), penalty_weight, penalises=True),
     )  # fmt: skip
 
 
 # R1 before the fakes: the order decides the last bits of D's gradient.
 LOGISTIC = (
     Term("real", lambda d: losses.logistic_real(d.real.src)),
-    Term("reg", lambda d: losses.r1(d.real.src, d.real_images)),
+    Term("reg", lambda d: losses.r1(d.real.src, d.real_images), penalises=True),
     Term("fake", lambda d: losses.logistic_fake(d.fake.src)),
 )
 CLASSIFY_REAL = Term("cls", classification_of_real)

@@ -39,7 +39,6 @@ def train_both(row, literal_row=None):
     literal = make_plain(copy.deepcopy(nets))
     objective = make_objective(nets, WEIGHTS)
     objective.schedule = row
-    objective.phases = row.generator_phases(objective.recipe.guides)
     engine = SingleProcessEngine(objective, build_optimizers(nets, OPTIM))
     optimizers = build_optimizers(literal, OPTIM)
     term_difference = 0.0
