@@ -52,8 +52,9 @@ class SavedModel:
         return replace(self, tensors=tensors)
 
     def fingerprint(self) -> str:
-        """Return a hash of all weights."""
-        return fingerprint({**self.tensors, **(self.landmarks.tensors if self.landmarks else {})})
+        """Return a hash of all weights and, with the high-pass option, of what makes its masks."""
+        own = fingerprint(self.tensors)
+        return own if self.landmarks is None else f"{own} {self.landmarks.fingerprint()}"
 
     def check(self) -> "SavedModel":
         """Check names and shapes of all tensors against the networks; return the model.

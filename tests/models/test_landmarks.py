@@ -1,5 +1,7 @@
 """Files of landmark networks: those of this project and the published ones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from stargan_dist.errors import UserError
 from stargan_dist.models import landmarks
 from stargan_dist.nets.fan import FAN
 from stargan_dist.nets.masks import WFLW
-from tests.helpers.models import PARTS, tiny_landmarks
+from tests.helpers.models import PARTS, tiny_landmarks, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,14 @@ def test_published_files_are_read(tmp_path, published):
 SIZES_ALONE = {
     "l0.weight": torch.zeros(99, 256, 1, 1), "conv1.conv.weight": torch.zeros(64, 6, 7, 7)
 }  # fmt: skip
+
+
+def test_the_hash_of_a_model_depends_on_its_masks():
+    model = tiny_model(w_hpf=1.0)
+    described = replace(model.landmarks, description=landmarks.Description(64, PARTS[:1]))
+    hashes = {m.fingerprint() for m in (model, replace(model, landmarks=described))}
+    others = {replace(model, landmarks=other).fingerprint() for other in (None, tiny_landmarks(1))}
+    assert len(hashes | others) == 4
 
 
 def torch_file(content):
