@@ -15,7 +15,7 @@ from stargan_dist.console.logs import setup_logging
 from stargan_dist.errors import UserError, printable, run_command
 from stargan_dist.faces.folder import Settings, Work, align_all
 from stargan_dist.faces.reference import read_face, read_reference
-from stargan_dist.inference.output_folder import ENCODINGS
+from stargan_dist.inference import output_folder
 from stargan_dist.inference.sources import list_sources
 from stargan_dist.models import landmarks
 from stargan_dist.shards.process_pool import available_cores
@@ -26,11 +26,7 @@ MIN_HEAT = 0.5
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(prog="python -m stargan_dist.align", description=__doc__.split("\n\n")[1])
-    parser.add_argument(
-        "sources", metavar="PHOTOS",
-        help="a picture, a folder, a pattern such as 'photos/*.jpg', or shards; path or URL",
-    )  # fmt: skip
-    parser.add_argument("out", metavar="OUT", help="folder or URL of the outputs")
+    output_folder.add_arguments(parser, "PHOTOS")
     parser.add_argument(
         "--landmarks", required=True, metavar="FILE",
         help="landmark network: safetensors, or wing.ckpt, or the authors' nets_ema.ckpt",
@@ -53,10 +49,6 @@ def parse_args() -> argparse.Namespace:
         help="no face is found if the maxima of the heat maps have a lower mean "
         "(default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--format", choices=[*ENCODINGS], default="png", help="of the outputs (default: png)"
-    )
-    parser.add_argument("--split", default="val", help="of shards (default: val)")
     parser.add_argument(
         "--workers", type=integer(1), default=available_cores(), metavar="N",
         help="number of processes (default: the available cores, here %(default)s)",

@@ -16,9 +16,8 @@ from stargan_dist import storage
 from stargan_dist.console.logs import setup_logging
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import run_command
-from stargan_dist.inference import folders
+from stargan_dist.inference import folders, output_folder
 from stargan_dist.inference.folders import Guides, Settings, Work
-from stargan_dist.inference.output_folder import ENCODINGS
 from stargan_dist.inference.pictures import FITS
 from stargan_dist.inference.sources import list_sources
 from stargan_dist.inference.translator import Translator
@@ -35,11 +34,7 @@ def parse_args() -> argparse.Namespace:
         prog="python -m stargan_dist.translate", description=__doc__.split("\n\n")[1]
     )
     add_model_arguments(parser)
-    parser.add_argument(
-        "sources", metavar="SOURCES",
-        help="a picture, a folder, a pattern such as 'photos/*.jpg', or shards; path or URL",
-    )  # fmt: skip
-    parser.add_argument("out", metavar="OUT", help="folder or URL of the outputs")
+    output_folder.add_arguments(parser, "SOURCES")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--domain", nargs="+", metavar="NAME", help="domains of the outputs")
     target.add_argument(
@@ -63,13 +58,6 @@ def parse_args() -> argparse.Namespace:
         help="of the style; 0: the mean style of the domain (default: 1)",
     )  # fmt: skip
     parser.add_argument("--fit", choices=[*FITS], default="crop", help="default: crop")
-    parser.add_argument(
-        "--format",
-        choices=[*ENCODINGS],
-        default="png",
-        help="of the outputs (default: png)",
-    )
-    parser.add_argument("--split", default="val", help="of shards (default: val)")
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), help="of G (default: bfloat16 on GPUs)"
     )

@@ -1,5 +1,6 @@
 """A folder of outputs that a command fills and can resume: settings, images and a table of them."""
 
+import argparse
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,6 +14,23 @@ from stargan_dist.errors import UserError, explained
 INDEX = "index.jsonl"
 ENCODINGS = {"jpg": "jpeg", "png": "png", "webp": "webp"}  # by suffix
 QUALITY = 95  # of jpg and webp
+
+
+def add_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
+    """Add the pictures, the folder, the format of the outputs and the split of shards.
+
+    Args:
+        metavar: of the pictures.
+    """
+    parser.add_argument(
+        "sources", metavar=metavar,
+        help="a picture, a folder, a pattern such as 'photos/*.jpg', or shards; path or URL",
+    )  # fmt: skip
+    parser.add_argument("out", metavar="OUT", help="folder or URL of the outputs")
+    parser.add_argument(
+        "--format", choices=[*ENCODINGS], default="png", help="of the outputs (default: png)"
+    )
+    parser.add_argument("--split", default="val", help="of shards (default: val)")
 
 
 def check_settings(out: str, file: str, settings: Mapping[str, Any], outputs: str) -> None:
