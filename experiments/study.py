@@ -3,20 +3,22 @@
 A study trains all rows with seed 0 first, then all with seed 1, and so on. Runs are kept in
 OUT/ROW/seed_N, with the figures of each in judge.json there. The report is written anew after each
 run. The same command resumes an interrupted study: finished runs are neither trained nor judged
-again.
+again. Started several times at once on one machine, the command shares the runs out.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from demo_quality import judge, prepare
+from filelock import FileLock, Timeout
 from launching import default_processes, train
 
 from stargan_dist.console.progress import clock
@@ -165,17 +167,38 @@ def perform(
 # All runs.
 
 
+@contextmanager
+def claimed(run: Run) -> Iterator[bool]:
+    """Yield True if no other process of this machine performs the run, and keep others from it."""
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.folder.parent / f".{run.folder.name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 def perform_remaining(
     runs: Sequence[Run],
     steps: int,
     perform_run: Callable[[Run], object],
     after_run: Callable[[], object],
 ) -> None:
-    """Perform the remaining runs one by one, and call `after_run` after each."""
+    """Perform the remaining runs one by one, and call `after_run` after each.
+
+    Runs that another process performs are left to it.
+    """
     for run in remaining(runs, steps):
-        announce(runs.index(run) + 1, runs, run, steps)
-        perform_run(run)
-        after_run()
+        with claimed(run) as mine:
+            if mine and remaining([run], steps):  # another process may have finished it meanwhile
+                announce(runs.index(run) + 1, runs, run, steps)
+                perform_run(run)
+                after_run()
 
 
 def conduct(

@@ -320,9 +320,9 @@ class Config:
     """Compute dtype of the networks. bfloat16: G alone; bfloat16_most and float16: also the trunks
     of E and D, except in D's pass with R1. Weights and averaged networks are float32. float64 is
     for equality tests."""
-    schedule: Literal["published", "summed", "lazy", "joint", "joint_lazy", "sparse", "exact"] = (
-        "published"
-    )
+    schedule: Literal[
+        "published", "summed", "lazy", "joint", "joint_lazy", "sparse", "sparser", "exact"
+    ] = "published"
     """What an iteration computes (docs/engines.md). published: a step of D and of the generator for
     each guide. Others cost less; summed and those after lazy have one generator step, which ZeRO 3
     needs. (exact: the former name of published.)"""

@@ -81,4 +81,10 @@ SCHEDULES = {
         joint_generator=True,
         every={"reg": 8, "ds": 2, "cyc": 2},
     ),
+    "sparser": Schedule(
+        "joint_lazy, with diversity and cycle consistency in every 3rd iteration",
+        joint_discriminator=True,
+        joint_generator=True,
+        every={"reg": 8, "ds": 3, "cyc": 3},
+    ),
 }

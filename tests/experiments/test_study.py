@@ -44,6 +44,26 @@ def test_an_interrupted_experiment_resumes_with_the_remaining_runs(tmp_path):
     assert study.remaining(runs, STEPS) == runs[3:]
 
 
+def test_two_processes_share_the_runs_of_a_study(tmp_path):
+    """The second begins while the first performs its first run, and finishes all others."""
+    runs, performed = study.list_runs(["a", "f"], 2, tmp_path), []
+
+    def perform(name):
+        def perform_run(run):
+            performed.append((name, run))
+            finish(run)
+
+        return perform_run
+
+    def perform_first(run):
+        if run == runs[0]:
+            study.perform_remaining(runs, STEPS, perform("second"), lambda: None)
+        perform("first")(run)
+
+    study.perform_remaining(runs, STEPS, perform_first, lambda: None)
+    assert performed == [*(("second", run) for run in runs[1:]), ("first", runs[0])]
+
+
 @pytest.mark.parametrize("content", ['{"steps": 5}', '{"ste', None])
 def test_a_run_with_other_steps_or_without_figures_remains(tmp_path, content):
     (run,) = study.list_runs(["a"], 1, tmp_path)
