@@ -6,7 +6,9 @@ Each case is a whole iteration on random images, optimizers included: in float32
 network in the dtype of the policy at a time, and last with the whole policy. All cases use the same
 networks and alternate, so other load on the machine affects them alike. The first repeat is not
 counted. Prints one line of JSON per case: the seconds of its fastest and of its median iteration,
-and how many times faster than in float32 the fastest is (other load can only add time).
+and how many times faster than in float32 the fastest is (other load can only add time). The first
+line is JSON about the device: a CPU's instructions, and how much longer a convolution takes there
+in bfloat16 than in float32 (CPUs without instructions for bfloat16: above 1).
 """
 
 import argparse
@@ -26,6 +28,7 @@ from stargan_dist.engines.ddp import DDP
 from stargan_dist.nets.precision import POLICIES, Policy, set_precision
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import ADAM_V2, TABLE
+from stargan_dist.training.environment import times_slower
 from stargan_dist.training.train_state import build_optimizers
 
 DOMAINS = 3
@@ -73,6 +76,15 @@ def time_policies(
     return {name: values[1:] for name, values in seconds.items()}
 
 
+def describe_device() -> dict[str, object]:
+    """Return the kind of machine."""
+    if torch.cuda.is_available():
+        return {"device": torch.cuda.get_device_name()}
+    ratio = round(times_slower(torch.bfloat16, torch.float32), 2)
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return {"device": "CPU", "instructions": instructions, "bfloat16_times_slower": ratio}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=64, help="image size in pixels (default: 64)")
@@ -85,6 +97,7 @@ def main() -> None:
         help="precision to compare with float32 (default: bfloat16_most)",
     )
     args = parser.parse_args()
+    print(json.dumps(describe_device()), flush=True)
     results = time_policies(policies_up_to(args.policy), args.size, args.batch, args.repeats)
     for name, seconds in results.items():
         row = {

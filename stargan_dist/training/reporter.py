@@ -27,7 +27,11 @@ from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.inference import grids
 from stargan_dist.inference.model import TrainedModel
 from stargan_dist.runs.scores import Result
-from stargan_dist.training.environment import describe_environment, peak_memory_bytes
+from stargan_dist.training.environment import (
+    describe_environment,
+    peak_memory_bytes,
+    warn_of_slow_precision,
+)
 from stargan_dist.training.metric_logger import MetricLogger, progress_line
 from stargan_dist.training.profiling import profiled
 from stargan_dist.training.stopwatch import Stopwatch
@@ -92,6 +96,9 @@ class Reporter:
         logger.info("recipe %s: %s", config.recipe, self.state.spec.recipe.description)
         for line in (*origins.lines, *origins.lines_of_overridden):
             logger.info(line)
+        slow = warn_of_slow_precision(self.state.spec.policy, world.device)
+        if slow:
+            logger.warning("precision: %s", slow)
         self.trackers = Trackers(config, self.start, self.tolerance)
         self.metrics = MetricLogger(
             *(config.run, self.start, configs.to_yaml(config), self.tolerance),
