@@ -20,6 +20,7 @@ from stargan_dist.inference import folders, output_folder
 from stargan_dist.inference.folders import Guides, Settings, Work
 from stargan_dist.inference.pictures import FITS
 from stargan_dist.inference.sources import list_sources
+from stargan_dist.inference.targets import parse_attributes
 from stargan_dist.inference.translator import Translator
 from stargan_dist.launch.launcher import launcher_hides_exit_codes, stop_with_launcher
 from stargan_dist.launch.launcher_settings import take_settings
@@ -66,8 +67,7 @@ def parse_args() -> argparse.Namespace:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """Return the settings of the outputs."""
-    pairs = None if args.attributes is None else [pair.partition("=") for pair in args.attributes]
-    attributes = None if pairs is None else {name: value or "1" for name, _, value in pairs}
+    attributes = None if args.attributes is None else parse_attributes(args.attributes)
     return Settings(
         tuple(args.domain or ()), attributes, args.data_source, tuple(args.seeds),
         tuple(args.references), args.strength, args.fit, args.format,
@@ -90,8 +90,7 @@ def prepare(args: argparse.Namespace, world: World) -> Work:
         lambda: list_sources(args.sources, args.split, outside=args.out)
     )
     world.check_agreement({"the pictures to translate": [source.name for source in sources]})
-    references = [source for location in args.references for source in list_sources(location)]
-    guides = world.run_on_all_ranks(lambda: folders.make_guides(translator, settings, references))
+    guides = world.run_on_all_ranks(partial(_guides, translator, settings))
     world.broadcast_from_main(
         lambda: folders.check_settings(args.out, translator, settings, guides)
     )

@@ -6,8 +6,9 @@ each. OUT ends with .mp4 (needs PyAV: pip install 'stargan_dist[video]') or .web
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from stargan_dist.console.progress import progress_bar
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.inference import examples, videos
 from stargan_dist.inference.pictures import FITS, Fitted
-from stargan_dist.inference.sources import list_sources
+from stargan_dist.inference.sources import Source, list_sources, read_all
+from stargan_dist.inference.targets import parse_attributes
 from stargan_dist.inference.translator import Translator
 from stargan_dist.inference.video_files import check_size, check_writer, write_video
 from stargan_dist.models.arguments import add_model_arguments, authors_options
@@ -31,6 +33,8 @@ FPS, AUTHORS_FPS, MAX_FPS = Fraction(25), Fraction(25, 2), 240
 MAX_FRAMES = 10_000  # of a transition
 MOTION = ("frames", "hold", "easing", "loop")  # options
 SEEDS = [0, 1, 2, 3]
+
+Target = dict[str, Any]  # arguments of Translator.conditioning
 
 
 def frame_rate(text: str) -> Fraction:
@@ -55,10 +59,33 @@ def parse_args() -> argparse.Namespace:
         help="pictures, or folders of them, that are translated side by side (default: validation "
         "images of the run)",
     )  # fmt: skip
-    parser.add_argument(
-        "--domain", nargs="+", required=True, metavar="NAME",
+    add_keyframes(parser)
+    add_motion(parser)
+    parser.add_argument("--strength", type=float, default=1.0, help="of the styles (default: 1)")
+    parser.add_argument("--fit", choices=[*FITS], default="crop", help="default: crop")
+    args = parser.parse_args()
+    if not (1 <= args.frames <= MAX_FRAMES and 0 <= args.hold <= MAX_FRAMES):
+        parser.error(f"--frames, --hold: up to {MAX_FRAMES}, and at least 1 and 0")
+    if args.layout == "authors":
+        check_layout_of_authors(parser, args)
+    return args
+
+
+def add_keyframes(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what the keyframes show."""
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument(
+        "--domain", nargs="+", metavar="NAME",
         help="of the outputs: one for all keyframes, or one for each",
     )  # fmt: skip
+    target.add_argument(
+        "--attributes", nargs="+", action="append", metavar="NAME=VALUE",
+        help="in place of domains, for models of attributes: those of the outputs (1 or 0); others "
+        "are false. Given several times: those of each keyframe",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data-source", metavar="NAME", help="whose attributes they are, if there are several"
+    )
     guide = parser.add_mutually_exclusive_group()
     guide.add_argument(
         "--seeds", nargs="+", type=int, metavar="N",
@@ -69,6 +96,10 @@ def parse_args() -> argparse.Namespace:
         "--references", nargs="+", metavar="FILE",
         help="pictures, or folders of them, in place of seeds",
     )  # fmt: skip
+
+
+def add_motion(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how the video moves between keyframes, and its layout."""
     parser.add_argument(
         "--frames", type=int, default=30, help="from a keyframe to the next (default: 30)"
     )
@@ -87,28 +118,27 @@ def parse_args() -> argparse.Namespace:
         help="grid: outputs below sources; authors: with references that slide upwards, and the "
         "motion of the video of StarGAN v2's authors (default: grid)",
     )  # fmt: skip
-    parser.add_argument("--strength", type=float, default=1.0, help="of the styles (default: 1)")
-    parser.add_argument("--fit", choices=[*FITS], default="crop", help="default: crop")
-    args = parser.parse_args()
-    if not (1 <= args.frames <= MAX_FRAMES and 0 <= args.hold <= MAX_FRAMES):
-        parser.error(f"--frames, --hold: up to {MAX_FRAMES}, and at least 1 and 0")
-    if args.layout == "authors" and not args.references:
-        parser.error("--layout authors: needs --references")
+
+
+def check_layout_of_authors(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options that contradict the layout."""
+    if not (args.references and args.domain):
+        parser.error("--layout authors: needs --domain and --references")
     unused = [f"--{name}" for name in MOTION if getattr(args, name) != parser.get_default(name)]
-    if args.layout == "authors" and unused:
+    if unused:
         parser.error(f"--layout authors: has a motion of its own; drop {', '.join(unused)}")
-    return args
 
 
-def list_pictures(args: argparse.Namespace, saved: SavedModel) -> list[Callable[[], Image.Image]]:
-    """Return functions that read the sources: --sources, else validation images of the run.
+def list_pictures(args: argparse.Namespace, saved: SavedModel) -> list[Source]:
+    """Return the sources: --sources, else validation images of the run.
 
     Raises:
         UserError: a location cannot be listed, or the run's shards cannot be read.
     """
     if args.sources:
-        return [source.read for location in args.sources for source in list_sources(location)]
-    return [example.image.copy for example in examples.instead_of_sources(saved)]
+        return [source for location in args.sources for source in list_sources(location)]
+    found = examples.instead_of_sources(saved)
+    return [Source(example.domain, "validation images", example.image.copy) for example in found]
 
 
 def read_sources(args: argparse.Namespace, translator: Translator) -> list[Fitted]:
@@ -117,61 +147,75 @@ def read_sources(args: argparse.Namespace, translator: Translator) -> list[Fitte
     Raises:
         UserError: one cannot be read, or they are too many for a frame.
     """
-    readers, size = list_pictures(args, translator.saved), translator.image_size
+    sources, size = list_pictures(args, translator.saved), translator.image_size
     left = videos.column_of_authors(size) if args.layout == "authors" else 0
-    check_size(args.out, left + len(readers) * size, 2 * size)
-    return [translator.fitted(read(), args.fit) for read in readers]
+    check_size(args.out, left + len(sources) * size, 2 * size)
+    return read_all(sources, partial(translator.fitted, fit=args.fit))
 
 
 def read_references(args: argparse.Namespace, translator: Translator) -> list[Image.Image]:
     """Read the references, as the model sees them: fitting them again changes nothing."""
     found = [each for location in args.references or () for each in list_sources(location)]
-    return [videos.to_picture(translator.fitted(each.read(), args.fit)) for each in found]
+    return [*map(videos.to_picture, read_all(found, partial(translator.fitted, fit=args.fit)))]
+
+
+def targets_of(args: argparse.Namespace) -> list[Target]:
+    """Return the target of each keyframe, or the single one."""
+    if args.domain:
+        return [{"domain": name} for name in args.domain]
+    return [
+        {"attributes": parse_attributes(words), "data_source": args.data_source}
+        for words in args.attributes
+    ]
 
 
 def default_seeds(args: argparse.Namespace, translator: Translator) -> list[int]:
     """Return several seeds where they alone move the style, else one."""
-    return SEEDS if len(args.domain) == 1 and translator.model.diverse else SEEDS[:1]
+    moves = len(args.domain or args.attributes) == 1 and translator.model.diverse
+    return SEEDS if moves else SEEDS[:1]
 
 
-def pair(domains: Sequence[str], guides: Sequence[Any]) -> list[tuple[str, Any]]:
-    """Return domain and guide of each keyframe; a single one of either is that of all keyframes.
+def pair(targets: Sequence[Target], guides: Sequence[Any]) -> list[tuple[Target, Any]]:
+    """Return target and guide of each keyframe; a single one of either is that of all keyframes.
 
     Raises:
         UserError: their numbers do not fit, or there is one keyframe.
     """
-    count = max(len(domains), len(guides))
+    count = max(len(targets), len(guides))
     if count == 1:
         raise UserError(
-            "one keyframe does not move: name several --seeds, --references or --domain"
+            "one keyframe does not move: name several --seeds, --references, --domain or "
+            "--attributes"
         )
-    if not {len(domains), len(guides)} <= {1, count}:
+    if not {len(targets), len(guides)} <= {1, count}:
         raise UserError(
-            f"--domain: {len(domains)} domains and {len(guides)} seeds or references do not fit: "
-            "name one for all keyframes, or one for each"
+            f"--domain, --attributes: {len(targets)} targets and {len(guides)} seeds or references "
+            "do not fit: name one for all keyframes, or one for each"
         )
-    factors = count // len(domains), count // len(guides)
-    return [*zip([*domains] * factors[0], [*guides] * factors[1], strict=True)]
+    factors = count // len(targets), count // len(guides)
+    return [*zip([*targets] * factors[0], [*guides] * factors[1], strict=True)]
 
 
 def keyframes_of(
-    translator: Translator, pairs: Sequence[tuple[str, Any]], args: argparse.Namespace
+    translator: Translator, pairs: Sequence[tuple[Target, Any]], args: argparse.Namespace
 ) -> Tensor:
     """Return what G is conditioned on in each keyframe, (K, conditioning_dim)."""
     guide = "reference" if args.references else "seed"
     common: dict[str, Any] = {"strength": args.strength, "fit": args.fit}
-    return torch.cat([translator.conditioning(d, **common | {guide: [g]}) for d, g in pairs])
+    return torch.cat(
+        [translator.conditioning(**target, **common | {guide: [g]}) for target, g in pairs]
+    )
 
 
-def plan(args: argparse.Namespace, domains: Sequence[str]) -> list[videos.Frame]:
-    """Return the moments of the video, given the domain of each keyframe."""
+def plan(args: argparse.Namespace, targets: Sequence[Target]) -> list[videos.Frame]:
+    """Return the moments of the video, given the target of each keyframe."""
     if args.layout == "authors":
-        frames = videos.plan_of_authors([domains.index(name) for name in domains])
+        frames = videos.plan_of_authors([targets.index(target) for target in targets])
         if not frames:
             raise UserError("--references: name two of one domain, one after the other")
         return frames
     motion = videos.Motion(args.frames, args.hold, args.easing, args.interpolation, args.loop)
-    return videos.plan(len(domains), motion)
+    return videos.plan(len(targets), motion)
 
 
 def main() -> None:
@@ -181,9 +225,9 @@ def main() -> None:
     storage.configure(saved.config.storage)
     translator = Translator(saved)
     references = read_references(args, translator)
-    pairs = pair(args.domain, references or args.seeds or default_seeds(args, translator))
+    pairs = pair(targets_of(args), references or args.seeds or default_seeds(args, translator))
     keyframes = keyframes_of(translator, pairs, args)
-    frames = plan(args, [domain for domain, _ in pairs])
+    frames = plan(args, [target for target, _ in pairs])
     layout: videos.Layout = videos.grid_layout
     if args.layout == "authors":
         layout = videos.layout_of_authors([reference for _, reference in pairs])

@@ -61,6 +61,22 @@ def test_keyframes_are_pairs_of_a_domain_and_a_guide(place, monkeypatch, options
     assert torch.equal(rendered[0], torch.cat(expected))
 
 
+def test_keyframes_of_attributes(place):
+    model = tiny_model("stargan", ("Male", "Young"), binary=True)
+    folder.write(str(place / "attributes"), model, "")
+    done = here(
+        "video", place / "attributes", place / "f.webp", "--sources", place / "0.png",
+        "--frames", "2", "--attributes", "Male", "--attributes", "Male=0", "Young=1",
+        "--attributes", "Male=1",
+    )  # fmt: skip
+    assert "f.webp: 5 frames" in done.stdout
+    unknown = here(
+        "video", place / "attributes", place / "g.webp", "--sources", place / "0.png",
+        "--attributes", "Owl", "--attributes", "Male", code=2,
+    )  # fmt: skip
+    assert "Owl" in unknown.stderr and "Traceback" not in unknown.stderr
+
+
 def test_validation_images_stand_for_sources(place, shards, monkeypatch):
     def opened(model, *args, **kwargs):
         return model_of(shards if model == "run" else place / "moved" if model == "moved" else "")
@@ -85,13 +101,14 @@ def test_references_in_the_layout_of_the_authors(place):
 
 @pytest.mark.parametrize(("options", "message"), [
     (("--domain", "owl"), "'owl' is not a domain"),
-    (("--domain", "cat", "fox", "bear", "--references", "1.png", "2.png"), "3 domains and 2"),
-    (("--domain", "cat", "fox", "--seeds", "0", "1", "2"), "2 domains and 3"),
+    (("--domain", "cat", "fox", "bear", "--references", "1.png", "2.png"), "3 targets and 2"),
+    (("--domain", "cat", "fox", "--seeds", "0", "1", "2"), "2 targets and 3"),
     (("--domain", "cat", "--seeds", "0", "--loop"), "one keyframe does not move"),
     (("--domain", "cat", "--seeds", "0", "-1"), "seed: -1 is negative"),
     (("--domain", "cat", "fox", "--references", "1.png", "2.png", "--layout", "authors"),
      "two of one domain"),
-    (("--domain", "cat", "--layout", "authors"), "needs --references"),
+    (("--domain", "cat", "--layout", "authors"), "needs --domain and --references"),
+    (("--attributes", "Male=1", "--seeds", "0", "1"), "the labels are domains"),
     (("--domain", "cat", "--references", "1.png", "2.png", "--layout", "authors", "--loop"),
      "drop --loop"),
     (("--domain", "cat", "--frames", "0"), "--frames"),

@@ -7,7 +7,11 @@ may depend on what else is in its batch.
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -16,11 +20,12 @@ from torch import Tensor
 
 from stargan_dist import storage
 from stargan_dist.console.progress import progress_bar
+from stargan_dist.data import transforms
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError
 from stargan_dist.inference import output_folder
 from stargan_dist.inference.pictures import Fitted, to_image_of_output
-from stargan_dist.inference.sources import Source
+from stargan_dist.inference.sources import Source, read_ahead, read_all
 from stargan_dist.inference.translator import Translator
 
 SETTINGS = "translation.json"
@@ -86,7 +91,9 @@ def make_guides(translator: Translator, settings: Settings, references: Sequence
     if twice:
         raise UserError(f"two guides have the name {min(twice)}: name each once")
     guide = (
-        {"reference": [r.read() for r in references]} if references else {"seed": settings.seeds}
+        {"reference": read_all(references, transforms.to_rgb)}
+        if references
+        else {"seed": settings.seeds}
     )
     common: dict[str, Any] = {"strength": settings.strength, "fit": settings.fit, **guide}
     if settings.attributes is not None:
@@ -173,24 +180,31 @@ def _translate_share(work: Work, chunks: list[list[Source]], world: World) -> di
     """Translate this rank's chunks. Return errors by the name of the source."""
     errors: dict[str, str] = {}
     own = chunks[world.rank :: world.size]
-    with progress_bar(
-        sum(map(len, own)), "sources", description="translating", shown=world.is_main, brief=True
-    ) as progress:
+    sources = [source for chunk in own for source in chunk]
+    fit = partial(work.translator.fitted, fit=work.settings.fit)
+    with (
+        closing(read_ahead(sources, fit)) as pictures,
+        progress_bar(
+            len(sources), "sources", description="translating", shown=world.is_main, brief=True
+        ) as progress,
+    ):
         for number, chunk in enumerate(own):
             world.mark_progress(f"chunk {number + 1} of {len(own)}")
-            errors |= _translate_chunk(work, chunk)
+            errors |= _translate_chunk(work, chunk, [*islice(pictures, len(chunk))])
             progress.update(len(chunk))
     world.mark_progress()
     return errors
 
 
-def _translate_chunk(work: Work, chunk: list[Source]) -> dict[str, str]:
+def _translate_chunk(
+    work: Work, chunk: list[Source], pictures: Sequence["Future[Fitted]"]
+) -> dict[str, str]:
     """Translate a chunk and write its outputs. Return errors by the name of the source."""
     fitted: dict[str, Fitted] = {}
     errors: dict[str, str] = {}
-    for source in chunk:
+    for source, picture in zip(chunk, pictures, strict=True):
         try:
-            fitted[source.name] = work.translator.fitted(source.read(), work.settings.fit)
+            fitted[source.name] = picture.result()
         except UserError as error:
             errors[source.name] = str(error)
     rows = work.translator.translate_fitted([*fitted.values()], work.guides.vectors)

@@ -168,9 +168,16 @@ def _seeds(gr: Any, models: SideBySide) -> Controls:
 
 
 def _slider(gr: Any, minimum: float, maximum: float, value: float, **options: Any) -> Any:
-    """Make a slider that limits numbers typed beside it; its own method reports a fault."""
+    """Make a slider that limits numbers typed beside it; its own method reports a fault.
+
+    An emptied field counts as the initial value.
+    """
+
+    def limited(number: Any) -> float:
+        return min(max(minimum, number), maximum) if isinstance(number, int | float) else value
+
     slider = gr.Slider(minimum, maximum, value, **options)
-    slider.preprocess = lambda number: min(max(minimum, number), maximum)
+    slider.preprocess = limited
     return slider
 
 

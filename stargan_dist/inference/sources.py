@@ -1,11 +1,13 @@
 """The pictures of a file, a folder, a pattern, a URL or shards, each with a name of its own."""
 
 import fnmatch
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
@@ -19,6 +21,9 @@ from stargan_dist.inference.pictures import read_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 PATTERN = "*?["
+READERS = 12  # pictures that are read at a time
+AHEAD = 2 * READERS  # pictures that are read before they are needed, at most
+T = TypeVar("T")
 
 
 class Source(NamedTuple):
@@ -34,6 +39,41 @@ class Source(NamedTuple):
     name: str
     origin: str
     read: Callable[[], Image.Image]
+
+
+def read_ahead(
+    sources: Sequence[Source], use: Callable[[Image.Image], T]
+) -> Generator["Future[T]", None, None]:
+    """Read pictures in the background, several at a time. Yield the results in order.
+
+    A future raises what reading or `use` raised. The iterator must be closed.
+
+    Args:
+        use: makes of a picture what is kept of it. It is called in threads.
+    """
+    pool = ThreadPoolExecutor(READERS)
+    waiting: deque[Future[T]] = deque()
+    try:
+        for source in sources:
+            waiting.append(pool.submit(lambda read: use(read()), source.read))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        for future in waiting:
+            future.cancel()
+        pool.shutdown()
+
+
+def read_all(sources: Sequence[Source], use: Callable[[Image.Image], T]) -> list[T]:
+    """Read pictures, several at a time, and return what `use` makes of each.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    with closing(read_ahead(sources, use)) as futures:
+        return [future.result() for future in futures]
 
 
 def list_sources(location: str, split: str = "val", outside: str = "") -> list[Source]:

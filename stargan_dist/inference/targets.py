@@ -1,6 +1,6 @@
 """The label of a translation's target, as users name it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,12 @@ def target_label(
         way = "give attributes, from" if len(binary) == len(labels.spaces) else "name a domain of"
         raise UserError(f"{given}{way} {_list(labels)}")
     return _category(labels, labels.names.index(domain))
+
+
+def parse_attributes(words: Sequence[str]) -> dict[str, str]:
+    """Parse attributes as in a command line, NAME=VALUE; without a value it is 1."""
+    pairs = [word.partition("=") for word in words]
+    return {name: value or "1" for name, _, value in pairs}
 
 
 def _list(labels: Labels) -> str:

@@ -133,6 +133,8 @@ def test_outputs_change_with_the_seed_and_the_domain(page):
     assert len(changed(page, first + other_seed + other_domain)) == 4
     page.locator("#seed input[type=number]").fill("5000")
     page.get_by_text("seed 1000").wait_for()  # the end of the slider
+    page.locator("#seed input[type=number]").fill("")  # counts as the initial value
+    page.get_by_text("seed 0").wait_for()
 
 
 def test_an_upload_is_translated_as_its_fit_says(page, files):
