@@ -23,6 +23,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, nargs: str | None = Non
         "--attribute-labels", action="store_true", help="the names are binary attributes"
     )
     authors.add_argument(
+        "--rafd-labels", nargs="+", default=(), metavar="NAME",
+        help="of StarGAN trained on CelebA and RaFD: names of the labels of RaFD, beside those of "
+        "CelebA (--domains)",
+    )  # fmt: skip
+    authors.add_argument(
         "--w-hpf", type=float, metavar="WEIGHT", help="of the high-pass option (published: 1)"
     )
     authors.add_argument(
@@ -43,4 +48,5 @@ def authors_options(args: argparse.Namespace, discriminator: str = "") -> Option
         args.image_size,
         discriminator,
         args.landmarks,
+        args.rafd_labels,
     )

@@ -88,6 +88,8 @@ class Options:
         domains: names of the domains or, of StarGAN, perhaps of the attributes. In the order of
             training: sorted names of folders, or the order of --selected_attrs.
         attributes: the names are binary attributes.
+        rafd_labels: names of the categories of RaFD, of a StarGAN that was trained on CelebA and
+            RaFD; `domains` are then the attributes of CelebA.
         w_hpf: weight of the high-pass option, for files without `hpf.filter`.
         image_size: of StarGAN, in pixels, where its D is not given.
         discriminator: file of StarGAN's D.
@@ -100,6 +102,7 @@ class Options:
     image_size: int | None = None
     discriminator: str = ""
     landmarks: str = ""
+    rafd_labels: Sequence[str] = ()
 
 
 # Reading.
@@ -216,10 +219,23 @@ def _read_stargan(url: str, networks: StateDicts, options: Options) -> SavedMode
         "base_width": width,
         "max_width": 2048,
     }
-    names = _names(url, channels - 3, options, KNOWN_ATTRIBUTES if channels == 8 else None)
-    space = LabelSpace("", tuple(names), binary=options.attributes)
     config = Config(recipe="stargan", model=_model(url, sizes))
-    return _convert(url, networks, STARGAN, config, Labels((space,)))
+    labels = Labels(_label_spaces(url, channels - 3, options))
+    return _convert(url, networks, STARGAN, config, labels)
+
+
+def _label_spaces(url: str, count: int, options: Options) -> tuple[LabelSpace, ...]:
+    """Return the labels of StarGAN, given the number of inputs of its G beside the image."""
+    if not options.rafd_labels:
+        known = f"{KNOWN_ATTRIBUTES}; a model of CelebA and RaFD needs --rafd-labels too"
+        names = _names(url, count, options, known)
+        return (LabelSpace("", tuple(names), binary=options.attributes),)
+    others = len(options.rafd_labels) + 2  # the mask has an input for each set
+    names = _names(f"{url}, beside RaFD's,", count - others, options, KNOWN_ATTRIBUTES)
+    return (
+        LabelSpace("celeba", tuple(names), binary=True),
+        LabelSpace("rafd", tuple(options.rafd_labels)),
+    )
 
 
 def _size_of_stargan(url: str, networks: StateDicts, options: Options) -> int:

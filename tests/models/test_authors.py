@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stargan_dist.errors import UserError
+from stargan_dist.inference.targets import target_label
 from stargan_dist.models import authors
 from stargan_dist.models.authors import Options
 from stargan_dist.nets.blocks import HighPass
@@ -28,6 +29,7 @@ PARAMETERS = [
     for name, case in CASES.items()
 ]
 NAMES = ["a", "b", "c", "d", "e"]
+CELEBA = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 
 
 def save(path, content):
@@ -109,6 +111,36 @@ def test_outputs_of_stargan_equal_those_of_the_documented_networks(tmp_path, lab
     assert_equal(networks["G"](x, c), theirs.stargan_generator(g, x, c))
     for ours, expected in zip(networks["D"](x), theirs.stargan_discriminator(d, x), strict=True):
         assert_equal(ours, expected)
+
+
+@torch.no_grad()
+def test_stargan_of_celeba_and_rafd_equals_the_documented_networks(tmp_path):
+    g, d = theirs.random_stargan(5 + 3 + 2)
+    d["conv2.weight"] = d["conv2.weight"][:8]  # the mask is no class
+    options = Options(
+        CELEBA, discriminator=save(tmp_path / "1-D.ckpt", d), rafd_labels=("angry", "happy", "sad")
+    )
+    model = authors.read(save(tmp_path / "1-G.ckpt", g), options)
+    networks, random = networks_of(model), torch.Generator().manual_seed(0)
+    x = torch.randn((2, 3, 64, 64), generator=random, dtype=torch.float64)
+    targets = [
+        target_label(model.labels, attributes={"Male": 1}),
+        target_label(model.labels, domain="happy"),
+    ]
+    c = torch.tensor([[0, 0, 0, 1, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 1, 0, 0, 1]])
+    assert torch.equal(torch.stack(targets), c.float())
+    assert_equal(networks["G"](x, c.double()), theirs.stargan_generator(g, x, c.double()))
+    for ours, expected in zip(networks["D"](x), theirs.stargan_discriminator(d, x), strict=True):
+        assert_equal(ours, expected)
+    assert authors.to_state_dicts(model)["D"].keys() == d.keys()
+
+
+def test_a_stargan_with_other_labels_than_named_says_how_many_it_has(tmp_path):
+    url = save(tmp_path / "1-G.ckpt", theirs.random_stargan(10)[0])
+    with pytest.raises(UserError, match=r"has 10 labels.*not 5.*CelebA and RaFD needs --rafd"):
+        authors.read(url, Options(CELEBA, image_size=64))
+    with pytest.raises(UserError, match=r"beside RaFD's, has 4 labels.*not 5"):
+        authors.read(url, Options(CELEBA, image_size=64, rafd_labels=("a", "b", "c", "d")))
 
 
 def test_a_round_trip_of_their_file_is_the_identity(tmp_path, imported):
