@@ -140,7 +140,7 @@ def source_label(labels: Labels, data_source: str | None, pairs: list[str]) -> T
     Args:
         labels: the labels of the run.
         data_source: the data source that the images resemble. None: the first.
-        pairs: `NAME=VALUE` of the known attributes.
+        pairs: `NAME=VALUE` of the known attributes; without a value it is 1.
 
     Raises:
         UserError: there is no such data source or attribute, or the labels are domains.

@@ -44,7 +44,7 @@ def target_label(
 
 
 def parse_attributes(words: Sequence[str]) -> dict[str, str]:
-    """Parse attributes as in a command line, NAME=VALUE; without a value it is 1."""
+    """Parse attributes as in a command line: NAME=VALUE; without a value it is 1."""
     pairs = [word.partition("=") for word in words]
     return {name: value or "1" for name, _, value in pairs}
 
