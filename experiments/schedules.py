@@ -15,7 +15,9 @@ of the training loop, as the run has logged its speed: evaluations and repeated 
 runs are left out, but other work on the machine counts.
 
 A schedule is as good as `published` if every measure is better than its mean under `published`, or
-worse by one standard error of `published` at most. The last line is one JSON object.
+worse by one standard error of `published` at most. It is measurably worse in a measure if the
+differences between runs of one seed have a mean of more than two of its standard errors. The last
+line is one JSON object.
 
 The same command resumes an interrupted experiment.
 """

@@ -16,6 +16,7 @@ from study import Figures
 from stargan_dist.evaluation import report
 
 REFERENCE = "published"
+BEYOND_DOUBT = 2  # standard errors
 
 
 class Measure(NamedTuple):
@@ -112,11 +113,39 @@ def worse_measures(runs: Sequence[Figures], schedule: str) -> list[str] | None:
     return worse
 
 
-def verdict(runs: Sequence[Figures], schedule: str) -> str:
-    """Return the table's cell on whether a schedule is as good as `published`."""
+def measurably_worse(runs: Sequence[Figures], schedule: str) -> list[str] | None:
+    """Return the measures in which a schedule is worse than `published` beyond doubt.
+
+    That is: the differences of the losses of two runs of one seed have a mean of more than
+    `BEYOND_DOUBT` of its standard errors. None if fewer than two seeds have both runs.
+    """
+    by_seed = [
+        {f["seed"]: f["checkpoints"][-1] for f in runs if f["row"] == row}
+        for row in (schedule, REFERENCE)
+    ]
+    worse = []
+    for name, measure in MEASURES.items():
+        ours, theirs = (
+            {seed: measure.loss(end[name]) for seed, end in ends.items() if name in end}
+            for ends in by_seed
+        )
+        difference = estimate([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()])
+        if not difference or difference.error is None:
+            return None
+        if difference.mean > BEYOND_DOUBT * difference.error:
+            worse.append(name)
+    return worse
+
+
+def verdict(
+    runs: Sequence[Figures],
+    schedule: str,
+    compare: Callable[[Sequence[Figures], str], list[str] | None],
+) -> str:
+    """Return the table's cell on whether a schedule is as good as `published` by a comparison."""
     if schedule == REFERENCE:
         return "–"
-    worse = worse_measures(runs, schedule)
+    worse = compare(runs, schedule)
     if worse is None:
         return "unknown"
     return f"no: {', '.join(worse)}" if worse else "yes"
@@ -130,7 +159,7 @@ def table(runs: Sequence[Figures], gflop: Mapping[str, float]) -> str:
     """
     heads = ["schedule", "seeds", "GFLOP per image", "/ literal", f"/ {REFERENCE}", "img/s",
              *(measure.heading for measure in MEASURES.values()),
-             f"as good as {REFERENCE}"]  # fmt: skip
+             f"as good as {REFERENCE}", "not measurably worse"]  # fmt: skip
     rows = [row for row in gflop if row != "literal"]
     lines = [heads, ["---"] * len(heads), *(table_line(runs, gflop, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -143,7 +172,8 @@ def table_line(runs: Sequence[Figures], gflop: Mapping[str, float], schedule: st
     ratios = [flops / gflop[name] if name in gflop else None for name in ("literal", REFERENCE)]
     cells = [str(found.get(name, "–")) for name in ("images_per_second", *MEASURES)]
     return [schedule, seeds, f"{flops:.4g}", *(f"{r:.3f}" if r else "–" for r in ratios), *cells,
-            verdict(runs, schedule)]  # fmt: skip
+            *(verdict(runs, schedule, by) for by in (worse_measures, measurably_worse))
+            ]  # fmt: skip
 
 
 def summary(runs: Sequence[Figures], gflop: Mapping[str, float]) -> dict[str, dict[str, Any]]:
@@ -157,6 +187,7 @@ def summary(runs: Sequence[Figures], gflop: Mapping[str, float]) -> dict[str, di
             "of_literal": gflop[schedule] / gflop["literal"],
             **{name: found[:2] for name, found in estimates(runs, schedule).items()},
             "as_good_as_published": None if worse is None else not worse,
+            "measurably_worse_in": measurably_worse(runs, schedule),
         }
     return rows
 
