@@ -224,24 +224,25 @@ class GeneratorLoss(nn.Module):
         D: nn.Module,
         step: int,
         translations: Sequence[Translation] = (),
-        terms: Sequence[Term] | None = None,
+        terms: Sequence[Sequence[Term]] = (),
     ) -> tuple[Tensor, Terms]:
         """Return the sum of the guides' losses at a step, and its detached terms.
 
         Args:
             translations: for each guide, by the networks in their present state; if empty, they are
                 computed here.
-            terms: of the loss, with their weights in this iteration; None: those of the recipe.
+            terms: for each guide, with their weights in this iteration; if empty, those of the
+                recipe.
         """
-        terms = self.recipe.generator_terms if terms is None else terms
+        terms = terms or [self.recipe.generator_terms] * len(guides)
         loss = batch.x.new_zeros(())
         values_by_name: Terms = {}
         ds_iter = self.recipe.ds_iter
         translations = translations or [self.translate(batch, guide) for guide in guides]
-        for guide, translation in zip(guides, translations, strict=True):
+        for guide, translation, due in zip(guides, translations, terms, strict=True):
             with frozen(D, *self.not_trained_by(guide)):
                 g = GeneratorPass(self, batch, guide, D, translation)
-                values = {term.name: term.compute(g) for term in terms}
-            loss = loss + _weighted_sum(terms, values, step, ds_iter)
+                values = {term.name: term.compute(g) for term in due}
+            loss = loss + _weighted_sum(due, values, step, ds_iter)
             values_by_name |= with_prefix(guide.name, _detached(values))
         return loss, values_by_name

@@ -77,6 +77,10 @@ class Objective:
         """The guides of each generator step."""
         return self.schedule.generator_phases(self.recipe.guides)
 
+    def rate_factor(self, letter: str) -> float:
+        """Return the factor of a network's learning rate under the schedule."""
+        return self.schedule.rate_factor(letter, self.recipe.guides)
+
     def decaying_weights(self, step: int) -> dict[str, float]:
         """Return the weights at a step of all terms whose weight decays."""
         ds_iter = self.recipe.ds_iter
@@ -144,7 +148,8 @@ class Objective:
         step: int,
     ) -> Terms:
         D, turn = self.discriminator.D, self._round(step) // self.recipe.discriminator_steps
-        due = self.schedule.due(self.recipe.generator_terms, turn)
+        terms_of = self.recipe.generator_terms
+        due = [self.schedule.due(terms_of, turn, i) for i in range(len(guides))]
         calls = [(batch, guides, D, step, shared, due) for batch in micro_batches]
         terms, statistics = engine.update("G", calls, trains=guides[0].trains)
         return with_prefix("G", terms) | with_prefix(f"G/{_names(guides)}", statistics)

@@ -20,13 +20,17 @@ class Schedule:
         joint_generator: the other networks step once, for the sum of the guides' losses.
         every: terms that are computed in every k-th of their network's iterations alone, with k
             times their weight: lazy regularisation (StyleGAN2, arXiv 1912.04958, section 3.1).
-            Adam's rates stay, as such a term shares its step with the others.
+            Adam's rates stay, as such a term shares its step with the others. Terms and guides
+            take turns, so that iterations differ little in their work and their gradients.
+        scales_rates: a network that steps less often than under `published` steps with as many
+            times its rate, as Adam's steps have the length of the rate, whatever the gradient.
     """
 
     description: str
     joint_discriminator: bool = False
     joint_generator: bool = False
     every: Mapping[str, int] = field(default_factory=dict)
+    scales_rates: bool = False
 
     @property
     def period(self) -> int:
@@ -41,18 +45,31 @@ class Schedule:
         """Return the guides of each step of the other networks."""
         return _phases(guides, joint=self.joint_generator)
 
-    def due(self, terms: Sequence[Term], iteration: int) -> list[Term]:
+    def rate_factor(self, letter: str, guides: tuple[Guide, ...]) -> float:
+        """Return the factor of a network's learning rate."""
+        if not self.scales_rates:
+            return 1.0
+        joint = self.joint_discriminator if letter == "D" else self.joint_generator
+        steps, of_published = (
+            sum(letter == "D" or letter in phase[0].trains for phase in _phases(guides, joint=j))
+            for j in (joint, False)
+        )
+        return of_published / steps
+
+    def due(self, terms: Sequence[Term], iteration: int, guide: int = 0) -> list[Term]:
         """Return the terms of an iteration, with their weights in it.
 
         Args:
             terms: of a loss.
             iteration: the number of earlier iterations in which its networks stepped.
+            guide: the position of the guide among those of the step.
         """
+        turns = {name: iteration + 1 + guide + i for i, name in enumerate(self.every)}
         periods = [self.every.get(term.name, 1) for term in terms]
         return [
             term._replace(weight=term.weight * period)
             for term, period in zip(terms, periods, strict=True)
-            if (iteration + 1) % period == 0
+            if turns.get(term.name, 0) % period == 0
         ]
 
 
@@ -68,23 +85,27 @@ SCHEDULES = {
         "D and the generator step once for all guides",
         joint_discriminator=True,
         joint_generator=True,
+        scales_rates=True,
     ),
     "joint_lazy": Schedule(
         "joint, with R1 in every 8th iteration",
         joint_discriminator=True,
         joint_generator=True,
         every={"reg": 8},
+        scales_rates=True,
     ),
     "sparse": Schedule(
         "joint_lazy, with diversity and cycle consistency in every 2nd iteration",
         joint_discriminator=True,
         joint_generator=True,
         every={"reg": 8, "ds": 2, "cyc": 2},
+        scales_rates=True,
     ),
     "sparser": Schedule(
         "joint_lazy, with diversity and cycle consistency in every 3rd iteration",
         joint_discriminator=True,
         joint_generator=True,
         every={"reg": 8, "ds": 3, "cyc": 3},
+        scales_rates=True,
     ),
 }

@@ -125,6 +125,7 @@ class TrainState:
     def set_learning_rates(self, step: int) -> None:
         for letter, optimizer in self.optimizers.items():
             rate = learning_rate(letter, self.config.optim, self.config.batch_size, step)
+            rate *= self.objective.rate_factor(letter)
             for group in optimizer.param_groups:
                 group["lr"] = rate
 

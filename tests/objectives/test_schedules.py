@@ -63,7 +63,7 @@ def test_an_iteration_of_every_schedule_equals_the_plain_one(name):
 
 
 def test_the_comparison_detects_a_lazy_term_without_its_factor(monkeypatch):
-    def due(self, terms, iteration):
+    def due(self, terms, iteration, guide=0):
         return [t for t in terms if (iteration + 1) % self.every.get(t.name, 1) == 0]
 
     monkeypatch.setattr(Schedule, "due", due)
@@ -81,6 +81,22 @@ def test_a_lazy_term_has_its_mean_weight():
     assert weights == [{"real": 1.0}] * 3 + [{"real": 1.0, "reg": 2.0}] + (
         [{"real": 1.0}] * 3 + [{"real": 1.0, "reg": 2.0}]
     )
+
+
+def test_terms_and_guides_take_turns():
+    row, terms = Schedule("", every={"ds": 2, "cyc": 2}), [Term("ds", None), Term("cyc", None)]
+    names = [[[t.name for t in row.due(terms, i, guide)] for guide in (0, 1)] for i in (0, 1)]
+    assert names == [[["cyc"], ["ds"]], [["ds"], ["cyc"]]]
+
+
+def test_a_network_that_steps_once_for_two_guides_has_twice_its_rate():
+    guides, row = TABLE["f"].guides, replace(SCHEDULES["joint"], scales_rates=True)
+    factors = {letter: row.rate_factor(letter, guides) for letter in "GFED"}
+    assert factors == {"G": 2, "F": 1, "E": 1, "D": 2}  # references train G alone
+    only_generator = replace(row, joint_discriminator=False)
+    assert [only_generator.rate_factor(letter, guides) for letter in "GD"] == [2, 1]
+    assert {row.rate_factor(letter, TABLE["d"].guides) for letter in "GED"} == {1}
+    assert SCHEDULES["summed"].rate_factor("G", guides) == 1
 
 
 def test_terms_of_the_generator_count_its_own_iterations():
