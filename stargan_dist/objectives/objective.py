@@ -17,7 +17,7 @@ from stargan_dist.objectives.loss_modules import (
     weight_at,
     with_prefix,
 )
-from stargan_dist.objectives.recipe import Guide, Recipe, Terms
+from stargan_dist.objectives.recipe import Guide, Recipe, Term, Terms
 from stargan_dist.objectives.schedules import SCHEDULES, Phases
 
 
@@ -96,6 +96,23 @@ class Objective:
         """Return how often each data source had an iteration before a step."""
         return step // len(self.source_names)
 
+    def kind_of_iteration(self, step: int) -> tuple[object, ...]:
+        """Return the terms that an iteration computes; those of one kind need the same memory."""
+        guides = len(self.phases[0]) if self.generator_steps(step) else 0
+        due = [self._due_of_discriminator(step), *self._due_of_generator(step, guides)]
+        return tuple(tuple(term.name for term in terms) for terms in due)
+
+    def _due_of_discriminator(self, step: int) -> list[Term]:
+        return self.schedule.due(self.recipe.discriminator_terms, self._round(step))
+
+    def _due_of_generator(self, step: int, guides: int) -> list[list[Term]]:
+        """Return the terms of each guide of a generator step."""
+        turn, terms = (
+            self._round(step) // self.recipe.discriminator_steps,
+            self.recipe.generator_terms,
+        )
+        return [self.schedule.due(terms, turn, guide) for guide in range(guides)]
+
     def iterate(self, engine: Updater, micro_batches: Sequence[Batch], step: int) -> Terms:
         """Run one iteration: D with each guide, then the generator with each (or with all at once).
 
@@ -131,7 +148,7 @@ class Objective:
         translations: Sequence[dict[Guide, Translation]],
         step: int,
     ) -> Terms:
-        due = self.schedule.due(self.recipe.discriminator_terms, self._round(step))
+        due = self._due_of_discriminator(step)
         calls = [
             (batch, torch.cat([by_guide[guide].fake for guide in guides]), due)
             for batch, by_guide in zip(micro_batches, translations, strict=True)
@@ -147,9 +164,7 @@ class Objective:
         shared: Sequence[Translation],
         step: int,
     ) -> Terms:
-        D, turn = self.discriminator.D, self._round(step) // self.recipe.discriminator_steps
-        terms_of = self.recipe.generator_terms
-        due = [self.schedule.due(terms_of, turn, i) for i in range(len(guides))]
+        D, due = self.discriminator.D, self._due_of_generator(step, len(guides))
         calls = [(batch, guides, D, step, shared, due) for batch in micro_batches]
         terms, statistics = engine.update("G", calls, trains=guides[0].trains)
         return with_prefix("G", terms) | with_prefix(f"G/{_names(guides)}", statistics)

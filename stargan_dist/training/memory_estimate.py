@@ -187,7 +187,7 @@ def measure(
     batch_size: int,
     mode: AbstractContextManager[Any] | None = None,
 ) -> UnshardedBytes:
-    """Run one iteration of `batch_size` sources and count the bytes.
+    """Run an iteration of each kind, of `batch_size` sources, and count the largest bytes.
 
     Args:
         mode: creates the tensors; None: tensors without memory. Tests use real ones, and expect
@@ -198,10 +198,8 @@ def measure(
         with simulated.counter:
             batch = blank_batch(spec, labels, batch_size, simulated.dtype)
             micro_batches = batch.split(spec.config.engine.accumulate)
-            # The first iteration with generator steps and all terms.
-            every = spec.recipe.discriminator_steps * simulated.objective.schedule.period
-            step = every * len(labels.spaces) - 1
-            simulated.objective.iterate(simulated, micro_batches, step)
+            for step in _kinds_of_iterations(simulated.objective):
+                simulated.objective.iterate(simulated, micro_batches, step)
     discriminator = nbytes(simulated.networks["D"])
     generator = sum(map(nbytes, generator_networks(simulated.networks).values()))
     return UnshardedBytes(
@@ -212,6 +210,13 @@ def measure(
         steps=simulated.steps,
         landmarks=nbytes(simulated.landmarks) if simulated.landmarks else 0,
     )
+
+
+def _kinds_of_iterations(objective: Objective) -> list[int]:
+    """Return a step of each kind of iteration."""
+    rounds = objective.recipe.discriminator_steps * objective.schedule.period
+    steps = range(0, rounds * len(objective.source_names), len(objective.source_names))
+    return [*{objective.kind_of_iteration(step): step for step in steps}.values()]
 
 
 class Memory(NamedTuple):
