@@ -117,6 +117,13 @@ def test_the_mapping_network_has_a_separate_learning_rate(shards):
     assert rates == {"G": 3e-4, "F": 2e-6, "E": 3e-4, "D": 3e-4}
 
 
+def test_a_joint_schedule_doubles_the_rates_of_networks_that_step_half_as_often(shards):
+    state = make_state(shards, "--schedule", "joint", "--optim.lr", "1e-4")
+    state.set_learning_rates(0)
+    rates = learning_rates(state)
+    assert (rates["G"], rates["D"], rates["E"]) == (2e-4, 2e-4, 1e-4)
+
+
 def test_logged_steps_alternate_between_data_sources():
     """Steps are numbered from 1: step s belongs to source (s - 1) mod the number of sources."""
     assert [s for s in range(1, 13) if logs_at(s, 4, 12, 1)] == [4, 8, 12]
