@@ -82,7 +82,7 @@ SCHEDULES = {
     "summed": Schedule("the generator steps once for all guides", joint_generator=True),
     "lazy": Schedule("published, with R1 in every 8th iteration", every={"reg": 8}),
     "joint": Schedule(
-        "D and the generator step once for all guides",
+        "D and the generator step once for all guides, at rates to match",
         joint_discriminator=True,
         joint_generator=True,
         scales_rates=True,
