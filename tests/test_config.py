@@ -154,6 +154,13 @@ def test_the_global_batch_must_divide_evenly_among_micro_batches_too():
         configs.check_world(config, 8)
 
 
+def test_a_micro_batch_has_whole_pairs():
+    config = configs.parse([*REQUIRED, "--batch_size", "12", "--engine.accumulate", "3"])
+    configs.check_world(config, 2, 2)
+    with pytest.raises(UserError, match=r"accumulate, 3, times 2 for pairs; 24 works"):
+        configs.check_world(config, 4, 2)
+
+
 def test_a_configuration_survives_the_round_trip_through_dict_and_yaml(tmp_path):
     config = configs.parse([*REQUIRED, "--optim.lr", "3e-4", "--model.mapping", "heads"])
     assert configs.from_dict(configs.to_dict(config)) == config
@@ -247,6 +254,21 @@ def test_either_shards_or_sources_must_be_given():
         configs.parse(["--run", "r"])
     with pytest.raises(UserError, match=r"data\.sources: a name consists of letters"):
         parse_sources({"a b": FACES})
+
+
+@pytest.mark.parametrize("pair", ["[cat]", "[cat, cat]", "[cat, dog, wild]"])
+def test_a_pair_is_two_different_domains(pair):
+    assert configs.parse([*REQUIRED, "--data.pair", "[cat, dog]"]).data.pair == ["cat", "dog"]
+    with pytest.raises(UserError, match=r"data\.pair: name two different domains"):
+        configs.parse([*REQUIRED, "--data.pair", pair])
+
+
+def test_a_pair_belongs_to_a_single_dataset_and_is_fixed_for_a_run():
+    with pytest.raises(UserError, match=r"data\.pair: names two domains of data\.shards"):
+        parse_sources({"a": {"shards": "s"}}, "--data.pair", "[cat, dog]")
+    saved = configs.parse([*REQUIRED, "--data.pair", "[cat, dog]"])
+    with pytest.raises(UserError, match=r"data\.pair was \['cat', 'dog'\], is \['dog', 'cat'\]"):
+        configs.check_resumable(saved, configs.parse([*REQUIRED, "--data.pair", "[dog, cat]"]), "r")
 
 
 def test_evaluations_require_domains():

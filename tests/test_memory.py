@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from stargan_dist import config as configs
 from stargan_dist import memory
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
-from stargan_dist.objectives.recipes import resolve
+from stargan_dist.objectives.recipes import TABLE, resolve
 from stargan_dist.training import memory_estimate
 from stargan_dist.training.memory_estimate import (
     LiveBytes,
@@ -65,6 +66,7 @@ def train_one_iteration(spec, batch_size):
     return state, engine
 
 
+PAIR = domain_labels(["a", "b"])
 TWO_SOURCES = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", ("x", "y"))))
 
 
@@ -77,6 +79,7 @@ TWO_SOURCES = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", 
         (DOMAINS, ["--model.w_hpf", "1"]),
         (DOMAINS, ["--schedule", "sparse"]),
         (TWO_SOURCES, ["--recipe", "stargan"]),
+        (PAIR, ["--recipe", "cyclegan"]),
     ],
 )
 def test_tensors_without_memory_give_the_same_count_as_real_ones(labels, options):
@@ -173,6 +176,24 @@ def test_live_bytes_counts_storages_while_they_are_alive():
         assert counter.live == 0
         del b
         assert counter.live == 0
+
+
+def test_the_pool_of_fakes_is_a_part_of_the_estimate(monkeypatch):
+    spec = make_spec("--recipe", "cyclegan", "--batch_size", "8")
+    images = 50 * 3 * 32**2 * 4
+    with_pool, share = (estimate(spec.config, PAIR, processes) for processes in (1, 4))
+    monkeypatch.setitem(TABLE, "cyclegan", replace(TABLE["cyclegan"], pool_size=0))
+    without, share_without = (estimate(spec.config, PAIR, processes) for processes in (1, 4))
+    assert with_pool.activations - without.activations >= 8 * images
+    assert share.activations - share_without.activations == pytest.approx(2 * images, rel=0.2)
+
+
+def test_a_recipe_for_pairs_rejects_other_labels_and_halves_of_pairs():
+    config = make_spec("--recipe", "cyclegan").config
+    with pytest.raises(UserError, match=r"data\.pair"):
+        estimate(config, DOMAINS)
+    with pytest.raises(UserError, match="times 2 for pairs"):
+        estimate(config, PAIR, processes=4)
 
 
 def test_a_batch_that_does_not_divide_among_the_processes_is_rejected():
