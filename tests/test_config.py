@@ -12,6 +12,7 @@ from stargan_dist.errors import UserError
 from stargan_dist.objectives.recipes import resolve
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+PRESETS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("comparison/*.yaml")])
 REQUIRED = ["--run", "r", "--data.shards", "s"]
 ZERO = ["--engine.name", "deepspeed", "--engine.zero_stage"]
 SUMMED = ["--schedule", "summed"]
@@ -22,7 +23,7 @@ def resolved(config):
     return resolve(config).config
 
 
-@pytest.mark.parametrize("preset", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
 def test_presets_are_valid_and_name_run_and_shards(preset):
     config = configs.parse(["--config", str(preset)])
     assert config.run

@@ -7,6 +7,8 @@ from torch import nn
 from baselines.cyclegan import literal_patches, literal_resnet
 from stargan_dist.nets import cyclegan
 from stargan_dist.nets.per_domain import PerDomain
+from stargan_dist.nets.precision import POLICIES, set_precision
+from tests.nets.test_precision import record_dtypes
 
 
 def count(network):
@@ -64,6 +66,16 @@ def test_weights_are_normal_with_deviation_0_02_and_biases_zero():
             assert not parameter.any()
         elif parameter.numel() > 10_000:
             assert parameter.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_layers_that_produce_images_and_scores_compute_in_the_dtype_of_the_weights():
+    nets = {"G": cyclegan.Generator(2, 32, 2), "D": cyclegan.Discriminator(2, 2)}
+    set_precision(nets, POLICIES["bfloat16_most"])
+    x, y = torch.rand(2, 3, 32, 32), torch.tensor([1, 0])
+    image, dtypes = record_dtypes(nets["G"], x, torch.eye(2)[y])
+    output, dtypes_of_d = record_dtypes(nets["D"], x, y)
+    assert image.dtype == output.src.dtype == torch.float32
+    assert dtypes.convolutions == dtypes_of_d.convolutions == {torch.float32, torch.bfloat16}
 
 
 # Routing.
