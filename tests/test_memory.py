@@ -182,7 +182,7 @@ def test_the_pool_of_fakes_is_a_part_of_the_estimate():
     """50 fakes for each source of a process, while everything else is allocated."""
     spec = make_spec("--recipe", "cyclegan")
     without = replace(spec, recipe=replace(spec.recipe, pool_size=0))
-    passes, passes_without = (measure(s, PAIR, 2).passes for s in (spec, without))
+    passes, passes_without = (measure(s, PAIR, 2, nullcontext()).passes for s in (spec, without))
     assert passes - passes_without == pytest.approx(2 * 50 * 3 * 32**2 * 4, rel=0.01)
 
 

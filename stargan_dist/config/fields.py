@@ -125,7 +125,7 @@ class ModelConfig:
     image_size: Literal[32, 64, 128, 256, 512, 1024] = 256
     """Width and height in pixels."""
     base_width: NonNegativeInt = 0
-    """Channels at full resolution; 0: the paper's, 2**14 / image_size (StarGAN: 64)."""
+    """Channels at full resolution; 0: the paper's, 2**14 / image_size (StarGAN, CycleGAN: 64)."""
     max_width: NonNegativeInt = 0
     """Channels double with each downsampling, up to this number; 0: the paper's, 512 (StarGAN:
     2048)."""
