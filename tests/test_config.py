@@ -12,6 +12,7 @@ from stargan_dist.errors import UserError
 from stargan_dist.objectives.recipes import resolve
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+PRESETS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("comparison/*.yaml")])
 REQUIRED = ["--run", "r", "--data.shards", "s"]
 ZERO = ["--engine.name", "deepspeed", "--engine.zero_stage"]
 SUMMED = ["--schedule", "summed"]
@@ -22,7 +23,7 @@ def resolved(config):
     return resolve(config).config
 
 
-@pytest.mark.parametrize("preset", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
 def test_presets_are_valid_and_name_run_and_shards(preset):
     config = configs.parse(["--config", str(preset)])
     assert config.run
@@ -154,6 +155,13 @@ def test_the_global_batch_must_divide_evenly_among_micro_batches_too():
         configs.check_world(config, 8)
 
 
+def test_a_micro_batch_has_whole_pairs():
+    config = configs.parse([*REQUIRED, "--batch_size", "12", "--engine.accumulate", "3"])
+    configs.check_world(config, 2, 2)
+    with pytest.raises(UserError, match=r"accumulate, 3, times 2 for pairs; 24 works"):
+        configs.check_world(config, 4, 2)
+
+
 def test_a_configuration_survives_the_round_trip_through_dict_and_yaml(tmp_path):
     config = configs.parse([*REQUIRED, "--optim.lr", "3e-4", "--model.mapping", "heads"])
     assert configs.from_dict(configs.to_dict(config)) == config
@@ -247,6 +255,21 @@ def test_either_shards_or_sources_must_be_given():
         configs.parse(["--run", "r"])
     with pytest.raises(UserError, match=r"data\.sources: a name consists of letters"):
         parse_sources({"a b": FACES})
+
+
+@pytest.mark.parametrize("pair", ["[cat]", "[cat, cat]", "[cat, dog, wild]"])
+def test_a_pair_is_two_different_domains(pair):
+    assert configs.parse([*REQUIRED, "--data.pair", "[cat, dog]"]).data.pair == ["cat", "dog"]
+    with pytest.raises(UserError, match=r"data\.pair: name two different domains"):
+        configs.parse([*REQUIRED, "--data.pair", pair])
+
+
+def test_a_pair_belongs_to_a_single_dataset_and_is_fixed_for_a_run():
+    with pytest.raises(UserError, match=r"data\.pair: names two domains of data\.shards"):
+        parse_sources({"a": {"shards": "s"}}, "--data.pair", "[cat, dog]")
+    saved = configs.parse([*REQUIRED, "--data.pair", "[cat, dog]"])
+    with pytest.raises(UserError, match=r"data\.pair was \['cat', 'dog'\], is \['dog', 'cat'\]"):
+        configs.check_resumable(saved, configs.parse([*REQUIRED, "--data.pair", "[dog, cat]"]), "r")
 
 
 def test_evaluations_require_domains():

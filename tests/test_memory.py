@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,6 +66,7 @@ def train_one_iteration(spec, batch_size):
     return state, engine
 
 
+PAIR = domain_labels(["a", "b"])
 TWO_SOURCES = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", ("x", "y"))))
 
 
@@ -77,6 +79,7 @@ TWO_SOURCES = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", 
         (DOMAINS, ["--model.w_hpf", "1"]),
         (DOMAINS, ["--schedule", "sparse"]),
         (TWO_SOURCES, ["--recipe", "stargan"]),
+        (PAIR, ["--recipe", "cyclegan"]),
     ],
 )
 def test_tensors_without_memory_give_the_same_count_as_real_ones(labels, options):
@@ -173,6 +176,22 @@ def test_live_bytes_counts_storages_while_they_are_alive():
         assert counter.live == 0
         del b
         assert counter.live == 0
+
+
+def test_the_pool_of_fakes_is_a_part_of_the_estimate():
+    """50 fakes for each source of a process, while everything else is allocated."""
+    spec = make_spec("--recipe", "cyclegan")
+    without = replace(spec, recipe=replace(spec.recipe, pool_size=0))
+    passes, passes_without = (measure(s, PAIR, 2, nullcontext()).passes for s in (spec, without))
+    assert passes - passes_without == pytest.approx(2 * 50 * 3 * 32**2 * 4, rel=0.01)
+
+
+def test_a_recipe_for_pairs_rejects_other_labels_and_halves_of_pairs():
+    config = make_spec("--recipe", "cyclegan").config
+    with pytest.raises(UserError, match=r"data\.pair"):
+        estimate(config, DOMAINS)
+    with pytest.raises(UserError, match="times 2 for pairs"):
+        estimate(config, PAIR, processes=4)
 
 
 def test_a_batch_that_does_not_divide_among_the_processes_is_rejected():

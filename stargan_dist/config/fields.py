@@ -67,6 +67,9 @@ class DataConfig:
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     """In place of `shards`: data sources by name, each with its own labels. Steps alternate between
     them."""
+    pair: list[str] = field(default_factory=list)
+    """Two of the domains of `shards`, such as [cat, dog]: the only ones of the run, in this order.
+    Empty: all domains."""
     workers: NonNegativeInt = 4
     """Loader processes per rank. Their number does not affect the samples."""
     start_method: Literal["fork", "spawn", "forkserver"] = "fork"
@@ -122,7 +125,7 @@ class ModelConfig:
     image_size: Literal[32, 64, 128, 256, 512, 1024] = 256
     """Width and height in pixels."""
     base_width: NonNegativeInt = 0
-    """Channels at full resolution; 0: the paper's, 2**14 / image_size (StarGAN: 64)."""
+    """Channels at full resolution; 0: the paper's, 2**14 / image_size (StarGAN, CycleGAN: 64)."""
     max_width: NonNegativeInt = 0
     """Channels double with each downsampling, up to this number; 0: the paper's, 512 (StarGAN:
     2048)."""
@@ -171,6 +174,8 @@ class LossConfig:
     """Style (or latent) reconstruction."""
     cyc: FiniteFloat | None = None
     """Cycle consistency."""
+    idt: FiniteFloat | None = None
+    """Identity: a source that is translated to its own domain stays as it is."""
     ds: FiniteFloat | None = None
     """Diversity, at the first step."""
     ms: FiniteFloat | None = None
@@ -309,7 +314,7 @@ class Config:
     """Folder or URL of the run. The same command resumes it."""
     recipe: str = "f"
     """What to train, a row of the table in objectives/recipes.py: a to f, the rows of the paper's
-    ablation (f: StarGAN v2); stargan; c_acgan; f_mode_seeking."""
+    ablation (f: StarGAN v2); stargan; c_acgan; f_mode_seeking; cyclegan."""
     steps: PositiveInt = 100_000
     """Iterations in total."""
     batch_size: PositiveInt = 8

@@ -100,6 +100,10 @@ def _source_rules(data: DataConfig) -> list[Rule]:
          "data.shards: name the shards (--data.shards URL), or data.sources"),
         (not (data.shards and data.sources),
          "data.shards: names a single dataset; leave it empty where data.sources is given"),
+        (not (data.pair and data.sources),
+         "data.pair: names two domains of data.shards; leave it empty where data.sources is given"),
+        (not data.pair or len(data.pair) == len({*data.pair}) == 2,
+         "data.pair: name two different domains, such as [cat, dog], or leave it empty"),
     ]  # fmt: skip
     for name, source in data.sources.items():
         rules += _rules_of_source(f"data.sources.{name}", source)
@@ -131,18 +135,22 @@ def _rules_of_source(where: str, source: SourceConfig) -> list[Rule]:
     ]  # fmt: skip
 
 
-def check_world(config: Config, world_size: int) -> None:
+def check_world(config: Config, world_size: int, sources_together: int = 1) -> None:
     """Check that the global batch divides evenly among ranks and micro-batches.
+
+    Args:
+        sources_together: consecutive sources that a micro-batch does not separate.
 
     Raises:
         UserError: it does not. Names the next batch size that does.
     """
     micro_batches = config.engine.accumulate
-    parts = world_size * micro_batches
+    parts = world_size * micro_batches * sources_together
     if config.batch_size % parts:
         factor = f" times engine.accumulate, {micro_batches}" if micro_batches > 1 else ""
+        pairs = f", times {sources_together} for pairs" if sources_together > 1 else ""
         raise UserError(
             f"batch_size: {config.batch_size} is the global batch and must be a multiple of the "
-            f"number of processes, {world_size}{factor}; "
+            f"number of processes, {world_size}{factor}{pairs}; "
             f"{parts * -(-config.batch_size // parts)} works"
         )

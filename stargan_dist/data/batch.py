@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     y_trg: Tensor  # target labels
     z: Tensor  # (B, latent_dim) ~ N(0, I)
     z2: Tensor
-    mix: Tensor  # (B,) in [0, 1): interpolation weights of real and fake for a gradient penalty
+    mix: Tensor  # (B,) uniform in [0, 1): weights of real images in a penalty, draws of a pool
     masks: Tensor | None = None  # of x, (B, 2, h, w) in [0, 1]: for the high-pass option of G
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":

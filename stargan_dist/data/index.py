@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
@@ -91,6 +91,21 @@ class Index:
     def shards(self) -> list[Shard]:
         """Return all shards, ordered by split, domain and name."""
         return [s for split in self.splits.values() for shards in split.values() for s in shards]
+
+    def of_domains(self, domains: list[str]) -> "Index":
+        """Return the index of these domains alone, whose labels follow their order.
+
+        Raises:
+            UserError: there is no such domain.
+        """
+        if unknown := [name for name in domains if name not in self.domains]:
+            missing, names = printable(unknown[0], 200), printable(", ".join(self.domains), 1000)
+            raise UserError(f"there is no domain {missing}; the domains are {names}")
+        splits = {
+            split: {name: shards[name] for name in domains if name in shards}
+            for split, shards in self.splits.items()
+        }
+        return replace(self, domains=domains, splits=splits)
 
     @cached_property
     def fingerprint(self) -> str:

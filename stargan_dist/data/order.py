@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 STREAM_NAMES = ("source", "reference")
+PAIR = 2  # consecutive slots of a step, and with two domains an image of each
 WINDOW_SHARDS = 16  # samples are shuffled within windows of this many (shuffled) shards
 
 

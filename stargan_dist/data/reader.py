@@ -237,10 +237,11 @@ def open_readers(config: DataConfig, split: str) -> list[ShardReader]:
     """Open a split of each data source, by byte ranges or through the configured cache.
 
     Raises:
-        UserError: there are no shards; the cache is too small to be useful, or not writable.
+        UserError: there are no shards, or not the pair of domains; the cache is too small to be
+            useful, or not writable.
     """
     urls = [source.shards for source in config.all_sources.values()]
-    indexes = {url: read_index(url) for url in urls}
+    indexes = {url: _read_index(url, config.pair) for url in urls}
     cache = _open_cache(config, indexes.values())
     in_use = sum(working_set_bytes(index, split) for index in indexes.values())
     holds_all = cache is not None and cache.limit_bytes >= in_use
@@ -252,6 +253,15 @@ def open_readers(config: DataConfig, split: str) -> list[ShardReader]:
             "empty"
         )
     return [ShardReader(url, indexes[url], split, cache, waits_for_cache=holds_all) for url in urls]
+
+
+def _read_index(url: str, pair: list[str]) -> Index:
+    """Read the index of a dataset, or of a pair of its domains."""
+    index = read_index(url)
+    try:
+        return index.of_domains(pair) if pair else index
+    except UserError as error:
+        raise UserError(f"data.pair: {url}: {error}") from error
 
 
 def open_reader(config: DataConfig, split: str) -> ShardReader:

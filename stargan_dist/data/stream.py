@@ -20,6 +20,7 @@ from stargan_dist.data.batch import Batch
 from stargan_dist.data.cache import CacheFault
 from stargan_dist.data.index import Shard
 from stargan_dist.data.order import (
+    PAIR,
     Location,
     Order,
     data_source_of_slot,
@@ -33,6 +34,7 @@ from stargan_dist.data.skipped import Fault
 from stargan_dist.data.sources import DataSources
 from stargan_dist.errors import UserError, explained
 
+DRAWN, PERMUTED, OTHER = "drawn", "permuted", "other"  # keys of TARGETS
 MAX_SUBSTITUTES = 10  # substitutes tried for one image before the run stops
 
 T = TypeVar("T")
@@ -70,13 +72,13 @@ class AugmentedImages:
         seed: int,
         image_size: int,
         *,
-        crop_probability: float,
+        crop: transforms.Crop,
         fast_decoding: bool,
         replace_unreadable: bool,
     ) -> None:
         self.sources, self.source_index = sources, source_index
         self.reader = sources.readers[source_index]
-        self.seed, self.image_size, self.crop_probability = seed, image_size, crop_probability
+        self.seed, self.image_size, self.crop = seed, image_size, crop
         self.fast_decoding, self.replace_unreadable = fast_decoding, replace_unreadable
         counts = self.reader.index.counts(self.reader.split)
         self.order = Order(counts, data_source_seed(seed, source_index))
@@ -98,7 +100,7 @@ class AugmentedImages:
                     self.image_size,
                     rng,
                     fast_decoding=self.fast_decoding,
-                    crop_probability=self.crop_probability,
+                    crop=self.crop,
                 )
             )
         except UserError as error:
@@ -192,10 +194,9 @@ class Slots(Dataset[LoaderOutput]):
         image_size: width and height of the images, in pixels.
         latent_dim: length of a latent.
         batch_size: size of the global batch: the number of slots of a step.
-        with_references: load reference images, whose domain is y_trg; else y_trg is the domain
-            that the references would have.
-        permute_labels: instead, y_trg is the label of the source of another slot of the step.
-        crop_probability: probability of a random crop of an image.
+        with_references: load reference images, whose domain is y_trg.
+        targets: choice of y_trg, a key of `TARGETS`.
+        crop: random crop of an image.
         fast_decoding: decode plain JPEGs faster (`transforms.load_augmented`).
         replace_unreadable: replace samples that cannot be read by others of their domain, instead
             of failing. The substitutes are functions of the seed and the slot, too.
@@ -210,17 +211,18 @@ class Slots(Dataset[LoaderOutput]):
         batch_size: int,
         *,
         with_references: bool = True,
-        permute_labels: bool = False,
-        crop_probability: float = transforms.CROP_PROBABILITY,
+        targets: str = DRAWN,
+        crop: transforms.Crop = transforms.RANDOM_CROP,
         fast_decoding: bool = False,
         replace_unreadable: bool = False,
     ) -> None:
-        assert not (with_references and permute_labels), "references have a domain of their own"
-        assert permute_labels or sources.labels.by_domain, (
+        assert not with_references or targets == DRAWN, "references have a domain of their own"
+        assert targets == PERMUTED or sources.labels.by_domain, (
             "labels that are not domains can only be permuted"
         )
+        assert targets != OTHER or sources.labels.num_labels == PAIR
         self.seed, self.latent_dim, self.batch_size = seed, latent_dim, batch_size
-        self.with_references, self.permute_labels = with_references, permute_labels
+        self.with_references, self.targets = with_references, targets
         self.readers = sources.readers
         self.images = [
             AugmentedImages(
@@ -228,7 +230,7 @@ class Slots(Dataset[LoaderOutput]):
                 source_index,
                 seed,
                 image_size,
-                crop_probability=crop_probability,
+                crop=crop,
                 fast_decoding=fast_decoding,
                 replace_unreadable=replace_unreadable,
             )
@@ -257,7 +259,7 @@ class Slots(Dataset[LoaderOutput]):
             yield images.reader, self.source(slot)
             if self.with_references:
                 yield from ((images.reader, reference) for reference in self.references(slot))
-            if self.permute_labels and not images.labels_are_domains():
+            if self.targets == PERMUTED and not images.labels_are_domains():
                 yield images.reader, self.source(self._target_slot(slot))
 
     def next_shards(self, slot: int) -> list[tuple[ShardReader, Shard]]:
@@ -287,7 +289,7 @@ class Slots(Dataset[LoaderOutput]):
             self._load_references(slot, faults) if self.with_references else (None, None)
         )
         return LoaderOutput(
-            Batch(x, y, x_ref, x_ref2, self._target_label(slot), z, z2, mix), faults
+            Batch(x, y, x_ref, x_ref2, TARGETS[self.targets](self, slot), z, z2, mix), faults
         )
 
     def _load_references(self, slot: int, faults: list[Fault]) -> tuple[Tensor, Tensor]:
@@ -301,10 +303,16 @@ class Slots(Dataset[LoaderOutput]):
         )
         return x_ref, x_ref2
 
-    def _target_label(self, slot: int) -> Tensor:
-        """Return y_trg: a domain, or the label of the source of another slot of the step."""
-        if not self.permute_labels:
-            return torch.tensor(self.references(slot)[0].domain)
+    def drawn_target(self, slot: int) -> Tensor:
+        """Return the domain of the slot's references, or the one that they would have."""
+        return torch.tensor(self.references(slot)[0].domain)
+
+    def other_target(self, slot: int) -> Tensor:
+        """Return the domain, of two, that the slot's source is not of."""
+        return torch.tensor(PAIR - 1 - self.source(slot).domain)
+
+    def permuted_target(self, slot: int) -> Tensor:
+        """Return the label of the source of another slot of the step."""
         target_slot = self._target_slot(slot)
         images, _ = self.images_of_slot(slot)
         # Faults are not counted here, but where the image itself is loaded.
@@ -318,6 +326,14 @@ class Slots(Dataset[LoaderOutput]):
         step, i = divmod(slot, self.batch_size)
         permutation = target_permutation(self.seed, step, self.batch_size)
         return step * self.batch_size + permutation[i]
+
+
+# The choice of a slot's target label.
+TARGETS: dict[str, Callable[[Slots, int], Tensor]] = {
+    DRAWN: Slots.drawn_target,
+    PERMUTED: Slots.permuted_target,
+    OTHER: Slots.other_target,
+}
 
 
 def describe_step(slots: Slots, step: int) -> list[dict[str, Any]]:

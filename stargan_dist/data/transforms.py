@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -29,9 +29,26 @@ JPEG_START = b"\xff\xd8\xff"
 # A JPEG decoded at a reduced scale has at least this many pixels per pixel of the result, on each
 # axis.
 MIN_OVERSAMPLING = 1.5
-CROP_PROBABILITY = 0.5  # probability of a random crop of a training image, in StarGAN v2
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels
+
+
+class Crop(NamedTuple):
+    """A random crop of a training image. The defaults are those of StarGAN v2.
+
+    Attributes:
+        probability: of a crop; otherwise the whole image is kept.
+        area: smallest and largest share of the area.
+        ratio: smallest and largest aspect ratio.
+    """
+
+    probability: float = 0.5
+    area: tuple[float, float] = (0.8, 1.0)
+    ratio: tuple[float, float] = (0.9, 1.1)
+
+
+RANDOM_CROP = Crop()
+NO_CROP = Crop(0.0)
 
 
 @contextmanager
@@ -169,14 +186,15 @@ def resize(image: Image.Image, size: int) -> np.ndarray:
     return to_array(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
-    """Draw a random crop with 0.8–1 of the area and aspect ratio 0.9–1.1.
+def crop_box(width: int, height: int, rng: np.random.Generator, crop: Crop = RANDOM_CROP) -> Box:
+    """Draw a random crop.
 
     The distribution is that of torchvision's RandomResizedCrop, except that a box that exceeds the
     image is shrunk to fit.
     """
-    area = width * height * rng.uniform(0.8, 1.0)
-    ratio = np.exp(rng.uniform(np.log(0.9), np.log(1.1)))
+    area = width * height * rng.uniform(*crop.area)
+    low, high = crop.ratio
+    ratio = np.exp(rng.uniform(np.log(low), np.log(high)))
     w = min(round(math.sqrt(area * ratio)), width)
     h = min(round(math.sqrt(area / ratio)), height)
     left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
@@ -184,11 +202,11 @@ def crop_box(width: int, height: int, rng: np.random.Generator) -> Box:
 
 
 def draw_augmentation(
-    width: int, height: int, rng: np.random.Generator, crop_probability: float = CROP_PROBABILITY
+    width: int, height: int, rng: np.random.Generator, crop: Crop = RANDOM_CROP
 ) -> tuple[Box, bool]:
     """Draw the parameters of `augment`: the box to keep, and whether to flip it."""
-    cropped = rng.random() < crop_probability
-    box = crop_box(width, height, rng) if cropped else (0, 0, width, height)
+    cropped = rng.random() < crop.probability
+    box = crop_box(width, height, rng, crop) if cropped else (0, 0, width, height)
     return box, bool(rng.random() < 0.5)
 
 
@@ -196,14 +214,14 @@ def augment(
     image: Image.Image,
     size: int,
     rng: np.random.Generator,
-    crop_probability: float = CROP_PROBABILITY,
+    crop: Crop = RANDOM_CROP,
 ) -> np.ndarray:
-    """Apply a random resized crop with `crop_probability`, then a horizontal flip with p = 0.5.
+    """Apply a random resized crop, then a horizontal flip with p = 0.5.
 
     Resizing is bilinear and antialiased. The result, uint8 (3, size, size), equals torchvision's
     bit for bit.
     """
-    box, flip = draw_augmentation(image.width, image.height, rng, crop_probability)
+    box, flip = draw_augmentation(image.width, image.height, rng, crop)
     return _resize_and_flip(image.crop(box), size, flip)
 
 
@@ -227,7 +245,7 @@ def load_augmented(
     rng: np.random.Generator,
     *,
     fast_decoding: bool,
-    crop_probability: float = CROP_PROBABILITY,
+    crop: Crop = RANDOM_CROP,
 ) -> np.ndarray:
     """Decode and augment an image; return uint8 (3, size, size).
 
@@ -238,16 +256,16 @@ def load_augmented(
         fast_decoding: process plain JPEGs faster, with the same random draws: large ones are
             decoded at a reduced scale, others are resized with vector instructions. Otherwise, and
             for all other images, the result is that of `augment` bit for bit.
-        crop_probability: probability of a random crop.
+        crop: random crop of the image.
 
     Raises:
         UserError: as of `decode`.
     """
     shape = _plain_jpeg_size(data) if fast_decoding else None
     if shape is None:
-        return augment(decode(data), size, rng, crop_probability)
+        return augment(decode(data), size, rng, crop)
     width, height = shape
-    box, flip = draw_augmentation(width, height, rng, crop_probability)
+    box, flip = draw_augmentation(width, height, rng, crop)
     scale = _scale_denominator(box, size)
     try:
         pixels = simplejpeg.decode_jpeg(data, min_width=width // scale, min_height=height // scale)

@@ -202,6 +202,19 @@ class World:
             dist.all_gather_object(values, value, group=self._control)
         return values
 
+    def gather_to_main(self, tensor: Tensor) -> Tensor | None:
+        """Concatenate a tensor in host memory, of one shape on all ranks, by rank on rank 0.
+
+        Returns:
+            None on other ranks.
+        """
+        if self._control is None:
+            return tensor
+        self.mark_progress()
+        parts = [torch.empty_like(tensor) for _ in range(self.size)] if self.is_main else None
+        dist.gather(tensor, parts, dst=0, group=self._control)
+        return torch.cat(parts) if parts else None
+
     def run_on_all_ranks(self, task: Callable[[], T]) -> T:
         """Run a task on this rank, and return its result once all ranks have finished theirs.
 

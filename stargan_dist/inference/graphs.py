@@ -105,7 +105,7 @@ def graphs_of(model: TrainedModel) -> dict[str, Graph]:
         "translate": Graph(("image", *latent, "label"), "output", _translate, letters),
     }
     # Other encoders return the source, or with the high-pass option several tensors.
-    if "encode" in model.G.compiled_methods and not model.config.model.w_hpf:
+    if model.G.encodes and not model.config.model.w_hpf:
         graphs |= {
             "encoder": Graph(("image",), "bottleneck", _encode, "G", ("decoder", "to_rgb")),
             "decoder": Graph(

@@ -97,7 +97,7 @@ class TrainedModel:
                 f"{saved.origin} has the high-pass option (model.w_hpf), whose masks come from a "
                 "landmark network, and has none: name one (--landmarks FILE, landmarks=FILE)"
             )
-        is_double = saved.tensors["G.to_rgb.0.weight"].dtype == torch.float64
+        is_double = any(tensor.dtype == torch.float64 for tensor in saved.tensors.values())
         dtype = torch.float64 if is_double else torch.float32
         built = spec.recipe.build_networks(saved.labels, spec.config.model)
         networks = generator_networks(built)

@@ -335,6 +335,11 @@ def to_state_dicts(model: SavedModel) -> StateDicts:
     """
     networks: StateDicts = {}
     config, is_v2 = model.spec.config, "F" in model.letters
+    if not is_v2 and "G.body.0.weight" not in model.tensors:
+        raise UserError(
+            f"{model.origin}: the authors' programs have the networks of StarGAN and StarGAN v2 "
+            f"alone, not those of recipe {config.recipe}: export it (python -m stargan_dist.export)"
+        )
     _check_sizes(model.origin, config.model, is_v2=is_v2)
     for name, tensor in model.tensors.items():
         rules = STARGAN_V2 if is_v2 else STARGAN

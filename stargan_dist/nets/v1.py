@@ -43,6 +43,7 @@ class Generator(PrecisionModule):
     """
 
     compiled_methods = ("decode",)
+    encodes = False
 
     def __init__(self, label_dim: int, base_width: int = 0) -> None:
         super().__init__()

@@ -47,6 +47,8 @@ class Generator(PrecisionModule):
     """
 
     compiled_methods: ClassVar[tuple[str, ...]] = ("encode", "decode")
+    encodes: ClassVar[bool] = True
+    """`encode` computes features; in other generators it returns the source."""
 
     def __init__(
         self,
@@ -137,6 +139,7 @@ class ConcatGenerator(Generator):
     """
 
     compiled_methods: ClassVar[tuple[str, ...]] = ("decode",)
+    encodes: ClassVar[bool] = False
 
     def __init__(self, label_dim: int, **sizes: Any) -> None:
         super().__init__(style_dim=0, channels=3 + label_dim, **sizes)

@@ -123,13 +123,23 @@ class GeneratorPass:
             return fake
 
     @cached_property
+    def source_vector(self) -> Tensor:
+        """The conditioning of G with the label and the style of the source."""
+        x, y = self.batch.x, self.batch.y
+        return self.conditioning.vector(self.conditioning.style_from_images(x, y), y)
+
+    @cached_property
     def reconstruction(self) -> Tensor:
         """The fake translated back, with the label and the style of the source."""
-        x, y = self.batch.x, self.batch.y
-        style = self.conditioning.style_from_images(x, y)
-        vector, masks = self.conditioning.vector(style, y), self.networks.masks(self.fake)
-        reconstruction: Tensor = self.networks.G(self.fake, vector, masks)
+        masks = self.networks.masks(self.fake)
+        reconstruction: Tensor = self.networks.G(self.fake, self.source_vector, masks)
         return reconstruction
+
+    @cached_property
+    def identity(self) -> Tensor:
+        """The source translated with its own label and style: itself, if G changes no more."""
+        identity: Tensor = self.networks.G.decode(self.encoded, self.source_vector)
+        return identity
 
 
 def weight_at(term: Term, step: int, ds_iter: int) -> float:

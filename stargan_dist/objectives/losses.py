@@ -32,7 +32,7 @@ def r1(logits: Tensor, images: Tensor) -> Tensor:
 
 
 def l1(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference: style reconstruction (2), diversity (3) and cycle (4) losses."""
+    """Mean absolute difference: style reconstruction (2), diversity (3), cycle (4), identity."""
     return (a - b).abs().mean()
 
 
@@ -47,6 +47,19 @@ def wasserstein_real(scores: Tensor) -> Tensor:
 def wasserstein_fake(scores: Tensor) -> Tensor:
     """Mean of D(G(x, c)) over images and patches: D's loss on fakes. StarGAN, Eq. (8)."""
     return scores.mean()
+
+
+def least_squares_real(scores: Tensor) -> Tensor:
+    """Mean of (D(x) - 1)^2 over images and patches: D's loss on real images, and G's on fakes.
+
+    LSGAN (arXiv 1611.04076); CycleGAN (arXiv 1703.10593), section 4.
+    """
+    return (scores - 1).square().mean()
+
+
+def least_squares_fake(scores: Tensor) -> Tensor:
+    """Mean of D(G(x))^2 over images and patches: D's loss on fakes. LSGAN."""
+    return scores.square().mean()
 
 
 def gradient_penalty(

@@ -1,10 +1,11 @@
 """One iteration of the game: the order of D's steps and the generator's steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
@@ -17,6 +18,7 @@ from stargan_dist.objectives.loss_modules import (
     weight_at,
     with_prefix,
 )
+from stargan_dist.objectives.pool import FakePool
 from stargan_dist.objectives.recipe import Guide, Recipe, Term, Terms
 from stargan_dist.objectives.schedules import SCHEDULES, Phases
 
@@ -52,6 +54,9 @@ class Objective:
         labels: of the data. Iterations alternate between its data sources.
         schedule: a key of SCHEDULES.
         masks: makes the masks of images for the high-pass option of G.
+
+    Attributes:
+        pool: earlier fakes that D sees.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Objective:
         self.schedule = SCHEDULES[schedule]
         self.discriminator = DiscriminatorLoss(recipe, networks, labels)
         self.generator = GeneratorLoss(recipe, networks, labels, masks)
+        self.pool = FakePool(recipe.pool_size)
 
     @property
     def loss_modules(self) -> dict[str, nn.Module]:
@@ -107,16 +113,15 @@ class Objective:
 
     def _due_of_generator(self, step: int, guides: int) -> list[list[Term]]:
         """Return the terms of each guide of a generator step."""
-        turn, terms = (
-            self._round(step) // self.recipe.discriminator_steps,
-            self.recipe.generator_terms,
-        )
+        terms = self.recipe.generator_terms
+        turn = self._round(step) // self.recipe.discriminator_steps
         return [self.schedule.due(terms, turn, guide) for guide in range(guides)]
 
     def iterate(self, engine: Updater, micro_batches: Sequence[Batch], step: int) -> Terms:
         """Run one iteration: D with each guide, then the generator with each (or with all at once).
 
-        For StarGAN v2: D by latent, D by reference, G, F and E by latent, G by reference.
+        For StarGAN v2: D by latent, D by reference, G, F and E by latent, G by reference. In some
+        recipes the generator steps first; D's fakes are those of before its steps in any case.
 
         G, F and E do not change before their first step. So the encoder half of G on the sources
         serves all phases up to that step, and D's fakes are the fakes of that step. With several
@@ -131,28 +136,54 @@ class Objective:
         keep = has_generator_steps and len(micro_batches) == 1 and engine.keeps_graphs
         micro_batches = [b._replace(masks=self.masks(b.x)) for b in micro_batches]
         translations = [self._translate(batch, graphs=keep) for batch in micro_batches]
+        kept = translations[0] if keep else {}
+        phases = [
+            partial(self._discriminator_phases, engine, micro_batches, translations, step),
+            partial(self._generator_phases, engine, micro_batches, kept, step),
+        ]
+        terms: Terms = {}
+        for run in reversed(phases) if self.recipe.generator_first else phases:
+            terms |= run()
+        return self._with_source_name(terms, step)
+
+    def _discriminator_phases(
+        self,
+        engine: Updater,
+        micro_batches: Sequence[Batch],
+        translations: Sequence[Mapping[Guide, Translation]],
+        step: int,
+    ) -> Terms:
         terms: Terms = {}
         for guides in self.schedule.discriminator_phases(self.recipe.guides):
-            terms |= self._step_discriminator(engine, guides, micro_batches, translations, step)
-        for guides in self.phases if has_generator_steps else ():
+            fakes = [torch.cat([of[guide].fake for guide in guides]) for of in translations]
+            fakes = self.pool.exchange(fakes, micro_batches, step)
+            terms |= self._step_discriminator(engine, guides, micro_batches, fakes, step)
+        return terms
+
+    def _generator_phases(
+        self,
+        engine: Updater,
+        micro_batches: Sequence[Batch],
+        kept: Mapping[Guide, Translation],
+        step: int,
+    ) -> Terms:
+        terms: Terms = {}
+        for guides in self.phases if self.generator_steps(step) else ():
             first = guides == self.phases[0]
-            shared = [translations[0][guide] for guide in guides] if keep and first else []
+            shared = [kept[guide] for guide in guides] if kept and first else []
             terms |= self._step_generator(engine, guides, micro_batches, shared, step)
-        return self._with_source_name(terms, step)
+        return terms
 
     def _step_discriminator(
         self,
         engine: Updater,
         guides: tuple[Guide, ...],
         micro_batches: Sequence[Batch],
-        translations: Sequence[dict[Guide, Translation]],
+        fakes: Sequence[Tensor],
         step: int,
     ) -> Terms:
         due = self._due_of_discriminator(step)
-        calls = [
-            (batch, torch.cat([by_guide[guide].fake for guide in guides]), due)
-            for batch, by_guide in zip(micro_batches, translations, strict=True)
-        ]
+        calls = [(b, fake, due) for b, fake in zip(micro_batches, fakes, strict=True)]
         terms, statistics = engine.update("D", calls, trains=("D",))
         return with_prefix(f"D/{_names(guides)}", terms | statistics)
 

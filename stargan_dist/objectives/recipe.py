@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from stargan_dist.config import ModelConfig, OptimConfig
 from stargan_dist.data.labels import Labels
+from stargan_dist.data.order import PAIR
+from stargan_dist.data.stream import DRAWN, OTHER, PERMUTED
+from stargan_dist.data.transforms import RANDOM_CROP, Crop
 from stargan_dist.nets.networks import Networks
 from stargan_dist.objectives.conditioning import Conditioning, NetworkBuilder, NoStyle
 
@@ -80,9 +83,10 @@ class Recipe:
             schedule, by one generator step for all guides).
         optim: defaults of `optim.*`.
         discriminator_steps: iterations per generator step. D steps in every iteration.
-        crop_probability: probability of a random crop of a training image.
-        permute_labels: target labels are those of the batch, permuted; otherwise drawn, balanced
-            over the domains.
+        generator_first: in an iteration, the generator steps before D.
+        pool_size: earlier fakes that each of D's pools holds (objectives/pool.py); 0: no pool.
+        crop: random crop of a training image.
+        targets: choice of the target labels, a key of `TARGETS` (data/stream.py).
         max_width: largest number of channels.
         ds_iter: default of `loss.ds_iter`.
     """
@@ -97,14 +101,18 @@ class Recipe:
     guides: tuple[Guide, ...]
     optim: OptimConfig
     discriminator_steps: int = 1
-    crop_probability: float = 0.5
-    permute_labels: bool = False
+    generator_first: bool = False
+    pool_size: int = 0
+    crop: Crop = RANDOM_CROP
+    targets: str = DRAWN
     max_width: int = 512
     outlines: bool = False
     ds_iter: int = 100_000
 
     def __post_init__(self) -> None:
         assert not any(t.decays for t in self.discriminator_terms), "weights of D do not decay"
+        has_pools = self.takes_pairs and len(self.guides) == 1
+        assert has_pools or not self.pool_size, "pools are those of the fakes of a pair"
 
     @property
     def uses_references(self) -> bool:
@@ -123,7 +131,17 @@ class Recipe:
         F and some forms of D have an output per domain, and drawn targets are domains.
         """
         by_domain = self.discriminator.by_domain or "F" in self.style.networks
-        return self.permute_labels and not by_domain
+        return self.targets == PERMUTED and not by_domain
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Each micro-batch of a process has an image of each of two domains, or several pairs."""
+        return self.targets == OTHER
+
+    @property
+    def sources_together(self) -> int:
+        """The number of consecutive slots that are in one micro-batch."""
+        return PAIR if self.takes_pairs else 1
 
     def conditioning_dim(self, labels: Labels, model: ModelConfig) -> int:
         """Return the length of the vector that G is conditioned on."""

@@ -1,7 +1,8 @@
-"""One table from StarGAN (arXiv 1711.09020) to StarGAN v2 (arXiv 1912.01865, table 1).
+"""One table of the methods from CycleGAN and StarGAN to StarGAN v2.
 
-A recipe is a row of data. A new row needs no change elsewhere; a new term needs one pure function
-of tensors in losses.py. docs/recipes.md explains the table, equation by equation.
+Papers: arXiv 1703.10593, 1711.09020, 1912.01865; rows a to f are table 1 of the last. A recipe is a
+row of data. A new row needs no change elsewhere; a new term needs one pure function of tensors in
+losses.py. docs/recipes.md explains the table, equation by equation.
 """
 
 import dataclasses
@@ -11,8 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from stargan_dist.config import Config, LossConfig, ModelConfig, OptimConfig
+from stargan_dist.data.labels import Labels
+from stargan_dist.data.stream import DRAWN, OTHER, PERMUTED
+from stargan_dist.data.transforms import NO_CROP, RANDOM_CROP, Crop
 from stargan_dist.errors import UserError
-from stargan_dist.nets import v1, v2
+from stargan_dist.nets import cyclegan, v1, v2
 from stargan_dist.nets.precision import POLICIES, Policy
 from stargan_dist.objectives import losses
 from stargan_dist.objectives.conditioning import LatentStyle, NoStyle, StyleCode
@@ -40,6 +44,10 @@ def concat_generator(dim: int, model: ModelConfig) -> nn.Module:
 
 def stargan_generator(dim: int, model: ModelConfig) -> nn.Module:
     return v1.Generator(dim, model.base_width)
+
+
+def cyclegan_generator(num_domains: int, model: ModelConfig) -> nn.Module:
+    return cyclegan.Generator(num_domains, model.image_size, model.base_width)
 
 
 # Networks that produce or predict a style, given the number of labels.
@@ -78,9 +86,14 @@ def stargan_discriminator(num_labels: int, model: ModelConfig) -> nn.Module:
     return v1.Discriminator(num_labels, **_sizes(model))
 
 
+def cyclegan_discriminator(num_domains: int, model: ModelConfig) -> nn.Module:
+    return cyclegan.Discriminator(num_domains, model.base_width, model.max_width)
+
+
 MULTI_TASK = DiscriminatorForm(multi_task_discriminator, by_domain=True)
 ACGAN = DiscriminatorForm(classifying_discriminator, by_domain=False)
 STARGAN = DiscriminatorForm(stargan_discriminator, by_domain=False)
+CYCLEGAN_PATCHES = DiscriminatorForm(cyclegan_discriminator, by_domain=True)
 
 # Guides.
 
@@ -113,6 +126,11 @@ LOGISTIC = (
     Term("reg", lambda d: losses.r1(d.real.src, d.real_images), penalises=True),
     Term("fake", lambda d: losses.logistic_fake(d.fake.src)),
 )
+# Halved, as in the paper, so that D learns at half the rate of G.
+LEAST_SQUARES = (
+    Term("real", lambda d: losses.least_squares_real(d.real.src), 0.5),
+    Term("fake", lambda d: losses.least_squares_fake(d.fake.src), 0.5),
+)
 CLASSIFY_REAL = Term("cls", classification_of_real)
 
 # Terms of the generator loss: functions of a GeneratorPass g.
@@ -125,6 +143,7 @@ def classification_of_fake(g: GeneratorPass) -> Tensor:
 
 ADVERSARIAL_WASSERSTEIN = Term("adv", lambda g: losses.wasserstein_real(g.output.src))
 ADVERSARIAL = Term("adv", lambda g: losses.logistic_real(g.output.src))
+ADVERSARIAL_LEAST_SQUARES = Term("adv", lambda g: losses.least_squares_real(g.output.src))
 CLASSIFY_FAKE = Term("cls", classification_of_fake)
 STYLE = Term("sty", lambda g: losses.l1(g.style_pred, g.style))
 DIVERSITY = Term("ds", lambda g: losses.l1(g.fake, g.fake2), maximised=True, decays=True)
@@ -133,6 +152,7 @@ MODE_SEEKING = Term(
 )
 CYCLE = Term("cyc", lambda g: losses.l1(g.reconstruction, g.batch.x))
 CYCLE_10 = CYCLE._replace(weight=10.0)
+IDENTITY_5 = Term("idt", lambda g: losses.l1(g.identity, g.batch.x), 5.0)
 
 # Optimizers.
 
@@ -144,6 +164,10 @@ ADAM_V2 = OptimConfig(
     lr=1e-4, lr_mapping=1e-6, betas=(0.0, 0.99), weight_decay=1e-4, ema=0.999,
     decay_begin=0, decay_end=0,
 )  # fmt: skip
+ADAM_CYCLEGAN = replace(ADAM_V1, lr=2e-4, lr_mapping=2e-4)
+
+# Of each training image; as resizing to 286 px and cropping 256 px.
+RESIZE_286_CROP_256 = Crop(1.0, area=((256 / 286) ** 2, (256 / 286) ** 2), ratio=(1.0, 1.0))
 
 # The table. Rows a to f use the network bodies of StarGAN v2, so that each differs from the one
 # before it by what its description says alone.
@@ -159,8 +183,8 @@ STARGAN_PUBLISHED = Recipe(
     guides=(BY_LABEL,),
     optim=ADAM_V1,
     discriminator_steps=5,
-    crop_probability=0.0,
-    permute_labels=True,
+    crop=NO_CROP,
+    targets=PERMUTED,
     max_width=v1.MAX_WIDTH,
 )
 A = replace(
@@ -168,7 +192,7 @@ A = replace(
     description="StarGAN with the network bodies of StarGAN v2",
     generator=concat_generator,
     discriminator=ACGAN,
-    crop_probability=0.5,
+    crop=RANDOM_CROP,
     optim=replace(ADAM_V2, betas=(0.5, 0.999)),
     max_width=512,
 )
@@ -187,7 +211,7 @@ C = replace(
     discriminator_terms=LOGISTIC,
     generator_terms=(ADVERSARIAL, CYCLE),
     discriminator_steps=1,
-    permute_labels=False,
+    targets=DRAWN,
     optim=ADAM_V2,
 )
 C_ACGAN = replace(
@@ -196,7 +220,7 @@ C_ACGAN = replace(
     discriminator=ACGAN,
     discriminator_terms=(*LOGISTIC, CLASSIFY_REAL),
     generator_terms=(ADVERSARIAL, CLASSIFY_FAKE, CYCLE),
-    permute_labels=True,
+    targets=PERMUTED,
 )
 D = replace(
     C,
@@ -222,8 +246,25 @@ F_MODE_SEEKING = replace(
     description="F with MSGAN's ratio in place of the diversity term",
     generator_terms=(ADVERSARIAL, STYLE, MODE_SEEKING, CYCLE),
 )
+CYCLEGAN = Recipe(
+    description="CycleGAN as published, between two domains",
+    generator=cyclegan_generator,
+    discriminator=CYCLEGAN_PATCHES,
+    with_label=True,
+    style=NO_STYLE,
+    discriminator_terms=LEAST_SQUARES,
+    generator_terms=(ADVERSARIAL_LEAST_SQUARES, CYCLE_10, IDENTITY_5),
+    guides=(BY_LABEL,),
+    optim=ADAM_CYCLEGAN,
+    generator_first=True,
+    pool_size=50,
+    crop=RESIZE_286_CROP_256,
+    targets=OTHER,
+    max_width=cyclegan.MAX_WIDTH,
+)
 
 TABLE = {
+    "cyclegan": CYCLEGAN,
     "stargan": STARGAN_PUBLISHED,
     "a": A,
     "b": B,
@@ -268,6 +309,20 @@ def resolve(config: Config) -> RunSpec:
         model=replace(config.model, max_width=config.model.max_width or recipe.max_width),
     )
     return RunSpec(resolved, recipe, POLICIES[config.precision])
+
+
+def check_labels(spec: RunSpec, labels: Labels) -> None:
+    """Check that a recipe can be trained on the labels of the data.
+
+    Raises:
+        UserError: it translates between two domains, and there are others.
+    """
+    names = labels.names
+    if spec.recipe.takes_pairs and len(names) > 2:
+        raise UserError(
+            f"recipe: {spec.config.recipe} translates between two domains, and the shards have "
+            f"{len(names)}: name two of {', '.join(names)} (--data.pair '[{names[0]}, {names[1]}]')"
+        )
 
 
 def _recipe_of(config: Config) -> Recipe:

@@ -1,16 +1,17 @@
 """Checkpoints: `RUN/checkpoints/step_NNNNNNNN/`, complete or absent, on any URL.
 
 A folder holds the networks, their averages (EMA) and the states of their optimizers as whole
-tensors under the names of their parameters (safetensors), and `manifest.json` with the step, the
-configuration and a hash of every file. The content does not depend on the engine or the number of
-processes. There is no random state to save: every random draw is a function of (seed, step).
+tensors under the names of their parameters (safetensors), the pool of fakes of recipes that have
+one, and `manifest.json` with the step, the configuration and a hash of every file. The content does
+not depend on the engine or the number of processes. There is no random state to save: every random
+draw is a function of (seed, step).
 """
 
 import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +29,28 @@ FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 LATEST = "latest"
 NETWORKS, EMA, OPTIMIZERS = "networks.safetensors", "ema.safetensors", "optimizers.safetensors"
+POOL = "pool.safetensors"
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """The tensors of a checkpoint, under names that begin with a network's letter and a dot.
+    """The tensors of a checkpoint. Those of networks have names with its letter and a dot.
 
     Attributes:
         networks: `G.PARAMETER`.
         ema: `G.PARAMETER`, averaged.
         optimizers: `G.PARAMETER:KIND` (such as exp_avg), and `G.step`.
         scales: for float16, by loss (D or G): the loss scale and its count of good iterations.
+        pool: `images` of the pools of the global batch (objectives/pool.py); else empty.
     """
 
     networks: dict[str, Tensor]
     ema: dict[str, Tensor]
     optimizers: dict[str, Tensor]
     scales: dict[str, list[float]]
+    pool: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ class Checkpoint:
     def state(self) -> CheckpointState:
         """Read everything that a run resumes from, on the CPU. Raises UserError as `read` does."""
         networks, ema, optimizers = map(self.tensors, (NETWORKS, EMA, OPTIMIZERS))
-        return CheckpointState(networks, ema, optimizers, self.manifest.scales)
+        pool = self.tensors(POOL) if POOL in self.manifest.files else {}
+        return CheckpointState(networks, ema, optimizers, self.manifest.scales, pool)
 
 
 def step_name(step: int) -> str:
@@ -270,6 +275,8 @@ def save(
             save_file(state.networks, folder / NETWORKS)
             save_file(state.ema, folder / EMA)
             save_file(state.optimizers, folder / OPTIMIZERS)
+            if state.pool:
+                save_file(state.pool, folder / POOL)
             files = _hash_files(folder)
             fields = {"step": step, **metadata, "scales": state.scales, "files": files}
             (folder / MANIFEST).write_bytes(manifests.to_json(fields))

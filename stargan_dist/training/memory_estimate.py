@@ -26,7 +26,7 @@ from stargan_dist.nets.networks import generator_networks
 from stargan_dist.nets.precision import set_precision
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipe import Terms
-from stargan_dist.objectives.recipes import RunSpec, resolve
+from stargan_dist.objectives.recipes import RunSpec, check_labels, resolve
 from stargan_dist.training.train_state import build_optimizers
 
 ENGINES = ("DDP", "ZeRO 1", "ZeRO 2", "ZeRO 3")  # by stage
@@ -197,6 +197,8 @@ def measure(
         simulated = SimulatedEngine(spec, labels)
         with simulated.counter:
             batch = blank_batch(spec, labels, batch_size, simulated.dtype)
+            if spec.recipe.pool_size:
+                simulated.objective.pool.allocate(batch.x)
             micro_batches = batch.split(spec.config.engine.accumulate)
             for step in _kinds_of_iterations(simulated.objective):
                 simulated.objective.iterate(simulated, micro_batches, step)
@@ -231,7 +233,7 @@ class Memory(NamedTuple):
     buckets: int  # DDP's copies of all gradients, for communication
     optimizer: int
     averages: int
-    activations: int  # the batch, activations and temporaries
+    activations: int  # the batch, activations, temporaries and the pool of fakes
 
     @property
     def total(self) -> int:
@@ -266,7 +268,7 @@ def estimate(config: Config, labels: Labels, processes: int = 1, stage: int = 0)
     """Return the memory per GPU of training a configuration on several processes, in bytes.
 
     Raises:
-        UserError: the global batch does not divide evenly.
+        UserError: the global batch does not divide evenly, or the recipe has two domains alone.
     """
     return estimate_engines(config, labels, processes, [stage])[ENGINES[stage]]
 
@@ -275,6 +277,8 @@ def estimate_engines(
     config: Config, labels: Labels, processes: int, stages: Iterable[int]
 ) -> dict[str, Memory]:
     """Return the memory per GPU for several stages, by the name of the engine."""
-    configs.check_world(config, processes)
-    unsharded = measure(resolve(config), labels, config.batch_size // processes)
+    spec = resolve(config)
+    configs.check_world(config, processes, spec.recipe.sources_together)
+    check_labels(spec, labels)
+    unsharded = measure(spec, labels, config.batch_size // processes)
     return {ENGINES[stage]: shard(unsharded, processes, stage) for stage in stages}

@@ -22,7 +22,7 @@ from stargan_dist.distributed.world import LAUNCH_REMEDY, World
 from stargan_dist.engines import check_engine
 from stargan_dist.errors import UserError
 from stargan_dist.models.landmarks import SavedLandmarks, of_run
-from stargan_dist.objectives.recipes import RunSpec, resolve
+from stargan_dist.objectives.recipes import RunSpec, check_labels, resolve
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.checkpoint import Checkpoint, CheckpointState
 from stargan_dist.runs.owner import Owner, own
@@ -112,11 +112,12 @@ def _shown(name: str, value: Any) -> Any:
 
 def _checked_sources(spec: RunSpec, world_size: int) -> DataSources:
     config = spec.config
-    configs.check_world(config, world_size)
+    configs.check_world(config, world_size, spec.recipe.sources_together)
     check_engine(config, world_size)
     check_trackers(config.monitor.trackers)
     sources = open_sources(config.data, "train")
     sources.check(with_references=spec.recipe.uses_references)
+    check_labels(spec, sources.labels)
     if config.data.on_bad_shard == "stop":
         sources.check_labels()
     return sources

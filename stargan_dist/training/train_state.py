@@ -153,16 +153,25 @@ class TrainState:
                 networks |= _host_copies(letter, network.state_dict() if keep else {})
             moments = engine.moments(letter)
             optimizers |= _host_copies(letter, moments if moments and keep else {})
+        pool = self._gathered_pool(engine)
         if not keep:
             return None
         ema: dict[str, Tensor] = {}
         for letter, average in self.ema.items():
             ema |= _host_copies(letter, average.state_dict())
         scales = {name: scale.state() for name, scale in engine.loss_scales.items()}
-        return CheckpointState(networks, ema, optimizers, scales)
+        return CheckpointState(networks, ema, optimizers, scales, pool)
+
+    def _gathered_pool(self, engine: Engine) -> dict[str, Tensor]:
+        """Return the pool of fakes of the global batch on rank 0, if there is one. Collective."""
+        images = self.objective.pool.images
+        if images is None:
+            return {}
+        whole = engine.world.gather_to_main(images.to("cpu", copy=True))
+        return {} if whole is None else {"images": whole}
 
     def restore(self, state: CheckpointState) -> None:
-        """Load networks and averages. Load optimizers after an engine has wrapped them."""
+        """Load networks and averages. Load what an engine shares out once there is one."""
         checkpoints.load_networks(self.networks, state.networks)
         checkpoints.load_networks(self.ema, state.ema)
 
@@ -182,13 +191,17 @@ class TrainState:
             checkpoints.load_networks(taken, found.tensors)
         return found.table
 
-    def restore_optimizers(self, engine: Engine, state: CheckpointState) -> None:
-        """Load optimizer states and loss scales. Collective."""
+    def restore_shares(self, engine: Engine, state: CheckpointState) -> None:
+        """Load optimizer states, loss scales and the pool of fakes. Collective."""
         for letter in self.networks:
             engine.load_moments(letter, checkpoints.tensors_of_network(letter, state.optimizers))
         for name, scale in engine.loss_scales.items():
             if name in state.scales:
                 scale.load(state.scales[name])
+        if state.pool:
+            world = engine.world
+            images = state.pool["images"].to(world.device)
+            self.objective.pool.load(images, world.rank, world.size)
 
 
 def _set_device_options(

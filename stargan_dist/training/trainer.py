@@ -83,7 +83,7 @@ def initialise(
             logger.info("initial weights from %s\n%s", spec.config.init.model, table)
     engine = make_engine(spec.config, state.parts, world)
     if checkpoint_state:
-        state.restore_optimizers(engine, checkpoint_state)
+        state.restore_shares(engine, checkpoint_state)
     return state, engine
 
 
@@ -247,8 +247,8 @@ def _slots(spec: RunSpec, sources: DataSources) -> Slots:
         config.model.latent_dim,
         config.batch_size,
         with_references=recipe.uses_references,
-        permute_labels=recipe.permute_labels,
-        crop_probability=recipe.crop_probability,
+        targets=recipe.targets,
+        crop=recipe.crop,
         fast_decoding=config.data.fast_decoding,
         replace_unreadable=config.data.on_bad_shard == "skip",
     )

@@ -86,8 +86,8 @@ def joint(faces, kinds):
     return open_sources(DataConfig(sources={"faces": faces, "kinds": kinds}), "train")
 
 
-def make_slots(sources, with_references=False, permute_labels=True, **options):
-    options |= {"with_references": with_references, "permute_labels": permute_labels}
+def make_slots(sources, with_references=False, targets="permuted", **options):
+    options |= {"with_references": with_references, "targets": targets}
     return Slots(sources, 3, 32, 5, BATCH_SIZE, **options)
 
 
@@ -117,15 +117,48 @@ def test_slots_of_a_single_source_equal_a_literal_implementation(shards):
         assert torch.equal(torch.stack([batch.z, batch.z2]), torch.from_numpy(z))
 
 
+def test_the_other_domain_is_the_target_of_each_source_of_a_pair(shards):
+    """Each process and micro-batch has an image of each domain, in either order."""
+    sources = open_sources(DataConfig(shards, pair=["dog", "cat"]), "train")
+    slots = make_slots(sources, targets="other")
+    whole = load(slots, range(4))
+    parts = [load(slots, range(4), rank=rank, world_size=2) for rank in (0, 1)]
+    orders = set()
+    for step, batch in enumerate(whole):
+        assert torch.equal(batch.y_trg, 1 - batch.y)
+        assert torch.equal(torch.cat([part[step].y for part in parts]), batch.y)
+        orders |= {tuple(part[step].y.tolist()) for part in parts}
+    assert orders == {(0, 1), (1, 0)}
+
+
+def test_a_pair_of_domains_is_a_dataset_of_its_own(shards):
+    config = DataConfig(shards, pair=["dog", "cat"])
+    whole, pair = (open_sources(c, "train") for c in (DataConfig(shards), config))
+    assert pair.labels == domain_labels(["dog", "cat"])
+    assert pair.num_images == sum(sum(whole.readers[0].index.counts("train")[i]) for i in (0, 1))
+    reader = pair.readers[0]
+    for label, name in enumerate(pair.domains):
+        location = reader.locate(label, 0)
+        assert reader.read(location).metadata.domain == name
+        assert pair.label(0, location) == label
+    others = [DataConfig(shards, pair=["cat", "dog"]), DataConfig(shards, pair=["dog", "rabbit"])]
+    fingerprints = {open_sources(c, "train").fingerprint for c in (config, *others)}
+    assert len(fingerprints | {whole.fingerprint}) == 4
+    assert load_labelled_images(pair, 8, per_domain=1).domains == ["dog", "cat"]
+    message = r"data.pair: .*: there is no domain cow; the domains are cat, dog, rabbit"
+    with pytest.raises(UserError, match=message):
+        open_sources(DataConfig(shards, pair=["dog", "cow"]), "val")
+
+
 def test_without_references_other_fields_are_equal_and_only_sources_are_read(shards, monkeypatch):
     sources = open_sources(DataConfig(shards), "train")
-    complete = load(make_slots(sources, with_references=True, permute_labels=False), range(2))
+    complete = load(make_slots(sources, with_references=True, targets="drawn"), range(2))
     reads = []
     read = ShardReader.read
     monkeypatch.setattr(
         ShardReader, "read", lambda self, location: reads.append(location) or read(self, location)
     )
-    without_references = load(make_slots(sources, permute_labels=False), range(2))
+    without_references = load(make_slots(sources, targets="drawn"), range(2))
     for batch, expected in zip(without_references, complete, strict=True):
         assert batch.x_ref is None and batch.x_ref2 is None
         assert_same([batch], [expected._replace(x_ref=None, x_ref2=None)])
@@ -141,8 +174,8 @@ def test_a_named_source_of_domains_equals_plain_shards(shards):
     assert config.by_domain and named.labels.by_domain and named.domains == plain.domains
     assert plain.fingerprint == plain.readers[0].index.fingerprint != named.fingerprint
     assert_same(
-        load(make_slots(named, True, False), range(2)),
-        load(make_slots(plain, True, False), range(2)),
+        load(make_slots(named, True, "drawn"), range(2)),
+        load(make_slots(plain, True, "drawn"), range(2)),
     )
 
 

@@ -441,13 +441,13 @@ def test_a_decoded_image_has_no_orientation_left():
     assert ImageOps.exif_transpose(image).size == image.size == (30, 40)
 
 
-def test_with_crop_probability_0_images_are_complete():
+def test_without_a_crop_images_are_complete():
     image = Image.fromarray(
         np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
     )
     whole = np.asarray(image).transpose(2, 0, 1)
     outs = [
-        transforms.augment(image, 32, np.random.default_rng(i), crop_probability=0.0)
+        transforms.augment(image, 32, np.random.default_rng(i), transforms.NO_CROP)
         for i in range(20)
     ]
     flipped = [np.array_equal(out, whole[:, :, ::-1]) for out in outs]

@@ -23,7 +23,7 @@ from stargan_dist.objectives import loss_modules, recipes
 from stargan_dist.training import train_state, trainer
 from tests.helpers import iterations
 from tests.helpers.models import tiny_landmarks
-from tests.objectives.test_objective import make_batch
+from tests.objectives.test_objective import make_batch, make_pairs
 
 ITERATIONS, BATCH = 3, 8
 STARTS = {"recipe_": 3, "sparse": 6}  # by the prefix of a case; others start at step 0
@@ -34,6 +34,8 @@ BASE = [
     *("--optim.lr", "0.01", "--optim.lr_mapping", "0.01"),
 ]
 RECIPES = [name for name in recipes.TABLE if name != "f"]
+WITH_ZERO = ("stargan", "b", "d", "cyclegan")
+ONE_STEP = ("stargan", "cyclegan")
 
 
 def zero(stage, *more):
@@ -84,9 +86,10 @@ CASES = {
     "high_pass_zero2": zero(2, *HIGH_PASS),
     "high_pass_zero3": zero(3, *SUMMED, *RELEASED, *HIGH_PASS),
     **{f"recipe_{name}": ["--recipe", name, *FLOAT64] for name in RECIPES},
-    **{f"recipe_{name}_float32": ["--recipe", name] for name in ("stargan", "b", "d")},
-    **{f"recipe_{name}_zero2": zero(2, "--recipe", name) for name in ("stargan", "b", "d")},
-    "recipe_stargan_zero3": zero(3, *SUMMED, *RELEASED, "--recipe", "stargan"),
+    **{f"recipe_{name}_float32": ["--recipe", name] for name in WITH_ZERO},
+    **{f"recipe_{name}_zero2": zero(2, "--recipe", name) for name in WITH_ZERO},
+    **{f"recipe_{name}_zero3": zero(3, *SUMMED, *RELEASED, "--recipe", name) for name in ONE_STEP},
+    "recipe_cyclegan_accumulated": ["--recipe", "cyclegan", *FLOAT64, *TWO],
 }
 # Each of two options alone, which the quick cases have together.
 SLOW = {
@@ -103,27 +106,31 @@ def plain_optimizers(networks, config, batch_size):
 
 @contextmanager
 def mutated(case):
-    """Context manager: introduce the mistake that the case names."""
-    frozen, recipe = loss_modules.frozen, recipes.TABLE["f"]
+    """Context manager: introduce the mistake that the case names; make the pool of fakes small."""
+    frozen, table = loss_modules.frozen, {**recipes.TABLE}
+    # Such that three iterations exchange fakes.
+    recipes.TABLE["cyclegan"] = replace(table["cyclegan"], pool_size=1)
     if case.endswith("d_not_frozen"):
         loss_modules.frozen = lambda *nets: frozen(
             *[net for net in nets if not isinstance(net, Discriminator)]
         )
     if case == "e_stepped_by_references":
         wrong = recipes.REFERENCE._replace(trains=("G", "E"))
-        recipes.TABLE["f"] = replace(recipe, guides=(recipes.LATENT, wrong))
+        recipes.TABLE["f"] = replace(table["f"], guides=(recipes.LATENT, wrong))
     try:
         yield
     finally:
-        loss_modules.frozen, recipes.TABLE["f"] = frozen, recipe
+        loss_modules.frozen = frozen
+        recipes.TABLE.update(table)
 
 
 def begin(options, world, saved=None):
     """Return the training state and its engine, initialised or restored, as the trainer does."""
     config = configs.parse([*BASE, *options])
-    labels = domain_labels(["a", "b", "c"])
+    spec = recipes.resolve(config)
+    labels = domain_labels(["a", "b"] if spec.recipe.takes_pairs else ["a", "b", "c"])
     landmarks = tiny_landmarks() if config.model.w_hpf else None
-    return trainer.initialise(recipes.resolve(config), labels, world, saved, landmarks)
+    return trainer.initialise(spec, labels, world, saved, landmarks)
 
 
 def iterate(training, engine, world, steps, infinite=None):
@@ -133,8 +140,9 @@ def iterate(training, engine, world, steps, infinite=None):
     """
     size = BATCH // world.size
     local = slice(world.rank * size, (world.rank + 1) * size)
+    make = make_pairs if training.spec.recipe.takes_pairs else make_batch
     for step in steps:
-        global_batch = make_batch(step, BATCH)
+        global_batch = make(step, BATCH)
         batch = type(global_batch)(*(t if t is None else t[local] for t in global_batch))
         batch = batch.to(world.device, training.dtype)
         if step == infinite and world.is_main:
@@ -179,7 +187,8 @@ def main():
         if snapshot:
             averages = {f"ema.{name}": value for name, value in snapshot.ema.items()}
             averages["all_reduces"] = torch.tensor(all_reduces)
-            save_file(snapshot.networks | averages, Path(out) / f"{case}.safetensors")
+            pool = {f"pool.{name}": value for name, value in snapshot.pool.items()}
+            save_file(snapshot.networks | averages | pool, Path(out) / f"{case}.safetensors")
     world.close()
 
 

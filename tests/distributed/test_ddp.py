@@ -52,3 +52,15 @@ def test_a_run_resumes_with_another_number_of_processes(train, tmp_path, one):
     train(run, *FLOAT64[:2], "--steps", "2", processes=2)
     train(run, *FLOAT64)
     assert_close(run, one, tolerance=1e-9)
+
+
+@pytest.mark.slow
+def test_a_run_with_pools_of_fakes_resumes_with_another_number_of_processes(train, tmp_path):
+    one, run = tmp_path / "one", tmp_path / "run"
+    options = (*FLOAT64[:2], "--recipe", "cyclegan", "--data.pair", "[cat, dog]", "--steps")
+    train.here(one, *options, "4")
+    train(run, *options, "2", processes=2)
+    train(run, *options, "3")
+    train(run, *options, "4", processes=2)
+    assert_close(run, one, tolerance=1e-9)
+    assert tensors(run)["pool/images"][:, :4].flatten(2).any(2).all()

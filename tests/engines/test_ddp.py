@@ -42,8 +42,11 @@ def make_state_engine_batch(world, device, *options):
 
 @pytest.mark.parametrize(
     "options",
-    [("--precision", "float32"), ("--precision", "float16"), ("--model.w_hpf", "1")],
-)
+    [
+        ("--precision", "float32"), ("--precision", "float16"), ("--model.w_hpf", "1"),
+        ("--recipe", "cyclegan"),
+    ],
+)  # fmt: skip
 def test_an_iteration_never_reads_from_the_device(world, monkeypatch, options):
     """On the meta device every read (`.item()`, a comparison, a copy to the host) raises.
 
@@ -115,7 +118,7 @@ def test_restored_moments_have_the_memory_layout_of_their_weights(world):
     state.objective.iterate(engine, [batch], step=0)
     saved = state.snapshot(engine, keep=True)
     restored, restored_engine, _ = make_state_engine_batch(world, "cpu", *channels_last)
-    restored.restore_optimizers(restored_engine, saved)
+    restored.restore_shares(restored_engine, saved)
     weight = restored.networks["G"].encoder[0].conv1.weight
     assert not weight.is_contiguous()
     moment = restored.optimizers["G"].state[weight]["exp_avg"]

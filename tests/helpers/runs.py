@@ -7,9 +7,10 @@ from stargan_dist.runs import checkpoint as checkpoints
 
 
 def tensors(run, selector="latest"):
-    """Return every tensor of a checkpoint by name: networks, averages and optimizers."""
+    """Return every tensor of a checkpoint by name: networks, averages, optimizers, pool."""
     state = checkpoints.find(str(run), selector).state()
     kinds = {"networks": state.networks, "ema": state.ema, "optimizers": state.optimizers}
+    kinds["pool"] = state.pool
     return {f"{kind}/{k}": v for kind, named in kinds.items() for k, v in named.items()}
 
 

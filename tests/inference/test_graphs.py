@@ -21,7 +21,7 @@ from tests.helpers.models import tiny_model
 TOLERANCE = 1e-4  # of images in [-1, 1] in float32, by other kernels
 ALL = {"translate", "encoder", "decoder", "mapping", "style_encoder"}
 GRAPHS = dict.fromkeys(TABLE, ALL) | {
-    "stargan": {"translate"}, "a": {"translate"}, "b": {"translate"},
+    "cyclegan": {"translate"}, "stargan": {"translate"}, "a": {"translate"}, "b": {"translate"},
     "c": {"translate", "encoder", "decoder"}, "c_acgan": {"translate", "encoder", "decoder"},
     "d": {"translate", "encoder", "decoder"},
 }  # fmt: skip

@@ -14,7 +14,7 @@ from stargan_dist.nets.blocks import HighPass
 from stargan_dist.nets.fan import FAN
 from stargan_dist.runs.checkpoint import tensors_of_network
 from tests.helpers.fan import heat_maps, plain_masks
-from tests.helpers.models import tiny_landmarks
+from tests.helpers.models import tiny_landmarks, tiny_model
 from tests.models import networks_of_authors as theirs
 
 CASES = {  # image size, domains, w_hpf
@@ -267,3 +267,5 @@ def test_models_that_their_programs_cannot_represent_are_refused(tmp_path, conte
             authors.to_state_dicts(replace(model, config=config))
     with pytest.raises(UserError, match="the published landmark network alone"):
         authors.to_state_dicts(replace(model, landmarks=tiny_landmarks()))
+    with pytest.raises(UserError, match="StarGAN v2 alone, not those of recipe cyclegan: export"):
+        authors.to_state_dicts(tiny_model("cyclegan", ["a", "b"]))

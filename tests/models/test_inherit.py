@@ -82,6 +82,15 @@ def test_labels_that_g_takes_must_be_the_same():
         start(model, NEW, recipe="c")
 
 
+def test_networks_of_the_same_pair_are_taken_whole():
+    model = tiny_model("cyclegan", ["bear", "cat"])
+    found, _ = start(model, ["bear", "cat"], recipe="cyclegan")
+    assert {*found.tensors} == {*model.tensors}
+    for other in (["cat", "bear"], ["bear", "fox"]):
+        with pytest.raises(UserError, match="bear, cat, and G of recipe cyclegan takes the label"):
+            start(model, other, recipe="cyclegan")
+
+
 def test_the_same_labels_are_taken_whole_in_another_recipe():
     model = tiny_model("f")
     found, _ = start(model, model.labels.names, recipe="f_mode_seeking")

@@ -80,6 +80,13 @@ def make_batch(seed, size=4):
     return Batch(x, y, x_ref, x_ref2, y_trg, z, z2, mix)
 
 
+def make_pairs(seed, size=4):
+    """Return a random batch of pairs of 2 domains, each in a random order. See `make_batch`."""
+    rng = torch.Generator().manual_seed(seed + 1000)
+    y = torch.cat([torch.randperm(2, generator=rng) for _ in range(size // 2)])
+    return make_batch(seed, size)._replace(y=y, y_trg=1 - y)
+
+
 def make_objective(nets, weights=None, masks=no_masks):
     """Return the objective of StarGAN v2 for its networks. weights: a LossConfig."""
     recipe = recipes.resolve(Config(recipe="f", loss=weights or LossConfig())).recipe

@@ -15,7 +15,7 @@ from stargan_dist.objectives import losses, recipes
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipe import Term
 from stargan_dist.training.train_state import build_optimizers
-from tests.objectives.test_objective import SingleProcessEngine, make_batch
+from tests.objectives.test_objective import SingleProcessEngine, make_batch, make_pairs
 
 MODEL = ModelConfig(
     image_size=32, base_width=4, max_width=8, style_dim=6, latent_dim=5, mapping_dim=7
@@ -29,9 +29,15 @@ def make_config(name, **loss):
     return Config(recipe=name, model=MODEL, loss=LossConfig(ds_iter=DS_ITER, **loss))
 
 
-def make_objective(name, labels=LABELS):
+def labels_of(recipe):
+    """Return the labels of the tests of a recipe."""
+    return domain_labels(["a", "b"]) if recipe.takes_pairs else LABELS
+
+
+def make_objective(name, labels=None):
     """Return the objective of a recipe, its networks and its optimizers."""
     recipe = recipes.resolve(make_config(name)).recipe
+    labels = labels or labels_of(recipe)
     torch.manual_seed(0)
     networks = recipe.build_networks(labels, MODEL)
     for network in networks.values():
@@ -55,12 +61,12 @@ def changed_networks(before, after):
 
 def make_recipe_batch(recipe, step):
     """Return the batch of a step, with references only if the recipe uses them."""
-    batch = make_batch(step)
+    batch = make_pairs(step) if recipe.takes_pairs else make_batch(step)
     return batch if recipe.uses_references else batch._replace(x_ref=None, x_ref2=None)
 
 
 def test_every_recipe_has_a_literal_iteration():
-    assert set(RECIPES) == recipes.TABLE.keys()
+    assert {*RECIPES, "cyclegan"} == recipes.TABLE.keys()  # cyclegan: test_cyclegan.py
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -88,7 +94,7 @@ def test_the_iteration_equals_the_literal_one(name):
     assert has_generator_steps
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", recipes.TABLE)
 def test_each_phase_produces_gradients_only_for_the_networks_that_it_trains(name):
     """All weights of these networks have a nonzero gradient. Biases before an instance norm have
     none, and are not tested."""
@@ -189,7 +195,7 @@ def test_the_configuration_overrides_the_recipe():
 
 
 def test_a_resolved_configuration_has_all_numbers_and_resolves_to_itself():
-    for name in RECIPES:
+    for name in recipes.TABLE:
         resolved = recipes.resolve(make_config(name)).config
         assert recipes.resolve(resolved).config == resolved
         assert None not in vars(resolved.optim).values()
@@ -202,7 +208,7 @@ def test_a_resolved_configuration_has_all_numbers_and_resolves_to_itself():
     assert recipes.resolve(make_config("c")).config.loss == expected
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", recipes.TABLE)
 def test_a_run_spec_resolves_to_itself(name):
     spec = recipes.resolve(replace(make_config(name, cyc=2.5), precision="bfloat16"))
     assert isinstance(spec, recipes.RunSpec)
@@ -221,7 +227,7 @@ def test_a_run_spec_resolves_to_itself(name):
     [
         (
             Config(recipe="g"),
-            "recipe: g is not one of stargan, a, b, c, c_acgan, d, e, f, f_mode_seeking",
+            "recipe: g is not one of cyclegan, stargan, a, b, c, c_acgan, d, e, f, f_mode_seeking",
         ),
         (make_config("a", ds=1.0), "loss.ds: recipe a has no such term"),
         (make_config("f", cls=1.0), "loss.cls: recipe f has no such term"),
@@ -240,22 +246,15 @@ def test_stargan_and_stargan_v2_have_the_numbers_of_the_papers():
     assert {t.name: t.weight for t in (*v1.discriminator_terms, *v1.generator_terms)} == {
         "real": 1, "fake": 1, "reg": 10, "cls": 1, "adv": 1, "cyc": 10,
     }  # fmt: skip
-    assert (v1.discriminator_steps, v1.permute_labels, v1.uses_references, v1.crop_probability) == (
-        5,
-        True,
-        False,
-        0,
-    )
+    assert (v1.discriminator_steps, v1.targets, v1.uses_references) == (5, "permuted", False)
+    assert (v1.crop.probability, v1.pool_size, v1.generator_first) == (0, 0, False)
     assert (v1.optim.lr, v1.optim.betas, v1.optim.weight_decay) == (1e-4, (0.5, 0.999), 0)
     assert (v1.optim.decay_begin, v1.optim.decay_end, v1.optim.ema) == (100_000, 200_000, 0)
     assert {t.name: t.weight for t in v2.generator_terms} == {"adv": 1, "sty": 1, "ds": 1, "cyc": 1}
     assert [guide.trains for guide in v2.guides] == [("G", "F", "E"), ("G",)]
-    assert (v2.discriminator_steps, v2.permute_labels, v2.uses_references, v2.crop_probability) == (
-        1,
-        False,
-        True,
-        0.5,
-    )
+    assert (v2.discriminator_steps, v2.targets, v2.uses_references) == (1, "drawn", True)
+    assert v2.crop == (0.5, (0.8, 1.0), (0.9, 1.1))
+    assert (v2.pool_size, v2.generator_first) == (0, False)
 
 
 def test_the_mode_seeking_loss_falls_as_images_move_apart():

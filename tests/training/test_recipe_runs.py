@@ -1,5 +1,7 @@
 """Runs of all recipes: resuming, learning rates, saved weights of terms, averages."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,12 +14,17 @@ from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.training.train_state import TrainState
 from stargan_dist.training.trainer import FINISHED, train
 from tests.conftest import SMOKE
-from tests.helpers.runs import assert_same_bits, scalars
+from tests.helpers.runs import assert_same_bits, scalars, tensors
 
 CPU = torch.device("cpu")
 OTHERS = [name for name in recipes.TABLE if name != "f"]  # many tests train f
 # With G in every fifth iteration, with labels and latents, with two guides.
 QUICK = {"stargan", "d", "f_mode_seeking"}
+
+
+def pair_of(name):
+    """Return the options that name two domains for recipes that take pairs."""
+    return ("--data.pair", "[dog, cat]") if recipes.TABLE[name].takes_pairs else ()
 
 
 def make_config(run, shards, *options):
@@ -36,7 +43,7 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(shards, tmp_path, na
     """The run stops after three steps: before G steps, in recipes where it steps in every fifth
     iteration, and while learning rates decay."""
     decay = ("--optim.decay_begin", "2", "--optim.decay_end", "9")
-    options = ("--recipe", name, "--steps", "6", *decay)
+    options = ("--recipe", name, "--steps", "6", *decay, *pair_of(name))
     uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
     assert train(make_config(uninterrupted, shards, *options)) == FINISHED
     for steps in ("3", "6"):
@@ -46,6 +53,21 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(shards, tmp_path, na
     x, y, z = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]), torch.randn(2, 16)
     assert translator.from_latents(x, y, z).isfinite().all()
     assert set(translator.networks) == set(recipes.TABLE[name].style.networks) | {"G"}
+
+
+def test_a_run_resumes_with_its_pool_of_fakes(shards, tmp_path, monkeypatch):
+    """It stops in the fourth iteration, and the pools of two fakes are full after two."""
+    small = replace(recipes.TABLE["cyclegan"], pool_size=2)
+    monkeypatch.setitem(recipes.TABLE, "cyclegan", small)
+    uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
+    options = ("--recipe", "cyclegan", *pair_of("cyclegan"))
+    assert train(make_config(uninterrupted, shards, *options, "--steps", "7")) == FINISHED
+    for steps in ("4", "7"):
+        assert train(make_config(resumed, shards, *options, "--steps", steps)) == FINISHED
+    assert_same_bits(resumed, uninterrupted)
+    images = tensors(resumed)["pool/images"]
+    assert images.shape == (4, 2, 3, 32, 32)
+    assert images.flatten(2).any(2).all()
 
 
 def test_a_run_stopped_between_two_lazy_steps_resumes_with_the_same_bits(shards, tmp_path):
@@ -77,7 +99,7 @@ def test_a_checkpoint_holds_the_numbers_of_its_recipe(shards, tmp_path):
     train(make_config(run, shards, "--recipe", "a", "--steps", "1"))
     saved = checkpoints.find(str(run)).manifest.config
     assert saved["loss"] == {
-        "reg": 10.0, "cls": 1.0, "sty": None, "cyc": 10.0, "ds": None, "ms": None,
+        "reg": 10.0, "cls": 1.0, "sty": None, "cyc": 10.0, "idt": None, "ds": None, "ms": None,
         "ds_iter": 6,
     }  # fmt: skip
     assert (saved["optim"]["betas"], saved["optim"]["weight_decay"]) == ([0.5, 0.999], 1e-4)

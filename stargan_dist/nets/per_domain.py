@@ -1,0 +1,60 @@
+"""A network for each domain, where others share one network or its trunk."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class PerDomain(nn.ModuleList):
+    """K networks of one form. Each sample passes through the network of its domain.
+
+    The cost does not grow with K. In training mode, a batch must have equally many samples of each
+    domain, in any order: recipes that take pairs do (`Recipe.takes_pairs`). All shapes are then
+    known beforehand, so nothing is read from the device; and every network takes part in every
+    pass on every rank, as the collectives of DDP and of ZeRO 3 require. In evaluation mode any
+    labels are accepted. In exported graphs, which cannot depend on labels, every network computes
+    every sample.
+
+    Args:
+        num_domains: K.
+        build: builds the network of one domain.
+    """
+
+    def __init__(self, num_domains: int, build: Callable[[], nn.Module]) -> None:
+        super().__init__(build() for _ in range(num_domains))
+
+    def forward(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+        """Apply the networks.
+
+        Args:
+            x: (B, …).
+            y: domains, int64 (B,).
+            options: passed to every network.
+
+        Returns:
+            The outputs (B, …), in the order of x.
+        """
+        if torch.compiler.is_exporting():
+            return _select([network(x, **options) for network in self], y)
+        order = y.argsort(stable=True)
+        parts = x.index_select(0, order).split(self._sizes(y))
+        outputs = [net(x, **options) for net, x in zip(self, parts, strict=True) if len(x)]
+        return torch.cat(outputs).index_select(0, order.argsort())
+
+    def _sizes(self, y: Tensor) -> list[int]:
+        """Return the number of samples of each domain."""
+        if self.training:
+            return [len(y) // len(self)] * len(self)
+        sizes: list[int] = y.bincount(minlength=len(self)).tolist()
+        return sizes
+
+
+def _select(outputs: list[Tensor], y: Tensor) -> Tensor:
+    """Return the output of each sample's domain."""
+    selected = outputs[0]
+    for domain, output in enumerate(outputs[1:], start=1):
+        is_of_domain = (y == domain).view(-1, *[1] * (output.dim() - 1))
+        selected = torch.where(is_of_domain, output, selected)
+    return selected
