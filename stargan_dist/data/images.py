@@ -48,9 +48,7 @@ class NumberedImages(NamedTuple):
 class LoadedImages(Dataset[NumberedImages]):
     """The images of a set, resized to `size`, for one pass over `batches`."""
 
-    def __init__(
-        self, image_set: ImageSet, size: int, batches: Sequence[Sequence[int]]
-    ) -> None:
+    def __init__(self, image_set: ImageSet, size: int, batches: Sequence[Sequence[int]]) -> None:
         self.image_set, self.size, self.batches = image_set, size, batches
         self._in_order: Iterator[Location] | None = None  # of this loader process
 

@@ -143,7 +143,9 @@ def large(animals, tmp_path_factory):
 def load(url, workers, start_method="fork", images_read=12):
     reader, options = open_split(url), {"start_method": start_method, "pin_memory": False}
     batches = [[i] for i in range(images_read)]
-    with closing(load_images(domain_images(reader, 1), 32, batches, workers=workers, **options)) as loaded:
+    with closing(
+        load_images(domain_images(reader, 1), 32, batches, workers=workers, **options)
+    ) as loaded:
         return torch.cat([batch.images for batch in loaded])
 
 

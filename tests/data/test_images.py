@@ -28,7 +28,9 @@ def test_images_equal_those_of_load_split(shards, monkeypatch, workers):
     reader = ShardReader(shards, read_index(shards), "train")
     split = load_split(reader, 32)
     options = {"workers": workers, "start_method": "fork", "pin_memory": False}
-    with closing(load_images(domain_images(reader, 1), 32, rank_batches(9, 4, 0, 1), **options)) as loaded:
+    with closing(
+        load_images(domain_images(reader, 1), 32, rank_batches(9, 4, 0, 1), **options)
+    ) as loaded:
         batches = list(loaded)
     assert [batch.first for batch in batches] == [0, 4, 8]
     loaded_images = torch.cat([batch.images for batch in batches])
