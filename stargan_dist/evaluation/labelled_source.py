@@ -99,7 +99,7 @@ def _key(reader: ShardReader, space: LabelSpace) -> dict[str, Any]:
     """Return what determines the labels of a data source, in keys of the cache."""
     return {
         "data": reader.index.fingerprint,
-        "columns": space.columns,
+        "columns": list(space.columns),
         "binary": space.binary,
         "category": space.key,
     }
