@@ -188,8 +188,6 @@ class Labels:
         Args:
             y: label of the image, int64 () or float (vector_dim,).
         """
-        if self.by_domain:
-            return [(name, y.new_tensor(i)) for i, name in enumerate(self.spaces[0].columns)]
         names = iter(self.names)
         return [
             (next(names), self.target(y, source_index, i))
@@ -204,7 +202,12 @@ class Labels:
             y: label of the image, float (vector_dim,).
             source_index: the data source of the column.
             column: the number of the column among those of its source.
+
+        Returns:
+            int64 () if the labels are domains, else float (vector_dim,).
         """
+        if self.by_domain:
+            return torch.tensor(column, device=y.device)
         known = self._known_columns(y, source_index)
         columns = _target_columns(self.spaces[source_index], known, column)
         return y.new_tensor(self.vector(source_index, columns))

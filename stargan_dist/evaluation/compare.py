@@ -119,8 +119,5 @@ def _columns(group: dict[str, Any]) -> list[str]:
 
 
 def _published_rows(group: dict[str, Any]) -> list[Published]:
-    """Return the published means that have a metric in common with a group."""
-    if (protocol_variant(group), group["image_size"]) != ("paper", 256):
-        return []
-    measured = {name for row in group["rows"] for name in row["means"]}
-    return [paper for paper in PAPER if measured & paper.means.keys() - {"fid_real"}]
+    """Return the published means that are comparable with a group."""
+    return PAPER if (protocol_variant(group), group["image_size"]) == ("paper", 256) else []

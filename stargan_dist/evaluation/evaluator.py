@@ -28,6 +28,7 @@ from stargan_dist.evaluation.domain_suite import DomainSuite
 from stargan_dist.evaluation.label_suite import LabelSuite
 from stargan_dist.evaluation.labelled_source import LabelledSource, load_source
 from stargan_dist.evaluation.metrics.statistics import Statistics, distances
+from stargan_dist.evaluation.protocols import between_domains
 from stargan_dist.evaluation.results import Result, Row
 from stargan_dist.evaluation.suite import Suite
 from stargan_dist.evaluation.tasks import REAL, Task
@@ -98,7 +99,7 @@ class Evaluator:
             )
 
     def _suite(self, translator: TrainedModel, seed: int) -> Suite:
-        if translator.labels.by_domain:
+        if between_domains(self.config.evaluation, self.collector.sources["train"]):
             return DomainSuite(self.collector, translator, seed)
         return LabelSuite(self.collector, self._labelled_sources, translator, seed)
 

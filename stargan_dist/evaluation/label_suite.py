@@ -62,7 +62,7 @@ class LabelSuite(Suite):
         self._latest: tuple[LabelTarget, Lazy[Statistics]] | None = None
 
     def header(self) -> dict[str, Any]:
-        classifiers = {f"classifier_{s.space.name}": s.description for s in self.labelled}
+        classifiers = {f"classifier_{s.name}": s.description for s in self.labelled}
         guides = {task.guide for task in self.tasks}
         return {
             "guides": [guide for guide in (LABEL, JOINT, REAL) if guide in guides],
@@ -72,7 +72,7 @@ class LabelSuite(Suite):
         }
 
     def names(self, task: Task) -> tuple[str, str, str]:
-        return task.guide, self.labelled[task.source].space.name, self.targets[task.target].name
+        return task.guide, self.labelled[task.source].name, self.targets[task.target].name
 
     def sources(self, task: Task) -> ImageSet:
         target, source = self.targets[task.target], self.labelled[task.source]
@@ -105,7 +105,7 @@ class LabelSuite(Suite):
     def _measure_real(self, target: LabelTarget) -> Collected:
         """Measure the validation images that have a target label."""
         real = self._real("val", target)
-        name = self.labelled[target.source].space.name
+        name = self.labelled[target.source].name
         if not len(real.images.numbers):
             raise UserError(f"{name} has no validation images with {target.name}")
         ratings = self.collector.rate_real(real, partial(self._rate, target))
@@ -131,11 +131,11 @@ class LabelSuite(Suite):
         z = torch.from_numpy(np.concatenate(drawn))
         y_trg = torch.stack([self._target_label(task, int(sources.numbers[i])) for i in positions])
         return self.translator.condition_on_latents(
-            z.to(device, dtype, non_blocking=True), y_trg.to(device, dtype, non_blocking=True)
+            z.to(device, dtype, non_blocking=True), y_trg.to(device, non_blocking=True)
         )
 
     def _target_label(self, task: Task, number: int) -> Tensor:
-        """Return the label (vector_dim,) that the validation image of a number is translated to."""
+        """Return the label that the validation image with a number is translated to."""
         columns = self.labelled[task.source].columns["val"][number]
         y = torch.from_numpy(self.labels.vector(task.source, columns))
         target = self.targets[task.target]

@@ -54,6 +54,11 @@ class LabelledSource:
     classifier: Classifier
     description: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """The name of the data source in results."""
+        return self.space.name or "data"
+
     def images(self, split: str, column: int, value: int, name: str) -> RealImages:
         """Return the images with a value in a column.
 
@@ -136,8 +141,9 @@ def _read_share(collector: Collector, sources: DataSources, number: int) -> np.n
             if collector.should_stop():
                 break
             locations = [images.locate(position) for position in positions]
-            vectors = torch.stack(sources.labels_in_order(number, locations))
-            columns.append(vectors[:, labels.column_slice(number)].numpy().astype(np.uint8))
+            y = torch.stack(sources.labels_in_order(number, locations))
+            vectors = labels.to_vectors(y, torch.float32)[:, labels.column_slice(number)]
+            columns.append(vectors.numpy().astype(np.uint8))
             progress.update(len(positions))
     return np.concatenate(columns)
 

@@ -49,7 +49,7 @@ class MetricSet:
             protocol's own weights.
         classifier: the form of the classifiers that find labels in translations.
         diversity: (S, n, 3, H, H) in [-1, 1] -> (S,), the mean distance of n outputs. None where
-            the labels are not domains.
+            single labels are measured.
     """
 
     protocol: str
@@ -69,6 +69,11 @@ class MetricSet:
         return dataclasses.replace(self, diversity=diversity, names=names, extractors=extractors)
 
 
+def between_domains(config: EvaluationConfig, sources: DataSources) -> bool:
+    """Return True if translation between domains is measured, False if that to single labels."""
+    return sources.labels.by_domain and not config.labels
+
+
 def _pretrained_metrics(
     inception_file: WeightsFile,
     network: type[PaperInception] | type[TensorFlowInception],
@@ -78,7 +83,7 @@ def _pretrained_metrics(
     _cache: TensorCache,
 ) -> MetricSet:
     files = {inception_file: config.inception_weights}
-    if sources.labels.by_domain:
+    if between_domains(config, sources):
         files[ALEXNET] = config.alexnet_weights
     # Rank 0 loads for all: other nodes may have neither internet access nor a shared disk.
     inception, *others = world.broadcast_from_main(
@@ -137,7 +142,7 @@ def _demo_metrics(
         {"features": description},
         DEMO_CLASSIFIER,
     )
-    if not labels.by_domain:
+    if not between_domains(config, sources):
         return metrics
     return metrics.with_diversity(demo_network.DemoDiversity(network), "demo_lpips", description)
 

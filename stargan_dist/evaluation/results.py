@@ -23,13 +23,15 @@ TaskNames = tuple[str, str, str]  # guide, source, target
 def protocol_variant(result: Mapping[str, Any]) -> str:
     """Return the protocol of a result, followed by its deviations from the standard form.
 
-    Deviations are the precision, unless it is float32, and the first digits of the hashes of
-    weights that are not the published ones: `paper`, `paper-bfloat16`, `paper-d525997a`.
+    Deviations are `labels`, if single labels were measured, the precision, unless it is float32,
+    and the first digits of the hashes of weights that are not the published ones: `paper`,
+    `paper-labels`, `paper-bfloat16`, `paper-d525997a`.
     """
+    labels = ["labels"] if "diversity" not in result["extractors"] else []
     precision = [result["precision"]] if result["precision"] != "float32" else []
     extractors = result["extractors"].values()
     custom_weights = {e["sha256"][:8] for e in extractors if not e["official"]}
-    return "-".join([result["protocol"], *precision, *sorted(custom_weights)])
+    return "-".join([result["protocol"], *labels, *precision, *sorted(custom_weights)])
 
 
 def result_url(run: str, header: Mapping[str, Any]) -> str:

@@ -133,6 +133,22 @@ def test_errors_equal_those_of_a_literal_implementation(config):
             assert errors[evaluation.suite.names(task)] == literal
 
 
+def test_labels_that_are_domains_are_measured_on_request(config, data, cache):
+    """The results of the two kinds of tasks do not replace each other."""
+    one = labelled.config(data, Path(config.run), names=("bars",))
+    between_domains = evaluate(one, Painter)
+    assert between_domains["guides"] == ["latent", "real"]
+    by_label = dataclasses.replace(one.evaluation, labels=True)
+    result = evaluate(dataclasses.replace(one, evaluation=by_label), Painter)
+    assert {(r["guide"], r["target"]): r[ERROR] for r in result["rows"]} == {
+        (guide, target): 0.0 for guide in (LABEL, REAL) for target in labelled.BARS
+    }
+    assert evaluate(one, Painter) == between_domains
+    assert storage.list_names(storage.join(config.run, "Painter", "evaluation")) == [
+        "demo", "demo-labels",
+    ]  # fmt: skip
+
+
 def record_steps(monkeypatch):
     """Return a list that collects the steps of classifiers from now on."""
     steps, step = [], ClassifierTraining.step
@@ -185,7 +201,9 @@ def test_a_stopped_evaluation_resumes_with_the_remaining_tasks(config, monkeypat
     batches = record_sources(monkeypatch)
     with pytest.raises(Stopped):
         evaluate(config, Copier, lambda: len(batches) >= stop_after)
-    url = storage.join(config.run, "Copier", "evaluation", "demo", "step_00000007_seed_0.json")
+    url = storage.join(
+        config.run, "Copier", "evaluation", "demo-labels", "step_00000007_seed_0.json"
+    )
     stopped = scores.read_result(url)
     assert (stopped is None) == (stop_after == 0)
     del batches[:]
@@ -240,7 +258,7 @@ def test_shards_with_other_labels_are_rejected(config, data):
 def test_results_are_shown_and_compared(config):
     for kind in (Painter, Copier):
         result = evaluate(config, kind)
-    assert "outputs per source" in report.headline(result)
+    assert "1 output per source" in report.headline(result)
     assert "small classifier of real images" in report.headline(result)
     table = report.table(result)
     assert "tiles → bright=1" in table
