@@ -249,11 +249,6 @@ def test_either_shards_or_sources_must_be_given():
         parse_sources({"a b": FACES})
 
 
-def test_evaluations_require_domains():
-    with pytest.raises(UserError, match=r"evaluation\.every: .* leave it at 0"):
-        parse_sources({"faces": FACES}, "--evaluation.every", "5")
-
-
 def test_a_resumed_run_may_change_the_shards_of_a_source_and_nothing_else():
     saved = parse_sources({"a": FACES})
     configs.check_resumable(saved, parse_sources({"a": FACES | {"shards": "elsewhere"}}), "r")
