@@ -107,6 +107,7 @@ schedules: $(DEMO)/shards/index.json
 
 joint: $(READY)
 	$(BIN)/python experiments/joint.py
+	$(LAUNCH) -m stargan_dist.evaluate --run build/joint/run --protocol demo
 
 clean:
 	rm -rf build

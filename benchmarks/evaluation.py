@@ -187,6 +187,7 @@ def literal_task(
                 save_image((output + 1) / 2, files[-1])
             group.append(output)
         with clock("lpips"):
+            assert networks.diversity is not None
             package = cast(nn.Module, networks.diversity.package)
             pairs = [package(a, b) for a, b in combinations(group, 2)]
             lpips.append(torch.stack(pairs).mean())
@@ -249,6 +250,7 @@ def project(config: Config, translator: TrainedModel, world: World, clock: Clock
 
     timed_evaluator = evaluator.Evaluator(config, world)
     networks = timed_evaluator.collector.metrics
+    assert networks.diversity is not None
     networks.features.forward = clock.timed("features", networks.features.forward)
     networks.diversity.forward = clock.timed("lpips", networks.diversity.forward)
     translate = clock.timed("generation", TrainedModel.translate)

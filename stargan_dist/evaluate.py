@@ -49,6 +49,10 @@ def parse_args() -> argparse.Namespace:
     overrides = parser.add_argument_group("overrides of the run's configuration (evaluation.*)")
     overrides.add_argument("--protocol", choices=("paper", "clean", "demo"))
     overrides.add_argument(
+        "--labels", action="store_true", default=None,
+        help="classification errors of single labels, where the labels are domains as well",
+    )  # fmt: skip
+    overrides.add_argument(
         "--precision", choices=("float32", "bfloat16"), help="precision of the generator"
     )
     overrides.add_argument("--cache", help="folder or URL for the statistics of real images")

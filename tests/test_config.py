@@ -272,11 +272,6 @@ def test_a_pair_belongs_to_a_single_dataset_and_is_fixed_for_a_run():
         configs.check_resumable(saved, configs.parse([*REQUIRED, "--data.pair", "[dog, cat]"]), "r")
 
 
-def test_evaluations_require_domains():
-    with pytest.raises(UserError, match=r"evaluation\.every: .* leave it at 0"):
-        parse_sources({"faces": FACES}, "--evaluation.every", "5")
-
-
 def test_a_resumed_run_may_change_the_shards_of_a_source_and_nothing_else():
     saved = parse_sources({"a": FACES})
     configs.check_resumable(saved, parse_sources({"a": FACES | {"shards": "elsewhere"}}), "r")

@@ -280,6 +280,9 @@ class EvaluationConfig:
     """Compute dtype of the generator. Feature extractors always compute in float32."""
     cache: str = ""
     """Folder or URL for the statistics of real images; empty: beside the shards."""
+    labels: bool = False
+    """Measure translation to single labels, by a classifier of real images, where the labels are
+    domains as well. Attributes and the labels of several data sources are always measured so."""
     inception_weights: str = ""
     """File or URL of the weights of the Inception network; empty: download them."""
     alexnet_weights: str = ""

@@ -57,9 +57,6 @@ def _training_rules(config: Config) -> list[Rule]:
         (not optim.decay_end or config.steps <= optim.decay_end,
          f"steps: learning rates reach 0 at step {optim.decay_end} (optim.decay_end); "
          "reduce steps or raise optim.decay_end"),
-        (config.data.by_domain or not config.evaluation.every,
-         "evaluation.every: evaluation measures translation between domains, and data.sources has "
-         "other labels; leave it at 0 and look at the sample grids"),
     ]  # fmt: skip
 
 

@@ -44,6 +44,10 @@ class LabelSpace:
         """True if a sample's domain determines its label."""
         return not (self.binary or self.key)
 
+    def group_of(self, column: str) -> tuple[str, ...]:
+        """Return the group of exclusive attributes that one belongs to; () without a group."""
+        return next((group for group in self.exclusive if column in group), ())
+
     def encode(self, attributes: Mapping[str, Any], domain: str) -> np.ndarray:
         """Encode a sample's label in this space: float32 (number of columns,) of 0 and 1.
 
@@ -184,16 +188,29 @@ class Labels:
         Args:
             y: label of the image, int64 () or float (vector_dim,).
         """
+        names = iter(self.names)
+        return [
+            (next(names), self.target(y, source_index, i))
+            for source_index, space in enumerate(self.spaces)
+            for i in range(len(space.columns))
+        ]
+
+    def target(self, y: Tensor, source_index: int, column: int) -> Tensor:
+        """Return the label of the target that changes one column of an image's label.
+
+        Args:
+            y: label of the image, float (vector_dim,).
+            source_index: the data source of the column.
+            column: the number of the column among those of its source.
+
+        Returns:
+            int64 () if the labels are domains, else float (vector_dim,).
+        """
         if self.by_domain:
-            return [(name, y.new_tensor(i)) for i, name in enumerate(self.spaces[0].columns)]
-        targets = []
-        for source_index, space in enumerate(self.spaces):
-            known = self._known_columns(y, source_index)
-            begin = self.column_slice(source_index).start
-            for i in range(len(space.columns)):
-                c = y.new_tensor(self.vector(source_index, _target_columns(space, known, i)))
-                targets.append((self.names[begin + i], c))
-        return targets
+            return torch.tensor(column, device=y.device)
+        known = self._known_columns(y, source_index)
+        columns = _target_columns(self.spaces[source_index], known, column)
+        return y.new_tensor(self.vector(source_index, columns))
 
     def _known_columns(self, y: Tensor, source_index: int) -> np.ndarray:
         """Return the columns of a source in an image's label; zeros for images of other sources."""
@@ -239,11 +256,11 @@ def _target_columns(space: LabelSpace, known: np.ndarray, column: int) -> np.nda
     if not space.binary:
         return np.eye(len(known), dtype=np.float32)[column]
     target, name = known.copy(), space.columns[column]
-    groups = [group for group in space.exclusive if name in group]
-    if not groups:
+    group = space.group_of(name)
+    if not group:
         target[column] = 1 - target[column]
         return target
-    target[[space.columns.index(member) for member in groups[0]]] = 0
+    target[[space.columns.index(member) for member in group]] = 0
     target[column] = 1
     return target
 

@@ -118,6 +118,20 @@ class ShardReader:
         """Return the number of images of a domain."""
         return int(self._starts[domain][-1])
 
+    @cached_property
+    def _domain_starts(self) -> np.ndarray:
+        """For each domain, the number of images of the domains before it; then that of all."""
+        return np.cumsum([0, *map(self.num_images, range(len(self.index.domains)))])
+
+    def numbers(self, domain: int) -> range:
+        """Return the numbers of a domain's images in the split: domains follow each other."""
+        return range(*self._domain_starts[domain : domain + 2].tolist())
+
+    def locate_in_split(self, number: int) -> Location:
+        """Return the location of an image by its number in the split."""
+        domain = int(np.searchsorted(self._domain_starts, number, side="right")) - 1
+        return self.locate(domain, number - int(self._domain_starts[domain]))
+
     def read(self, location: Location) -> Sample:
         """Fetch one sample.
 

@@ -2,26 +2,39 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from stargan_dist.console.tables import format_table
 from stargan_dist.errors import UserError
 from stargan_dist.evaluation import report
 from stargan_dist.evaluation.results import mean_and_deviation, protocol_variant
-from stargan_dist.evaluation.tasks import LATENT, REAL, REFERENCE
+from stargan_dist.evaluation.tasks import GUIDES, REAL
 from stargan_dist.runs.scores import Result, comparison_fields, comparison_key, complete_results
 
-# arXiv 1912.01865, tables 2 and 3, 256 px: FID and LPIPS by latents, FID and LPIPS by references,
-# FID of real images.
+
+class Published(NamedTuple):
+    """Published means of a method, by the protocol `paper` at 256 px."""
+
+    dataset: str
+    method: str
+    means: dict[str, float]
+
+
+def _published(dataset: str, method: str, *figures: float) -> Published:
+    names = ("fid_latent", "lpips_latent", "fid_reference", "lpips_reference", "fid_real")
+    return Published(dataset, method, dict(zip(names, figures, strict=True)))
+
+
+# arXiv 1912.01865, tables 2 and 3.
 PAPER = [
-    ("CelebA-HQ", "StarGAN v2", (13.73, 0.4515, 23.84, 0.3880, 14.8)),
-    ("CelebA-HQ", "MUNIT", (31.4, 0.363, 107.1, 0.176, 14.8)),
-    ("CelebA-HQ", "DRIT", (52.1, 0.178, 53.3, 0.311, 14.8)),
-    ("CelebA-HQ", "MSGAN", (33.1, 0.389, 39.6, 0.312, 14.8)),
-    ("AFHQ", "StarGAN v2", (16.18, 0.4501, 19.78, 0.4315, 12.9)),
-    ("AFHQ", "MUNIT", (41.5, 0.511, 223.9, 0.199, 12.9)),
-    ("AFHQ", "DRIT", (95.6, 0.326, 114.8, 0.156, 12.9)),
-    ("AFHQ", "MSGAN", (61.4, 0.517, 69.8, 0.375, 12.9)),
+    _published("CelebA-HQ", "StarGAN v2", 13.73, 0.4515, 23.84, 0.3880, 14.8),
+    _published("CelebA-HQ", "MUNIT", 31.4, 0.363, 107.1, 0.176, 14.8),
+    _published("CelebA-HQ", "DRIT", 52.1, 0.178, 53.3, 0.311, 14.8),
+    _published("CelebA-HQ", "MSGAN", 33.1, 0.389, 39.6, 0.312, 14.8),
+    _published("AFHQ", "StarGAN v2", 16.18, 0.4501, 19.78, 0.4315, 12.9),
+    _published("AFHQ", "MUNIT", 41.5, 0.511, 223.9, 0.199, 12.9),
+    _published("AFHQ", "DRIT", 95.6, 0.326, 114.8, 0.156, 12.9),
+    _published("AFHQ", "MSGAN", 61.4, 0.517, 69.8, 0.375, 12.9),
 ]
 
 
@@ -80,19 +93,31 @@ def _title(group: dict[str, Any]) -> str:
 
 
 def _table(group: dict[str, Any]) -> str:
-    frechet, kernel, diversity = group["metrics"]
-    names = [
-        f"{metric}_{guide}" for guide in (LATENT, REFERENCE) for metric in (frechet, diversity)
-    ]
-    names += [f"{frechet}_{REAL}", f"{kernel}_{LATENT}", f"{kernel}_{REFERENCE}"]
+    names = _columns(group)
     lines = [["", "run", "step", "seeds", *(name.replace("_", " ") for name in names)]]
     for row in group["rows"]:
         seeds = len(row["seeds"])
-        cells = [report.format_mean(row["means"][name], seeds) for name in names]
+        cells = [report.format_mean(row["means"].get(name), seeds) for name in names]
         best = "*" if row["best"] else ""
         lines.append([best, row["run"], str(row["step"]), str(seeds), *cells])
-    if (protocol_variant(group), group["image_size"]) == ("paper", 256):
-        for dataset, method, figures in PAPER:
-            cells = [*map(report.format_number, figures), "–", "–"]
-            lines.append(["", f"{method}, {dataset} (paper)", "–", "–", *cells])
+    for dataset, method, means in _published_rows(group):
+        cells = [report.format_number(means.get(name)) for name in names]
+        lines.append(["", f"{method}, {dataset} (paper)", "–", "–", *cells])
     return format_table(lines, left=(0, 1))
+
+
+def _columns(group: dict[str, Any]) -> list[str]:
+    """Return the means that a table shows: those that a run or the paper has."""
+    frechet, kernel, rating = group["metrics"]
+    translated = [guide for guide in GUIDES if guide != REAL]
+    names = [f"{metric}_{guide}" for guide in translated for metric in (frechet, rating)]
+    names += [f"{metric}_{REAL}" for metric in (frechet, rating)]
+    names += [f"{kernel}_{guide}" for guide in translated]
+    measured = {name for row in group["rows"] for name, mean in row["means"].items() if mean}
+    published = {name for paper in _published_rows(group) for name in paper.means}
+    return [name for name in names if name in measured | published]
+
+
+def _published_rows(group: dict[str, Any]) -> list[Published]:
+    """Return the published means that are comparable with a group."""
+    return PAPER if (protocol_variant(group), group["image_size"]) == ("paper", 256) else []

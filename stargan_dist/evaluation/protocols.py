@@ -11,9 +11,14 @@ from safetensors.torch import save
 from torch import nn
 
 from stargan_dist.config import EvaluationConfig
-from stargan_dist.data.reader import ShardReader
+from stargan_dist.data.sources import DataSources
 from stargan_dist.distributed.world import World
 from stargan_dist.evaluation.metrics import demo_network
+from stargan_dist.evaluation.metrics.classifier import (
+    DEMO_CLASSIFIER,
+    RESNET_18,
+    ClassifierForm,
+)
 from stargan_dist.evaluation.metrics.feature_extractors import (
     PaperInception,
     TensorFlowInception,
@@ -37,20 +42,36 @@ class MetricSet:
     Attributes:
         protocol: its name.
         features: uint8 (N, 3, H, H) -> (N, num_features), for the distances between sets.
-        diversity: (S, n, 3, H, H) in [-1, 1] -> (S,), the mean distance of n outputs.
-        names: the names of the Fréchet distance, the kernel distance and the diversity. They are
-            `fid`, `kid` and `lpips` for the published weights only.
+        num_features: the length of a feature vector.
+        names: the names of the Fréchet distance, the kernel distance and, if it is measured, the
+            diversity. They are `fid`, `kid` and `lpips` for the published weights only.
         extractors: descriptions of the networks for the result file. `official` marks the
             protocol's own weights.
-        num_features: the length of a feature vector.
+        classifier: the form of the classifiers that find labels in translations.
+        diversity: (S, n, 3, H, H) in [-1, 1] -> (S,), the mean distance of n outputs. None where
+            single labels are measured.
     """
 
     protocol: str
     features: nn.Module
-    diversity: nn.Module
-    names: tuple[str, str, str]
-    extractors: dict[str, dict[str, Any]]
     num_features: int
+    names: tuple[str, ...]
+    extractors: dict[str, dict[str, Any]]
+    classifier: ClassifierForm
+    diversity: nn.Module | None = None
+
+    def with_diversity(
+        self, diversity: nn.Module, name: str, description: dict[str, Any]
+    ) -> "MetricSet":
+        """Return these metrics and a diversity."""
+        extractors = self.extractors | {"diversity": description}
+        names = (*self.names, name)
+        return dataclasses.replace(self, diversity=diversity, names=names, extractors=extractors)
+
+
+def between_domains(config: EvaluationConfig, sources: DataSources) -> bool:
+    """Return True if translation between domains is measured, False if that to single labels."""
+    return sources.labels.by_domain and not config.labels
 
 
 def _pretrained_metrics(
@@ -58,33 +79,33 @@ def _pretrained_metrics(
     network: type[PaperInception] | type[TensorFlowInception],
     config: EvaluationConfig,
     world: World,
-    _reader: ShardReader,
+    sources: DataSources,
     _cache: TensorCache,
 ) -> MetricSet:
-    files = {inception_file: config.inception_weights, ALEXNET: config.alexnet_weights}
+    files = {inception_file: config.inception_weights}
+    if between_domains(config, sources):
+        files[ALEXNET] = config.alexnet_weights
     # Rank 0 loads for all: other nodes may have neither internet access nor a shared disk.
-    inception, alexnet = world.broadcast_from_main(
+    inception, *others = world.broadcast_from_main(
         lambda: [_without_classifier(weights) for weights in load_all(files)]
     )
-    features, diversity = world.run_on_all_ranks(
-        lambda: (network(inception), alexnet_lpips(alexnet))
-    )
-
-    def metric_name(metric: str, weights: Weights) -> str:
-        return metric if weights.official else f"{metric}_{weights.sha256[:8]}"
-
-    return MetricSet(
+    metrics = MetricSet(
         config.protocol,
-        features,
-        diversity,
-        (
-            metric_name("fid", inception),
-            metric_name("kid", inception),
-            metric_name("lpips", alexnet),
-        ),
-        {"features": inception.description, "diversity": alexnet.description},
+        world.run_on_all_ranks(lambda: network(inception)),
         network.num_features,
+        (_metric_name("fid", inception), _metric_name("kid", inception)),
+        {"features": inception.description},
+        RESNET_18,
     )
+    for alexnet in others:
+        diversity = world.run_on_all_ranks(partial(alexnet_lpips, alexnet))
+        name = _metric_name("lpips", alexnet)
+        metrics = metrics.with_diversity(diversity, name, alexnet.description)
+    return metrics
+
+
+def _metric_name(metric: str, weights: Weights) -> str:
+    return metric if weights.official else f"{metric}_{weights.sha256[:8]}"
 
 
 def _without_classifier(weights: Weights) -> Weights:
@@ -94,33 +115,39 @@ def _without_classifier(weights: Weights) -> Weights:
 
 
 def _demo_metrics(
-    config: EvaluationConfig, world: World, reader: ShardReader, cache: TensorCache
+    config: EvaluationConfig, world: World, sources: DataSources, cache: TensorCache
 ) -> MetricSet:
-    key = {"what": "demo network", "version": 2, "data": reader.index.fingerprint}
+    labels = sources.labels
+    key = {"what": "demo network", "version": 3, "data": sources.fingerprint}
+    key["labels"] = labels.to_dict()
 
     def load_or_train() -> dict[str, Any]:
         state = cache.load(key)
         if state is None:
-            state = demo_network.train(reader)
+            state = demo_network.train(sources)
             cache.save(key, state)
         return state
 
     state = world.broadcast_from_main(load_or_train)
-    network = demo_network.build(len(reader.index.domains), state)
+    network = demo_network.build(labels.num_labels, state)
     # Results are comparable only if their descriptions are equal: do not reword this one.
-    description = {"network": "small classifier of the set's domains", "official": True}
+    kind = "domains" if labels.by_domain else "labels"
+    description = {"network": f"small classifier of the set's {kind}", "official": True}
     description["sha256"] = sha256(save(state)).hexdigest()
-    return MetricSet(
+    metrics = MetricSet(
         config.protocol,
         demo_network.DemoFeatures(network),
-        demo_network.DemoDiversity(network),
-        demo_network.METRIC_NAMES,
-        {"features": description, "diversity": description},
         demo_network.DemoFeatures.num_features,
+        ("demo_fid", "demo_kid"),
+        {"features": description},
+        DEMO_CLASSIFIER,
     )
+    if not between_domains(config, sources):
+        return metrics
+    return metrics.with_diversity(demo_network.DemoDiversity(network), "demo_lpips", description)
 
 
-MetricBuilder = Callable[[EvaluationConfig, World, ShardReader, TensorCache], MetricSet]
+MetricBuilder = Callable[[EvaluationConfig, World, DataSources, TensorCache], MetricSet]
 PROTOCOLS: dict[str, MetricBuilder] = {
     "paper": partial(_pretrained_metrics, PAPER_INCEPTION, PaperInception),
     "clean": partial(_pretrained_metrics, TF_INCEPTION, TensorFlowInception),
@@ -129,20 +156,20 @@ PROTOCOLS: dict[str, MetricBuilder] = {
 
 
 def load_metrics(
-    config: EvaluationConfig, world: World, reader: ShardReader, cache: TensorCache
+    config: EvaluationConfig, world: World, sources: DataSources, cache: TensorCache
 ) -> MetricSet:
     """Load the networks of the configured protocol, the same on all ranks.
 
     Args:
         config: the protocol and its weights.
         world: the processes. The networks are moved to the rank's device.
-        reader: the training images, on which the protocol `demo` trains its network.
+        sources: the training images, on which the protocol `demo` trains its network.
         cache: keeps that network.
 
     Raises:
         UserError: weights are not available, or belong to another network.
     """
-    metrics = PROTOCOLS[config.protocol](config, world, reader, cache)
-    for network in (metrics.features, metrics.diversity):
+    metrics = PROTOCOLS[config.protocol](config, world, sources, cache)
+    for network in filter(None, (metrics.features, metrics.diversity)):
         network.to(world.device)
     return metrics

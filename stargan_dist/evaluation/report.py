@@ -38,10 +38,11 @@ def headline(result: Result) -> str:
         name + ("" if extractor["official"] else f", weights {extractor['sha256'][:8]}")
         for name, extractor in by_network.items()
     )
+    outputs = result["outputs_per_source"]
     return (
         f"step {result['step']}, protocol {result['protocol']} ({networks}), "
         f"{result['precision']}, "
-        f"seed {result['seed']}, {result['outputs_per_source']} outputs per source"
+        f"seed {result['seed']}, {outputs} output{'s' * (outputs > 1)} per source"
     )
 
 

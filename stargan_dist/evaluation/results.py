@@ -8,27 +8,30 @@ in a folder of the same name without `.json`.
 import json
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from stargan_dist import storage
-from stargan_dist.evaluation.tasks import GUIDES, LATENT, REAL, REFERENCE, tasks
+from stargan_dist.evaluation.tasks import GUIDES, REAL, Task
 from stargan_dist.runs.checkpoint import step_name
 from stargan_dist.runs.scores import EVALUATIONS, Result, read_result
 
 Row = dict[str, Any]
+TaskNames = tuple[str, str, str]  # guide, source, target
 
 
 def protocol_variant(result: Mapping[str, Any]) -> str:
     """Return the protocol of a result, followed by its deviations from the standard form.
 
-    Deviations are the precision, unless it is float32, and the first digits of the hashes of
-    weights that are not the published ones: `paper`, `paper-bfloat16`, `paper-d525997a`.
+    Deviations are `labels`, if single labels were measured, the precision, unless it is float32,
+    and the first digits of the hashes of weights that are not the published ones: `paper`,
+    `paper-labels`, `paper-bfloat16`, `paper-d525997a`.
     """
+    labels = ["labels"] if "diversity" not in result["extractors"] else []
     precision = [result["precision"]] if result["precision"] != "float32" else []
     extractors = result["extractors"].values()
     custom_weights = {e["sha256"][:8] for e in extractors if not e["official"]}
-    return "-".join([result["protocol"], *precision, *sorted(custom_weights)])
+    return "-".join([result["protocol"], *labels, *precision, *sorted(custom_weights)])
 
 
 def result_url(run: str, header: Mapping[str, Any]) -> str:
@@ -42,16 +45,25 @@ def grid_url(url: str, name: str) -> str:
     return storage.join(url.removesuffix(".json"), f"{name}.jpg")
 
 
-def load_or_start(url: str, header: Mapping[str, Any]) -> Result:
-    """Load the result at a URL if it has this header. Otherwise return a new one without rows.
+def in_order(tasks: Sequence[Task], names: Callable[[Task], TaskNames]) -> list[TaskNames]:
+    """Return the names of tasks, in the order of a result's rows."""
+    by_guide = sorted(tasks, key=lambda task: (GUIDES.index(task.guide), task.source, task.target))
+    return [names(task) for task in by_guide]
+
+
+def load_or_start(run: str, header: Mapping[str, Any], task_names: Collection[TaskNames]) -> Result:
+    """Load the result with this header in a run's folder, or return a new one without rows.
+
+    Args:
+        task_names: all tasks, in the order of rows.
 
     Raises:
         UserError: the storage fails.
     """
-    result = read_result(url)
+    result = read_result(result_url(run, header))
     if result is not None and {name: result.get(name) for name in header} == header:
         return result
-    return summarise({**header, "rows": []})
+    return summarise({**header, "rows": []}, task_names)
 
 
 def to_json(result: Result) -> bytes:
@@ -59,49 +71,50 @@ def to_json(result: Result) -> bytes:
     return (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def finished_tasks(result: Result) -> set[tuple[str, str, str]]:
-    """Return (guide, source, target) of the tasks that were measured without error."""
+def finished_tasks(result: Result) -> set[TaskNames]:
+    """Return the tasks that were measured without error."""
     return {task_key(row) for row in result["rows"] if "error" not in row}
 
 
-def task_key(row: Row) -> tuple[str, str, str]:
-    """Return (guide, source, target) of a row, domains by name."""
+def task_key(row: Row) -> TaskNames:
+    """Return (guide, source, target) of a row by name."""
     return row["guide"], row["source"], row["target"]
 
 
-def add_row(result: Result, row: Row) -> Result:
-    """Return a result with a further row, which replaces an earlier row of the same task."""
-    domains = result["domains"]
+def add_row(result: Result, row: Row, task_names: Sequence[TaskNames]) -> Result:
+    """Return a result with a further row, which replaces an earlier row of the same task.
+
+    Args:
+        task_names: all tasks, in the order of rows.
+    """
     other_rows = [other for other in result["rows"] if task_key(other) != task_key(row)]
-
-    def order(row: Row) -> tuple[int, ...]:
-        guide, source, target = task_key(row)
-        return GUIDES.index(guide), domains.index(source), domains.index(target)
-
-    return summarise({**result, "rows": sorted([*other_rows, row], key=order)})
+    rows = sorted([*other_rows, row], key=lambda row: task_names.index(task_key(row)))
+    return summarise({**result, "rows": rows}, task_names)
 
 
-def summarise(result: Result) -> Result:
+def summarise(result: Result, task_names: Collection[TaskNames]) -> Result:
     """Return a result with `means` over tasks and the `score` of all translations set.
 
     A mean is None until all of its tasks are measured. The score is the mean of the Fréchet
     distances of all guides but `real`; lower is better. It is None until every task of the
     evaluation is measured.
     """
-    frechet, kernel, diversity = result["metrics"]
-    counts = Counter(task.guide for task in tasks(len(result["domains"]), result["guides"]))
+    counts = Counter(guide for guide, _, _ in task_names)
 
     def mean(metric: str, guide: str) -> float | None:
         values = [row[metric] for row in result["rows"] if row["guide"] == guide and metric in row]
         return sum(values) / len(values) if values and len(values) == counts[guide] else None
 
-    means = {f"{m}_{g}": mean(m, g) for m in (frechet, kernel) for g in GUIDES}
-    means |= {f"{diversity}_{g}": mean(diversity, g) for g in (LATENT, REFERENCE)}
-    guided = [means[f"{frechet}_{guide}"] for guide in result["guides"] if guide != REAL]
+    metrics, guides = result["metrics"], result["guides"]
+    means = {f"{metric}_{guide}": mean(metric, guide) for metric in metrics for guide in guides}
+    translated = [means[f"{metrics[0]}_{guide}"] for guide in guides if guide != REAL]
+    known = [value for value in translated if value is not None]
     complete = len(finished_tasks(result)) == counts.total()
-    known = [value for value in guided if complete and value is not None]
-    score = sum(known) / len(known) if known and len(known) == len(guided) else None
-    return {**result, "means": means, "score": score}
+    return {
+        **result,
+        "means": means,
+        "score": sum(known) / len(known) if complete and known else None,
+    }
 
 
 def task_errors(result: Result) -> list[str]:

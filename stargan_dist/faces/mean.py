@@ -12,7 +12,7 @@ from torch import Tensor
 from stargan_dist import storage
 from stargan_dist.console.progress import progress_bar
 from stargan_dist.data.batch import to_unit
-from stargan_dist.data.images import load_images, rank_batches
+from stargan_dist.data.images import domain_images, load_images, rank_batches
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import explained
 from stargan_dist.faces.points import num_landmarks, points_of
@@ -46,7 +46,7 @@ def _all_images(reader: ShardReader, size: int, batch_size: int, workers: int) -
     for domain in range(len(reader.index.domains)):
         batches = rank_batches(reader.num_images(domain), batch_size, 0, 1)
         loaded = load_images(
-            reader, domain, size, batches,
+            domain_images(reader, domain), size, batches,
             workers=workers, start_method="fork", pin_memory=False,
         )  # fmt: skip
         with closing(loaded):

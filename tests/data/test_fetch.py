@@ -14,7 +14,7 @@ from stargan_dist.data import fetch as fetching
 from stargan_dist.data import images
 from stargan_dist.data.cache import ShardCache
 from stargan_dist.data.fetch import Wanted, fetch, fetch_in_order
-from stargan_dist.data.images import DomainImages, load_images
+from stargan_dist.data.images import LoadedImages, domain_images, load_images
 from stargan_dist.data.index import read_index, read_sample_table
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.split import load_split
@@ -143,7 +143,9 @@ def large(animals, tmp_path_factory):
 def load(url, workers, start_method="fork", images_read=12):
     reader, options = open_split(url), {"start_method": start_method, "pin_memory": False}
     batches = [[i] for i in range(images_read)]
-    with closing(load_images(reader, 1, 32, batches, workers=workers, **options)) as loaded:
+    with closing(
+        load_images(domain_images(reader, 1), 32, batches, workers=workers, **options)
+    ) as loaded:
         return torch.cat([batch.images for batch in loaded])
 
 
@@ -171,6 +173,6 @@ def test_images_are_loaded_by_more_workers_than_batches(large, http, monkeypatch
 
 
 def test_images_are_not_loaded_out_of_order(shards):
-    dataset = DomainImages(open_split(shards), 1, 32, [[0, 1]])
+    dataset = LoadedImages(domain_images(open_split(shards), 1), 32, [[0, 1]])
     with pytest.raises(AssertionError):
         dataset[1]

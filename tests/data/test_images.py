@@ -1,4 +1,4 @@
-"""The images of one domain: loading, and division among ranks."""
+"""Sets of images: loading, and division among ranks."""
 
 from contextlib import closing
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stargan_dist.data import images
-from stargan_dist.data.images import load_images, rank_batches
+from stargan_dist.data.images import domain_images, load_images, rank_batches
 from stargan_dist.data.index import read_index
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.split import load_split
@@ -28,7 +28,9 @@ def test_images_equal_those_of_load_split(shards, monkeypatch, workers):
     reader = ShardReader(shards, read_index(shards), "train")
     split = load_split(reader, 32)
     options = {"workers": workers, "start_method": "fork", "pin_memory": False}
-    with closing(load_images(reader, 1, 32, rank_batches(9, 4, 0, 1), **options)) as loaded:
+    with closing(
+        load_images(domain_images(reader, 1), 32, rank_batches(9, 4, 0, 1), **options)
+    ) as loaded:
         batches = list(loaded)
     assert [batch.first for batch in batches] == [0, 4, 8]
     loaded_images = torch.cat([batch.images for batch in batches])
@@ -42,6 +44,6 @@ def test_an_unreadable_image_is_reported_without_a_traceback(shards, monkeypatch
     reader._unreachable = {shard.name: "no answer" for shard in reader.index.shards()}
     options = {"workers": workers, "start_method": "fork", "pin_memory": False}
     with pytest.raises(UserError) as caught:
-        list(load_images(reader, 1, 32, rank_batches(9, 4, 0, 1), **options))
+        list(load_images(domain_images(reader, 1), 32, rank_batches(9, 4, 0, 1), **options))
     assert "no answer" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1

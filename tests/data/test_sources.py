@@ -20,8 +20,7 @@ from stargan_dist.data.reader import ShardReader, open_reader
 from stargan_dist.data.sources import DataSources, load_labelled_images, open_sources
 from stargan_dist.data.stream import Slots, describe_step
 from stargan_dist.distributed.world import World
-from stargan_dist.errors import UserError, WorldError
-from stargan_dist.evaluation.evaluator import Evaluator
+from stargan_dist.errors import UserError
 from stargan_dist.inference.grids import HEADER_PIXELS
 from stargan_dist.objectives.recipes import resolve
 from stargan_dist.runs import checkpoint as checkpoints
@@ -435,12 +434,6 @@ def test_a_run_is_resumed_only_on_the_same_sources(tmp_path, faces, kinds, urls)
     for order in ({"kinds": kinds, "faces": faces}, {"faces": faces, "kinds": repacked}):
         with pytest.raises(UserError, match="was trained on other shards than"):
             prepared_run(run, sources_of(**order))
-
-
-def test_an_evaluation_of_labels_that_are_not_domains_is_rejected(faces):
-    config = configs.parse(["--run", "r", "--data.sources", sources_of(faces=faces)])
-    with pytest.raises(WorldError, match=r"this run has other labels .* look at its grids"):
-        Evaluator(config, None)
 
 
 # A run, from the first step to translations of image files.

@@ -176,7 +176,7 @@ def test_a_run_killed_in_an_evaluation_resumes_it(train, cache, finished_run, tm
     """The same command measures the remaining tasks, and training ends with the tensors of an
     uninterrupted run."""
     run = tmp_path / "run"
-    moment = "stargan_dist.evaluation.collector/Collector:translate_task:8"
+    moment = "stargan_dist.evaluation.collector/Collector:translate:8"
     code = -signal.SIGKILL if processes == 1 else 1
     train(run, *DEMO, *cache, driver=KILLED, KILL_AT=moment, code=code, processes=processes)
     assert checkpoints.find(str(run)).step == 3
@@ -200,7 +200,7 @@ def test_a_run_stopped_in_an_evaluation_resumes_it(
     code reports an unfinished run, and the same command first measures the remaining tasks."""
     options = (*DEMO[:2], "--evaluation.every", str(every), *cache)
     moment = {
-        "KILL_AT": "stargan_dist.evaluation.collector/Collector:translate_task:3",
+        "KILL_AT": "stargan_dist.evaluation.collector/Collector:translate:3",
         "KILL_BY": "SIGUSR1",
     }
     run = tmp_path / "run"

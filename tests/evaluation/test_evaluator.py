@@ -16,7 +16,8 @@ from stargan_dist.data.split import load_split
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError
 from stargan_dist.evaluation import report, results
-from stargan_dist.evaluation.collector import Stopped, _condition_outputs
+from stargan_dist.evaluation.collector import Stopped, Translation
+from stargan_dist.evaluation.domain_suite import DomainSuite, condition_outputs
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.evaluation.metrics import demo_network
 from stargan_dist.evaluation.metrics.lpips import mean_pairwise_distance
@@ -138,8 +139,8 @@ def literal_row(translator, metrics, task, train, val, seed):
 def test_metrics_equal_a_literal_implementation_of_the_protocol(setup, uninterrupted):
     translator, config = setup
     evaluator = Evaluator(config, World())
-    readers = evaluator.collector.readers
-    train, val = (load_split(readers[split], 32) for split in ("train", "val"))
+    sources = evaluator.collector.sources
+    train, val = (load_split(sources[split].readers[0], 32) for split in ("train", "val"))
     measured = values(uninterrupted)
     for task in tasks(3):
         if task.guide == REAL or task.target == 2:
@@ -312,7 +313,7 @@ def test_tasks_without_validation_images_have_an_error(setup, animals, tmp_path,
 def test_a_damaged_shard_fails_only_the_tasks_that_need_it(setup, shards, tmp_path):
     shutil.copytree(shards, tmp_path / "damaged")
     evaluator = Evaluator(setup[1], World())
-    bad = evaluator.collector.readers["val"].index.splits["val"]["dog"][0].name
+    bad = evaluator.collector.sources["val"].readers[0].index.splits["val"]["dog"][0].name
     (tmp_path / "damaged" / bad).write_bytes(b"")
     result = evaluate(setup, shards=str(tmp_path / "damaged"))
     by_dogs = {("reference", source, "dog") for source in ("cat", "rabbit")}
@@ -333,7 +334,7 @@ def test_an_evaluation_retries_shards_that_an_earlier_one_could_not_reach(setup,
     """A storage failure during one evaluation of a training does not affect the next."""
     translator, config = setup
     evaluator = Evaluator(config, World())
-    reader = evaluator.collector.readers["val"]
+    reader = evaluator.collector.sources["val"].readers[0]
     reader._unreachable = {s.name: "no answer" for s in reader.index.shards()}
     assert evaluator.evaluate(translator) == uninterrupted
 
@@ -356,6 +357,10 @@ def test_bfloat16_is_recorded_and_changes_the_score_slightly(finished_run, cache
     assert reduced["score"] == pytest.approx(full["score"], rel=0.05)
 
 
+def condition_first(translator, task, positions):
+    return condition_outputs(translator, task, None, 0, positions[0])
+
+
 def test_no_value_is_read_from_the_device_within_a_task(setup, monkeypatch):
     """On the meta device every read of a value raises."""
     translator, config = setup
@@ -367,6 +372,8 @@ def test_no_value_is_read_from_the_device_within_a_task(setup, monkeypatch):
     monkeypatch.setattr("stargan_dist.evaluation.collector.GRID_SOURCES", 0)
     (task, *_) = [task for task in tasks(3) if task.guide == LATENT]
     progress = type("Silent", (), {"update": lambda self, units: None})()
-    condition = partial(_condition_outputs, translator, task, None, 0)
-    translations = collector._translate_share(translator, task.source, condition, progress)
+    suite = DomainSuite(collector, translator, 0)
+    condition = partial(condition_first, translator, task)
+    translation = Translation(suite.sources(task), OUTPUTS, condition, suite.rate)
+    translations = collector._translate_share(translator, translation, progress)
     assert translations.statistics.outer.is_meta

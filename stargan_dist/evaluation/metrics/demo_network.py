@@ -11,11 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stargan_dist.data.order import seeded_rng
-from stargan_dist.data.reader import ShardReader
-from stargan_dist.data.split import load_split
+from stargan_dist.data.sources import DataSources, load_labelled_images
 from stargan_dist.evaluation.metrics.lpips import mean_pairwise_distance
 
-METRIC_NAMES = ("demo_fid", "demo_kid", "demo_lpips")
 INPUT_PIXELS = 32
 WIDTHS = (16, 32, 64)
 MAX_IMAGES = 500  # per domain, for training
@@ -23,16 +21,16 @@ STEPS, BATCH_SIZE, LEARNING_RATE = 300, 64, 2e-3
 
 
 class DemoNetwork(nn.Module):
-    """A classifier of domains at 32 px that exposes the features of its layers."""
+    """A classifier of labels at 32 px that exposes the features of its layers."""
 
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, num_domains: int) -> None:
+    def __init__(self, num_labels: int) -> None:
         super().__init__()
         pairs = zip((3, *WIDTHS), WIDTHS, strict=False)
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
-        self.head = nn.Linear(WIDTHS[-1], num_domains)
+        self.head = nn.Linear(WIDTHS[-1], num_labels)
         self.register_buffer("centre", torch.zeros(sum(WIDTHS)))
         self.register_buffer("scale", torch.ones(sum(WIDTHS)))
 
@@ -49,7 +47,7 @@ class DemoNetwork(nn.Module):
         return torch.cat([layer.mean((2, 3)) for layer in self.layers(images)], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of the domains (N, K)."""
+        """Return the logits of the labels (N, num_labels)."""
         return self.head(self.layers(images)[-1].mean((2, 3)))
 
 
@@ -83,32 +81,32 @@ class DemoDiversity(nn.Module):
         return mean_pairwise_distance(layers, [torch.ones_like(f[0, 0, :, 0, 0]) for f in layers])
 
 
-def build(num_domains: int, state: Mapping[str, Tensor]) -> DemoNetwork:
+def build(num_labels: int, state: Mapping[str, Tensor]) -> DemoNetwork:
     """Build the network with trained weights, frozen and in evaluation mode."""
-    network = DemoNetwork(num_domains)
+    network = DemoNetwork(num_labels)
     network.load_state_dict(dict(state))
     return network.requires_grad_(False).eval()
 
 
-def train(reader: ShardReader) -> dict[str, Tensor]:
-    """Train the network on a reader's images.
+def train(sources: DataSources) -> dict[str, Tensor]:
+    """Train the network on images of all data sources, to classify their labels.
 
     Returns:
         The state dict. It is the same for the same images and number of threads.
     """
-    largest = max(reader.num_images(domain) for domain in range(len(reader.index.domains)))
-    split = load_split(reader, INPUT_PIXELS, per_domain=min(MAX_IMAGES, largest))
+    largest = max(sum(c) for r in sources.readers for c in r.index.counts(r.split))
+    split = load_labelled_images(sources, INPUT_PIXELS, per_domain=min(MAX_IMAGES, largest))
     images, labels = split.images.float() / 127.5 - 1, split.labels
     rng = seeded_rng(0, "demo network")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**31)))
-        network = DemoNetwork(len(split.domains))
+        network = DemoNetwork(sources.labels.num_labels)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     for _ in range(STEPS):
         chosen = torch.from_numpy(rng.integers(len(images), size=BATCH_SIZE))
         batch = images[chosen].flip(3) if rng.random() < 0.5 else images[chosen]
         optimizer.zero_grad()
-        F.cross_entropy(network(batch), labels[chosen]).backward()
+        sources.labels.classification_loss(network(batch), labels[chosen]).backward()
         optimizer.step()
     _standardise(network, images)
     return network.state_dict()
