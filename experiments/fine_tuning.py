@@ -49,8 +49,9 @@ def make_shards(out: Path) -> tuple[str, str]:
 def options(run: Path, seed: int, shards: str, *init: str) -> list[str]:
     """Return the command line of a training: the demo's, with checkpoints to judge."""
     settings = {
-        "run": run, "seed": seed, "steps": STEPS, "data.shards": shards, "evaluation.every": 0,
-        "monitor.sample_every": 0, "checkpoint.every": EVERY, "checkpoint.keep_every": EVERY,
+        "run": run, "seed": seed, "steps": STEPS, "loss.ds_iter": STEPS, "schedule": "published",
+        "data.shards": shards, "evaluation.every": 0, "monitor.sample_every": 0,
+        "checkpoint.every": EVERY, "checkpoint.keep_every": EVERY,
     }  # fmt: skip
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     return ["--config", str(CONFIGS / "demo.yaml"), *words, *init]

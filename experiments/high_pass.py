@@ -46,6 +46,7 @@ from stargan_dist.shards.build import build
 
 COUNT, PIXELS = 1200, 64  # as `make demo` draws
 EYES = [LANDMARKS.index(name) for name in ("left eye", "right eye")]
+STEPS = 820
 FIT = {"input-size": 64, "batch-size": 32, "steps": 1000, "lr": 3e-3}
 NETWORKS = {"masks": {"width": 32, "seed": 0}, "probe": {"width": 48, "seed": 1}}
 MEASURES_FILE = "measures.json"  # in the folder of a run
@@ -132,7 +133,8 @@ def eye_errors(
 def training_options(name: str, folder: Path, seed: int, out: Path) -> list[str]:
     """Return the command line of a training."""
     settings = {
-        "run": folder, "seed": seed, "data.shards": out / "shards", "evaluation.every": 0,
+        "run": folder, "seed": seed, "steps": STEPS, "loss.ds_iter": STEPS,
+        "schedule": "published", "data.shards": out / "shards", "evaluation.every": 0,
         "monitor.sample_every": 0, "monitor.log_every": 100, "checkpoint.keep_last": 1,
     }  # fmt: skip
     configs = ["--config", str(CONFIGS / "demo.yaml")]

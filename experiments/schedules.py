@@ -65,7 +65,7 @@ from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.scores import Result
 
 DEMO = CONFIGS / "demo.yaml"
-STEPS = 820  # the demo's
+STEPS = 820
 JUDGED = 5  # checkpoints of a run, unless --every is given
 
 
