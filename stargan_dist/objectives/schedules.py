@@ -101,7 +101,7 @@ SCHEDULES = {
         every={"reg": 8, "ds": 2, "cyc": 2},
         scales_rates=True,
     ),
-    "sparser": Schedule(
+    "fast": Schedule(
         "joint_lazy, with diversity and cycle consistency in every 3rd iteration",
         joint_discriminator=True,
         joint_generator=True,
