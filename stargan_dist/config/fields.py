@@ -333,7 +333,7 @@ class Config:
     ] = "published"
     """What an iteration computes (docs/engines.md). published: a step of D and of the generator for
     each guide. Others cost less: fast about half, at equal quality in the demo. Summed and those
-    after lazy have one generator step, which ZeRO 3 needs. (exact: the former name of published.)"""
+    after lazy have one generator step, which ZeRO 3 needs. (exact: former name of published.)"""
     engine: EngineConfig = field(default_factory=EngineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
