@@ -88,6 +88,7 @@ try: $(DEMO)/run/checkpoints/latest
 	$(BIN)/python -m stargan_dist.app $(DEMO)/run
 
 demo: $(DEMO)/shards/index.json
+	@echo "training: minutes; each line of progress has the time that is left (eta), the first after some seconds"
 	$(LAUNCH) -m stargan_dist.train --config configs/demo.yaml
 	$(BIN)/python -m stargan_dist.evaluate --run $(DEMO)/run
 	$(BIN)/python -m stargan_dist.sample --run $(DEMO)/run
