@@ -315,7 +315,9 @@ def write(url: str, model: SavedModel) -> list[str]:
         contents: dict[str, Any] = {url: networks}
     else:
         stem = url.removesuffix(".ckpt").removesuffix("-G")
-        contents = {f"{stem}-{letter}.ckpt": tensors for letter, tensors in networks.items()}
+        # In this order, whatever that of the model's tensors.
+        letters = [letter for letter in ("G", "D") if letter in networks]
+        contents = {f"{stem}-{letter}.ckpt": networks[letter] for letter in letters}
     for file, content in contents.items():
         buffer = io.BytesIO()
         # The format of before torch 1.6: their programs pin 1.4.
