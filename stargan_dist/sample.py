@@ -24,7 +24,6 @@ from stargan_dist.data.split import LoadedSplit
 from stargan_dist.errors import UserError, explained, run_command
 from stargan_dist.inference import grids
 from stargan_dist.inference.model import TrainedModel
-from stargan_dist.inference.targets import parse_attributes
 from stargan_dist.runs.checkpoint import step_name
 
 
@@ -140,7 +139,7 @@ def source_label(labels: Labels, data_source: str | None, pairs: list[str]) -> T
     Args:
         labels: the labels of the run.
         data_source: the data source that the images resemble. None: the first.
-        pairs: `NAME=VALUE` of the known attributes; without a value it is 1.
+        pairs: `NAME=VALUE` of the known attributes.
 
     Raises:
         UserError: there is no such data source or attribute, or the labels are domains.
@@ -159,8 +158,8 @@ def source_label(labels: Labels, data_source: str | None, pairs: list[str]) -> T
             f"choose one of {', '.join(names)}"
         )
     number = names.index(data_source) if data_source is not None else 0
-    columns = labels.spaces[number].encode_known(parse_attributes(pairs))
-    return torch.from_numpy(labels.vector(number, columns))
+    values = {attribute: value for attribute, _, value in (p.partition("=") for p in pairs)}
+    return torch.from_numpy(labels.vector(number, labels.spaces[number].encode_known(values)))
 
 
 def check_arguments(args: argparse.Namespace, translator: TrainedModel) -> None:

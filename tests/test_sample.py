@@ -31,6 +31,7 @@ def test_the_label_of_sources_holds_data_source_and_known_attributes():
         (BOTH, None, ["old=1"], "old is not an attribute of faces, which has the attributes black"),
         (BOTH, "kinds", ["cat=1"], "cat is not an attribute of kinds, which has categories"),
         (BOTH, None, ["male=maybe"], "attribute male is 'maybe', neither true"),
+        (BOTH, None, ["male"], "attribute male is '', neither true"),
         (domain_labels(["a", "b"]), None, ["male=1"], "the labels of this run are its domains"),
     ],
 )
