@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stargan_dist.objectives.recipe import Guide, Term
 
@@ -77,35 +77,28 @@ def _phases(guides: tuple[Guide, ...], *, joint: bool) -> Phases:
     return (guides,) if joint else tuple((guide,) for guide in guides)
 
 
+JOINT = Schedule(
+    "D and the generator step once for all guides, at rates to match",
+    joint_discriminator=True,
+    joint_generator=True,
+    scales_rates=True,
+)
 SCHEDULES = {
     "published": Schedule("a step of D and of the generator for each guide"),
     "summed": Schedule("the generator steps once for all guides", joint_generator=True),
     "lazy": Schedule("published, with R1 in every 8th iteration", every={"reg": 8}),
-    "joint": Schedule(
-        "D and the generator step once for all guides, at rates to match",
-        joint_discriminator=True,
-        joint_generator=True,
-        scales_rates=True,
+    "joint": JOINT,
+    "joint_lazy": replace(
+        JOINT, description="joint, with R1 in every 8th iteration", every={"reg": 8}
     ),
-    "joint_lazy": Schedule(
-        "joint, with R1 in every 8th iteration",
-        joint_discriminator=True,
-        joint_generator=True,
-        every={"reg": 8},
-        scales_rates=True,
-    ),
-    "sparse": Schedule(
-        "joint_lazy, with diversity and cycle consistency in every 2nd iteration",
-        joint_discriminator=True,
-        joint_generator=True,
+    "sparse": replace(
+        JOINT,
+        description="joint_lazy, with diversity and cycle consistency in every 2nd iteration",
         every={"reg": 8, "ds": 2, "cyc": 2},
-        scales_rates=True,
     ),
-    "fast": Schedule(
-        "joint_lazy, with diversity and cycle consistency in every 3rd iteration",
-        joint_discriminator=True,
-        joint_generator=True,
+    "fast": replace(
+        JOINT,
+        description="joint_lazy, with diversity and cycle consistency in every 3rd iteration",
         every={"reg": 8, "ds": 3, "cyc": 3},
-        scales_rates=True,
     ),
 }
