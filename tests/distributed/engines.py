@@ -26,7 +26,8 @@ from tests.helpers.models import tiny_landmarks
 from tests.objectives.test_objective import make_batch, make_pairs
 
 ITERATIONS, BATCH = 3, 8
-STARTS = {"recipe_": 3, "sparse": 6}  # by the prefix of a case; others start at step 0
+# By the prefix of a case; others start at step 0, where pools are filled.
+STARTS = {"recipe_cyclegan": 0, "recipe_": 3, "sparse": 6}
 TINY = {"base_width": 4, "max_width": 8, "style_dim": 6, "latent_dim": 5, "mapping_dim": 7}
 BASE = [
     *("--run", "r", "--data.shards", "s", "--batch_size", str(BATCH), "--model.image_size", "32"),
