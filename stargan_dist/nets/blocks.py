@@ -1,6 +1,7 @@
 """Building blocks of StarGAN v2 (arXiv 1912.01865, appendix A)."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -18,25 +19,29 @@ class Encoded(NamedTuple):
         bottleneck: features (B, C, h, w), or the source (B, 3, H, H).
         outlines: with the high-pass option, filtered features of the source by their size in
             pixels; else empty.
+        candidates: number of domains whose encoders computed the features, one after the other in
+            the channels, where the domain of a source is not known; else 1.
     """
 
     bottleneck: Tensor
     outlines: dict[int, Tensor]
+    candidates: int = 1
 
     def detach(self) -> "Encoded":
         """Return the same features without their graph."""
-        outlines = {size: features.detach() for size, features in self.outlines.items()}
-        return Encoded(self.bottleneck.detach(), outlines)
+        return self._map(lambda features: features.detach())
 
     def repeat_interleave(self, repeats: int) -> "Encoded":
         """Repeat each source `repeats` times, for several styles of one source."""
-        outlines = {size: f.repeat_interleave(repeats, 0) for size, f in self.outlines.items()}
-        return Encoded(self.bottleneck.repeat_interleave(repeats, 0), outlines)
+        return self._map(lambda features: features.repeat_interleave(repeats, 0))
 
     def to(self, dtype: torch.dtype) -> "Encoded":
         """Return the same features in another dtype."""
-        outlines = {size: features.to(dtype) for size, features in self.outlines.items()}
-        return Encoded(self.bottleneck.to(dtype), outlines)
+        return self._map(lambda features: features.to(dtype))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Encoded":
+        outlines = {size: change(features) for size, features in self.outlines.items()}
+        return self._replace(bottleneck=change(self.bottleneck), outlines=outlines)
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -45,10 +50,17 @@ class DiscriminatorOutput(NamedTuple):
     Attributes:
         src: real or fake, (B,) or (B, patches): a logit or a score.
         cls: logits of the labels, (B, num_labels); None if the discriminator does not classify.
+        coarser: as `src`, for the same images at lower resolutions.
     """
 
     src: Tensor
     cls: Tensor | None = None
+    coarser: tuple[Tensor, ...] = ()
+
+    @property
+    def scales(self) -> tuple[Tensor, ...]:
+        """Real or fake, at each resolution."""
+        return (self.src, *self.coarser)
 
 
 def concatenate_label(x: Tensor, label: Tensor) -> Tensor:

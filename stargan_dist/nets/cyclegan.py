@@ -84,7 +84,7 @@ class Generator(nn.Module):
         self.to_domain = PerDomain(num_domains, lambda: ResNet(width, blocks))
         self.apply(normal_init)
 
-    def encode(self, x: Tensor, masks: Tensor | None = None) -> Encoded:
+    def encode(self, x: Tensor, masks: Tensor | None = None, y: Tensor | None = None) -> Encoded:
         """Return the source itself, because the networks of the targets have no layer in common."""
         return Encoded(x, {})
 

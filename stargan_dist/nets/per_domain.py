@@ -1,10 +1,12 @@
 """A network for each domain, where others share one network or its trunk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from stargan_dist.nets.blocks import Encoded
 
 
 class PerDomain(nn.ModuleList):
@@ -51,7 +53,28 @@ class PerDomain(nn.ModuleList):
         return sizes
 
 
-def _select(outputs: list[Tensor], y: Tensor) -> Tensor:
+def encode_sources(encoders: PerDomain, x: Tensor, y: Tensor | None) -> Encoded:
+    """Encode sources (B, 3, H, H) by the encoder of their domain y (B,), or by all if it is None.
+
+    In training the domains are known. Pictures that are translated come without.
+    """
+    if y is None:
+        return Encoded(torch.cat([encoder(x) for encoder in encoders], 1), {}, len(encoders))
+    return Encoded(encoders(x, y), {})
+
+
+def features_of_sources(encoded: Encoded, y_trg: Tensor) -> Tensor:
+    """Return what `encode_sources` computed, of one encoder for each source.
+
+    A source of unknown domain is taken for an image of the other one of two domains.
+    """
+    if encoded.candidates == 1:
+        return encoded.bottleneck
+    candidates = encoded.bottleneck.chunk(encoded.candidates, 1)
+    return _select(candidates, encoded.candidates - 1 - y_trg)
+
+
+def _select(outputs: Sequence[Tensor], y: Tensor) -> Tensor:
     """Return the output of each sample's domain."""
     selected = outputs[0]
     for domain, output in enumerate(outputs[1:], start=1):

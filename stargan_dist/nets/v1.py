@@ -61,7 +61,7 @@ class Generator(PrecisionModule):
         )
         self.to_rgb = nn.Sequential(nn.Conv2d(width, 3, 7, 1, 3, bias=False), nn.Tanh())
 
-    def encode(self, x: Tensor, masks: Tensor | None = None) -> Encoded:
+    def encode(self, x: Tensor, masks: Tensor | None = None, y: Tensor | None = None) -> Encoded:
         """Return the source itself, because the label enters at the first layer."""
         return Encoded(x, {})
 

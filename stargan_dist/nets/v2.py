@@ -85,8 +85,13 @@ class Generator(PrecisionModule):
         self.high_pass = None if plain else HighPass(w_hpf)
         self.apply(he_init)
 
-    def encode(self, x: Tensor, masks: Tensor | None = None) -> Encoded:
+    def encode(self, x: Tensor, masks: Tensor | None = None, y: Tensor | None = None) -> Encoded:
         """Compute the half of G that does not depend on the style.
+
+        Args:
+            x: (B, 3, H, H).
+            masks: see the class.
+            y: domains of the sources, for generators that have an encoder for each; not used here.
 
         Raises:
             ValueError: masks are given without the high-pass option, or missing with it.
@@ -144,7 +149,7 @@ class ConcatGenerator(Generator):
     def __init__(self, label_dim: int, **sizes: Any) -> None:
         super().__init__(style_dim=0, channels=3 + label_dim, **sizes)
 
-    def encode(self, x: Tensor, masks: Tensor | None = None) -> Encoded:
+    def encode(self, x: Tensor, masks: Tensor | None = None, y: Tensor | None = None) -> Encoded:
         """Return the source itself, because the label enters at the first layer."""
         return Encoded(x, {})
 

@@ -129,10 +129,17 @@ class GeneratorPass:
         return self.conditioning.vector(self.conditioning.style_from_images(x, y), y)
 
     @cached_property
+    def encoded_fake(self) -> Encoded:
+        """The half of G, for the fake, that does not depend on the guide."""
+        encoded: Encoded = self.networks.G.encode(
+            self.fake, self.networks.masks(self.fake), self.batch.y_trg
+        )
+        return encoded
+
+    @cached_property
     def reconstruction(self) -> Tensor:
         """The fake translated back, with the label and the style of the source."""
-        masks = self.networks.masks(self.fake)
-        reconstruction: Tensor = self.networks.G(self.fake, self.source_vector, masks)
+        reconstruction: Tensor = self.networks.G.decode(self.encoded_fake, self.source_vector)
         return reconstruction
 
     @cached_property
@@ -222,7 +229,7 @@ class GeneratorLoss(nn.Module):
     def translate(self, batch: Batch, guide: Guide, encoded: Encoded | None = None) -> Translation:
         """Translate the sources of a batch to y_trg, from their encodings if given."""
         with frozen(*self.not_trained_by(guide)):
-            encoded = encoded or self.G.encode(batch.x, batch.masks)
+            encoded = encoded or self.G.encode(batch.x, batch.masks, batch.y)
             style = self.style(batch, guide)
             fake = self.G.decode(encoded, self.conditioning.vector(style, batch.y_trg))
             return Translation(encoded, style, fake)

@@ -203,7 +203,7 @@ class Objective:
     def _translate(self, batch: Batch, *, graphs: bool) -> dict[Guide, Translation]:
         """Translate by every guide; with graphs only where the first generator step needs them."""
         with torch.set_grad_enabled(graphs):
-            encoded = self.generator.G.encode(batch.x, batch.masks)
+            encoded = self.generator.G.encode(batch.x, batch.masks, batch.y)
         translations = {}
         for guide in self.recipe.guides:
             with torch.set_grad_enabled(graphs and guide in self.phases[0]):

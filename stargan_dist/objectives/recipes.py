@@ -6,9 +6,11 @@ losses.py. docs/recipes.md explains the table, equation by equation.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stargan_dist.config import Config, LossConfig, ModelConfig, OptimConfig
@@ -17,6 +19,7 @@ from stargan_dist.data.stream import DRAWN, OTHER, PERMUTED
 from stargan_dist.data.transforms import NO_CROP, RANDOM_CROP, Crop
 from stargan_dist.errors import UserError
 from stargan_dist.nets import cyclegan, v1, v2
+from stargan_dist.nets.blocks import DiscriminatorOutput
 from stargan_dist.nets.precision import POLICIES, Policy
 from stargan_dist.objectives import losses
 from stargan_dist.objectives.conditioning import LatentStyle, NoStyle, StyleCode
@@ -105,6 +108,11 @@ REFERENCE = Guide("reference", ("G",), ("x_ref", "x_ref2"), reference=True)
 # Terms of D's loss: functions of a DiscriminatorPass d.
 
 
+def over_scales(loss: Callable[[Tensor], Tensor], output: DiscriminatorOutput) -> Tensor:
+    """Return the sum of a loss over the resolutions at which D sees an image."""
+    return torch.stack([loss(scores) for scores in output.scales]).sum()
+
+
 def classification_of_real(d: DiscriminatorPass) -> Tensor:
     assert d.real.cls is not None
     return d.labels.classification_loss(d.real.cls, d.batch.y)
@@ -126,11 +134,12 @@ LOGISTIC = (
     Term("reg", lambda d: losses.r1(d.real.src, d.real_images), penalises=True),
     Term("fake", lambda d: losses.logistic_fake(d.fake.src)),
 )
-# Halved, as in the paper, so that D learns at half the rate of G.
 LEAST_SQUARES = (
-    Term("real", lambda d: losses.least_squares_real(d.real.src), 0.5),
-    Term("fake", lambda d: losses.least_squares_fake(d.fake.src), 0.5),
+    Term("real", lambda d: over_scales(losses.least_squares_real, d.real)),
+    Term("fake", lambda d: over_scales(losses.least_squares_fake, d.fake)),
 )
+# As in CycleGAN's paper, so that D learns at half the rate of G.
+HALF_LEAST_SQUARES = tuple(term._replace(weight=0.5) for term in LEAST_SQUARES)
 CLASSIFY_REAL = Term("cls", classification_of_real)
 
 # Terms of the generator loss: functions of a GeneratorPass g.
@@ -143,7 +152,7 @@ def classification_of_fake(g: GeneratorPass) -> Tensor:
 
 ADVERSARIAL_WASSERSTEIN = Term("adv", lambda g: losses.wasserstein_real(g.output.src))
 ADVERSARIAL = Term("adv", lambda g: losses.logistic_real(g.output.src))
-ADVERSARIAL_LEAST_SQUARES = Term("adv", lambda g: losses.least_squares_real(g.output.src))
+ADVERSARIAL_LEAST_SQUARES = Term("adv", lambda g: over_scales(losses.least_squares_real, g.output))
 CLASSIFY_FAKE = Term("cls", classification_of_fake)
 STYLE = Term("sty", lambda g: losses.l1(g.style_pred, g.style))
 DIVERSITY = Term("ds", lambda g: losses.l1(g.fake, g.fake2), maximised=True, decays=True)
@@ -252,7 +261,7 @@ CYCLEGAN = Recipe(
     discriminator=CYCLEGAN_PATCHES,
     with_label=True,
     style=NO_STYLE,
-    discriminator_terms=LEAST_SQUARES,
+    discriminator_terms=HALF_LEAST_SQUARES,
     generator_terms=(ADVERSARIAL_LEAST_SQUARES, CYCLE_10, IDENTITY_5),
     guides=(BY_LABEL,),
     optim=ADAM_CYCLEGAN,
