@@ -69,13 +69,13 @@ def _discriminator(name, networks, optimizers, batch, guide):
     with torch.no_grad():
         style = _style(name, networks, batch, guide)
         x_fake = G(x, _conditioning(name, style, batch.y_trg))
-    real_score, real_cls = D(x, batch.y)
-    fake_score, _ = D(x_fake, batch.y_trg)
+    real_score, real_cls, _ = D(x, batch.y)
+    fake_score, *_ = D(x_fake, batch.y_trg)
     if name in CRITIC_STEPS:
         real, fake = -real_score.mean(), fake_score.mean()
         alpha = batch.mix.view(-1, 1, 1, 1)
         points = (alpha * batch.x + (1 - alpha) * x_fake).requires_grad_()
-        score, _ = D(points, batch.y_trg)
+        score, *_ = D(points, batch.y_trg)
         (gradient,) = torch.autograd.grad(score, points, torch.ones_like(score), create_graph=True)
         norms = gradient.reshape(len(gradient), -1).square().sum(1).sqrt()
         reg, weight = ((norms - 1) ** 2).mean(), 10.0
@@ -97,7 +97,7 @@ def _generator(name, networks, optimizers, batch, guide, step, ds_iter):
     G, E = networks["G"], networks.get("E")
     style = _style(name, networks, batch, guide)
     x_fake = G(batch.x, _conditioning(name, style, batch.y_trg))
-    score, cls = networks["D"](x_fake, batch.y_trg)
+    score, cls, _ = networks["D"](x_fake, batch.y_trg)
     wasserstein = name in CRITIC_STEPS
     terms = {"adv": -score.mean() if wasserstein else F.softplus(-score).mean()}
     loss = terms["adv"]

@@ -19,7 +19,6 @@ case to the literal one.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,19 +33,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from inputs import random_batch
+from training import draw_shards, train, words
 
 from baselines.iteration import literal_iteration
 from baselines.networks import make_plain
 from stargan_dist import config as configs
 from stargan_dist.console.tables import format_table
-from stargan_dist.data import demo
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import run_command
 from stargan_dist.inference.model import TrainedModel
 from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.objectives.schedules import SCHEDULES
-from stargan_dist.shards.build import build
 from stargan_dist.training.train_state import TrainState, build_optimizers
 from stargan_dist.training.trainer import initialise
 
@@ -108,11 +106,7 @@ def spec_of(args: argparse.Namespace, *options: str) -> RunSpec:
         "run": "benchmark", "data.shards": "none", "batch_size": args.batch,
         "model.image_size": args.size,
     }  # fmt: skip
-    return resolve(configs.parse([*_words(sizes), *args.options, *options]))
-
-
-def _words(options: dict[str, object]) -> list[str]:
-    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return resolve(configs.parse([*words(sizes), *args.options, *options]))
 
 
 def time_literal(args: argparse.Namespace, world: World) -> Figures:
@@ -156,18 +150,13 @@ def time_translation(args: argparse.Namespace, world: World) -> Figures:
 def time_shards(args: argparse.Namespace) -> Figures:
     """Train on shards, as a user does, and return what the run logs at its end."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        demo.write_dataset(folder / "animals", IMAGES, args.size, seed=0)
-        build(str(folder / "animals" / "images"), str(folder / "shards"), val_fraction=0.1)
         options: dict[str, object] = {
-            "run": folder / "run", "data.shards": folder / "shards", "steps": STEPS,
+            "data.shards": draw_shards(Path(temporary), IMAGES, args.size), "steps": STEPS,
             "batch_size": args.batch, "model.image_size": args.size,
             "precision": "bfloat16", "monitor.sample_every": 0, "monitor.log_every": LOGGED,
             "checkpoint.every": STEPS,
         }  # fmt: skip
-        command = [sys.executable, "-m", "stargan_dist.train", *_words(options), *args.options]
-        subprocess.run(command, check=True)
-        last = json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+        last = train(Path(temporary, "run"), [*words(options), *args.options])
     rate, wait = (last[f"speed/{n}"] for n in ("images_per_second", "data_wait_share"))
     return Figures(rate, data_wait=wait)
 

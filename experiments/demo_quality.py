@@ -220,12 +220,18 @@ def colour_spread(factors: Tensor) -> Tensor:
 def judge_pair(
     translator: TrainedModel, probes: Probes, val: Truth, source: int, target: int
 ) -> dict[str, float]:
-    """Translate from one domain to another, `OUTPUTS` times by each guide, and measure."""
+    """Translate from one domain to another, `OUTPUTS` times by each guide, and measure.
+
+    Args:
+        source: number of the domain in `val`.
+        target: the same.
+    """
     sources, targets = val.of_domain(source), val.of_domain(target)
     sources = sources[torch.randperm(len(sources))[:SOURCES]]
     references = targets[torch.randint(len(targets), (OUTPUTS, len(sources)))]
     latents = torch.randn(OUTPUTS, len(sources), translator.config.model.latent_dim)
-    x, y = val.images[sources], torch.full_like(sources, target)
+    y_trg = translator.domains.index(val.domains[target])
+    x, y = val.images[sources], torch.full_like(sources, y_trg)
     outputs = [torch.stack([translator.from_latents(x, y, z) for z in latents])]
     if translator.guided_by_references:
         guided = [translator.from_references(x, y, val.images[r]) for r in references]
@@ -248,8 +254,9 @@ def judge_pair(
 
 
 def judge(translator: TrainedModel, probes: Probes, val: Truth) -> dict[str, float]:
-    """Return the means of the measures over every ordered pair of domains."""
-    pairs = itertools.permutations(range(len(val.domains)), 2)
+    """Return the means of the measures over every ordered pair of the translator's domains."""
+    domains = [val.domains.index(name) for name in translator.domains]
+    pairs = itertools.permutations(domains, 2)
     measures = [judge_pair(translator, probes, val, source, target) for source, target in pairs]
     return {name: sum(m[name] for m in measures) / len(measures) for name in measures[0]}
 

@@ -6,7 +6,7 @@ bounded size is gathered: features for the kernel distance, an image grid, condi
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -111,7 +111,8 @@ class Collector:
         self.config, self.world, self.should_stop = config, world, should_stop
         self.image_size = config.model.image_size
         self.sources = {split: open_sources(config.data, split) for split in ("train", "val")}
-        train = self.sources["train"]
+        # All domains, also for a run of two of them: runs on one set are measured by one network.
+        train = open_sources(replace(config.data, pair=[]), "train")
         self.metrics = load_metrics(config.evaluation, world, train, self.cache(train.readers[0]))
 
     def cache(self, reader: ShardReader) -> TensorCache:

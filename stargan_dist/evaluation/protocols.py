@@ -163,7 +163,8 @@ def load_metrics(
     Args:
         config: the protocol and its weights.
         world: the processes. The networks are moved to the rank's device.
-        sources: the training images, on which the protocol `demo` trains its network.
+        sources: the training images of all domains, on which the protocol `demo` trains its
+            network.
         cache: keeps that network.
 
     Raises:

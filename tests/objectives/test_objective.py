@@ -174,7 +174,7 @@ def test_the_comparison_detects_encodings_shared_across_a_step_of_g(monkeypatch)
 
     def iterate_with_stale_encodings(self, engine, batches, step):
         encoded = self.generator.G.encode(batches[0].x).detach()
-        monkeypatch.setattr(self.generator.G, "encode", lambda x, masks=None: encoded)
+        monkeypatch.setattr(self.generator.G, "encode", lambda x, masks=None, y=None: encoded)
         return original(self, engine, batches, step)
 
     monkeypatch.setattr(Objective, "iterate", iterate_with_stale_encodings)
