@@ -3,6 +3,7 @@
 # make joint      draw two datasets with different labels, train on both, evaluate: half an hour
 # make ablation   the rows of the paper's ablation on the demo's dataset, 3 seeds each: 90 minutes
 # make schedules  the quality that each schedule keeps, on the demo's dataset, 5 seeds: hours
+# make comparison the methods that the papers compare, on that dataset, 2 seeds: hours
 # make test       the tests, except those that take minutes each (make test-slow)
 #                 (as root, both first install Debian's Slurm and Chromium, which some tests start)
 # make coverage   the same with the coverage of the tests, which takes a third longer
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: demo try ablation schedules joint announce-test test coverage test-slow campaign docs check clean setup
+.PHONY: demo try ablation schedules comparison joint announce-test test coverage test-slow campaign docs check clean setup
 .DELETE_ON_ERROR:
 # An interrupted training is resumed.
 .PRECIOUS: $(DEMO)/run/checkpoints/latest
@@ -105,6 +106,9 @@ ablation: $(DEMO)/shards/index.json
 
 schedules: $(DEMO)/shards/index.json
 	$(BIN)/python experiments/schedules.py
+
+comparison: $(DEMO)/shards/index.json
+	$(BIN)/python experiments/comparison.py
 
 joint: $(READY)
 	$(BIN)/python experiments/joint.py
