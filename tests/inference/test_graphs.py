@@ -24,6 +24,7 @@ GRAPHS = dict.fromkeys(TABLE, ALL) | {
     "cyclegan": {"translate"}, "stargan": {"translate"}, "a": {"translate"}, "b": {"translate"},
     "c": {"translate", "encoder", "decoder"}, "c_acgan": {"translate", "encoder", "decoder"},
     "d": {"translate", "encoder", "decoder"},
+    "munit": {"translate", "encoder", "decoder", "style_encoder"},
 }  # fmt: skip
 # Those that run always, by format; the others have the same networks, or other tests export them.
 QUICK = {"torch": ("stargan",), "onnx": ()}
