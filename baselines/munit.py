@@ -102,7 +102,7 @@ def literal_patches(state, x):
 
 
 def halved(x):
-    """Halve images (B, 3, h, h): means of 3 × 3 pixels around every second one, within the image."""
+    """Halve images (B, 3, h, h): means of 3 × 3 pixels around every second one."""
     windows, inside = (
         F.pad(images, [1] * 4).unfold(2, 3, 2).unfold(3, 3, 2).sum((4, 5))
         for images in (x, torch.ones_like(x))

@@ -1,8 +1,8 @@
 """One table of the methods from CycleGAN, MUNIT and StarGAN to StarGAN v2.
 
 Papers: arXiv 1703.10593, 1804.04732, 1711.09020, 1912.01865; rows a to f are table 1 of the last. A
-recipe is a row of data. A new row needs no change elsewhere; a new term needs one pure function of tensors in
-losses.py. docs/recipes.md explains the table, equation by equation.
+recipe is a row of data. A new row needs no change elsewhere; a new term needs one pure function of
+tensors in losses.py. docs/recipes.md explains the table, equation by equation.
 """
 
 import dataclasses

@@ -107,8 +107,8 @@ def test_learning_rates_are_halved_again_and_again(shards):
     rates = {letter: [] for letter in "GF"}
     for step in (0, 9, 10, 19, 20, 30):
         state.set_learning_rates(step)
-        for letter in rates:
-            rates[letter].append(state.optimizers[letter].param_groups[0]["lr"])
+        for letter, rates_of_letter in rates.items():
+            rates_of_letter.append(state.optimizers[letter].param_groups[0]["lr"])
     assert rates["G"] == [0.5, 0.5, 0.25, 0.25, 0.125, 0.0625]
     assert rates["F"] == [rate / 2 for rate in rates["G"]]
 
