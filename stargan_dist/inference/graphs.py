@@ -75,8 +75,7 @@ def _decode(
     style: Tensor | None = None,
     label: Tensor | None = None,
 ) -> Tensor:
-    encoded = Encoded(bottleneck, {}, model.G.candidates)
-    return _decode_features(model, encoded, style, label)
+    return _decode_features(model, Encoded(bottleneck, {}, model.G.candidates), style, label)
 
 
 def _decode_features(
@@ -195,9 +194,8 @@ class GraphModule(nn.Module):
     ) -> None:
         super().__init__()
         self.graph, self.model, self.dtype = graph, copy.deepcopy(model), dtype
-        for name in graph.unused:
-            if hasattr(self.model.G, name):
-                delattr(self.model.G, name)
+        for name in {*graph.unused} & {name for name, _ in self.model.G.named_children()}:
+            delattr(self.model.G, name)
         self.networks = nn.ModuleDict({name: self.model.networks[name] for name in graph.letters})
         if dtype == torch.float16:
             _to_float16(self.networks)

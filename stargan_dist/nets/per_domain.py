@@ -27,25 +27,24 @@ class PerDomain(nn.ModuleList):
     def __init__(self, num_domains: int, build: Callable[[], nn.Module]) -> None:
         super().__init__(build() for _ in range(num_domains))
 
-    def forward(self, x: Tensor, y: Tensor, *others: Tensor, **options: Any) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, *more: Tensor, **options: Any) -> Tensor:
         """Apply the networks.
 
         Args:
             x: (B, …).
             y: domains, int64 (B,).
-            others: further inputs of the networks, (B, …), such as styles.
+            more: further inputs (B, …) of the networks.
             options: passed to every network.
 
         Returns:
             The outputs (B, …), in the order of x.
         """
         if torch.compiler.is_exporting():
-            return _select([network(x, *others, **options) for network in self], y)
+            return _select([network(x, *more, **options) for network in self], y)
         order, sizes = y.argsort(stable=True), self._sizes(y)
-        parts = [inputs.index_select(0, order).split(sizes) for inputs in (x, *others)]
-        outputs = [
-            net(x, *more, **options) for net, x, *more in zip(self, *parts, strict=True) if len(x)
-        ]
+        inputs = [t.index_select(0, order).split(sizes) for t in (x, *more)]
+        parts = zip(self, *inputs, strict=True)
+        outputs = [network(*part, **options) for network, *part in parts if len(part[0])]
         return torch.cat(outputs).index_select(0, order.argsort())
 
     def _sizes(self, y: Tensor) -> list[int]:
