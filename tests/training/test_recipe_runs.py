@@ -63,6 +63,19 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(shards, tmp_path, na
     assert set(translator.networks) == set(recipes.TABLE[name].style.networks) | {"G"}
 
 
+def test_references_guide_a_model_that_was_trained_without_them(shards, tmp_path):
+    """By the encoder of the target's domain: in grids, and afterwards."""
+    options = ("--recipe", "munit", "--steps", "1", "--monitor.sample_every", "1")
+    train(make_config(tmp_path, shards, *options, *pair_of("munit")))
+    assert (tmp_path / "samples" / "reference_00000001.png").exists()
+    model = TrainedModel.load(str(tmp_path))
+    x, x_ref, y = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+    styles = [model.networks["E"].of_domain[d](x_ref[[d]]) for d in (0, 1)]
+    expected = model.from_latents(x, y, torch.cat(styles).detach())
+    torch.testing.assert_close(model.from_references(x, y, x_ref), expected)
+    assert (model.from_references(x, y, x_ref.flip(0)) - expected).abs().max() > 1e-6
+
+
 def test_a_run_resumes_with_its_pool_of_fakes(shards, tmp_path, monkeypatch):
     """It stops in the fourth iteration, and the pools of two fakes are full after two."""
     small = replace(recipes.TABLE["cyclegan"], pool_size=2)
