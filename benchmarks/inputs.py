@@ -26,5 +26,5 @@ def random_batch(size: int, num_domains: int, batch_size: int) -> Batch:
     """Return a batch of random images, domains and latents on torch's default device."""
     x, x_ref, x_ref2 = torch.empty(3, batch_size, 3, size, size).uniform_(-1, 1)
     y, y_trg = torch.randint(num_domains, (2, batch_size))
-    z, z2 = torch.randn(2, batch_size, ModelConfig.latent_dim)
+    z, z2 = torch.randn(2, batch_size, TABLE["f"].latent_dim)
     return Batch(x, y, x_ref, x_ref2, y_trg, z, z2, torch.rand(batch_size))

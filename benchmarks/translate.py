@@ -120,7 +120,7 @@ def onnx_cases(saved: SavedModel, folder: Path) -> dict[str, tuple[Case, Case]]:
     source = torch.randint(256, (3, size, size), dtype=torch.uint8)
     inputs = {
         "image": to_unit(source[None]).numpy(),
-        "latent": np.zeros((1, saved.config.model.latent_dim), np.float32),
+        "latent": np.zeros((1, saved.spec.config.model.latent_dim), np.float32),
         "label": np.ones(1, np.int64),
     }
     return {

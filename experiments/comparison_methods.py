@@ -78,6 +78,8 @@ class Part(NamedTuple):
         settings = {"batch_size": method.batch, "optim.lr": method.lr, "loss.ds_iter": steps}
         if optim.decay_end:  # from the middle of the training on, as in the papers
             settings |= {"optim.decay_begin": steps // 2, "optim.decay_end": steps}
+        if optim.halve_every:  # ten times
+            settings["optim.halve_every"] = max(steps // 10, 1)
         if self.pair:
             settings["data.pair"] = f"[{', '.join(self.pair)}]"
         return {**settings, **method.settings}

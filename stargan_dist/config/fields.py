@@ -125,12 +125,13 @@ class ModelConfig:
     image_size: Literal[32, 64, 128, 256, 512, 1024] = 256
     """Width and height in pixels."""
     base_width: NonNegativeInt = 0
-    """Channels at full resolution; 0: the paper's, 2**14 / image_size (StarGAN, CycleGAN: 64)."""
+    """Channels at full resolution; 0: the paper's, 2**14 / image_size (StarGAN, CycleGAN and MUNIT:
+    64)."""
     max_width: NonNegativeInt = 0
     """Channels double with each downsampling, up to this number; 0: the paper's, 512 (StarGAN:
     2048)."""
-    latent_dim: PositiveInt = 16
-    """Length of a latent z."""
+    latent_dim: NonNegativeInt = 0
+    """Length of a latent z; 0: the paper's, 16 (MUNIT: 8)."""
     style_dim: PositiveInt = 64
     """Length of a style code s."""
     mapping_dim: PositiveInt = 512
@@ -173,9 +174,12 @@ class LossConfig:
     sty: FiniteFloat | None = None
     """Style (or latent) reconstruction."""
     cyc: FiniteFloat | None = None
-    """Cycle consistency."""
+    """Cycle consistency. MUNIT: 0, as for most of its datasets; 10 for the others."""
     idt: FiniteFloat | None = None
-    """Identity: a source that is translated to its own domain stays as it is."""
+    """Identity: a source that is translated to its own domain stays as it is. MUNIT: image
+    reconstruction, with the source's own style."""
+    con: FiniteFloat | None = None
+    """Content reconstruction: the fake has the features of its source."""
     ds: FiniteFloat | None = None
     """Diversity, at the first step."""
     ms: FiniteFloat | None = None
@@ -212,6 +216,8 @@ class OptimConfig:
     """Step at which all learning rates begin to decay linearly …"""
     decay_end: int | None = None
     """… and the step at which they reach 0; 0: no decay."""
+    halve_every: int | None = None
+    """Steps after which all learning rates are halved, each time again; 0: never."""
     lr_scaling: Literal["off", "linear", "sqrt"] = "off"
     """Scaling of both learning rates with the batch: none, by batch_size / 8 (8 is the paper's
     batch), or by its square root, as theory suggests for Adam (arXiv 2205.10287)."""
@@ -317,7 +323,7 @@ class Config:
     """Folder or URL of the run. The same command resumes it."""
     recipe: str = "f"
     """What to train, a row of the table in objectives/recipes.py: a to f, the rows of the paper's
-    ablation (f: StarGAN v2); stargan; c_acgan; f_mode_seeking; cyclegan."""
+    ablation (f: StarGAN v2); stargan; c_acgan; f_mode_seeking; cyclegan; munit."""
     steps: PositiveInt = 100_000
     """Iterations in total."""
     batch_size: PositiveInt = 8

@@ -54,6 +54,10 @@ def _training_rules(config: Config) -> list[Rule]:
          "optim.decay_begin: must not be negative, and must be less than optim.decay_end"),
         (optim.decay_end is None or optim.decay_end or not optim.decay_begin,
          "optim.decay_begin: has no effect where optim.decay_end is 0; set both or neither"),
+        ((optim.halve_every or 0) >= 0, "optim.halve_every: must not be negative; 0 is never"),
+        (not (optim.halve_every and optim.decay_end),
+         "optim.halve_every: learning rates are halved or decay to 0 at optim.decay_end, not both; "
+         "set one of the two to 0"),
         (not optim.decay_end or config.steps <= optim.decay_end,
          f"steps: learning rates reach 0 at step {optim.decay_end} (optim.decay_end); "
          "reduce steps or raise optim.decay_end"),

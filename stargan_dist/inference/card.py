@@ -71,7 +71,7 @@ def of_model(model: SavedModel) -> Card:
         target=_target(labels),
         target_options=_target_options(labels),
         diverse=spec.recipe.is_diverse,
-        guided_by_references=spec.recipe.uses_references,
+        guided_by_references=spec.recipe.guided_by_references,
         step=model.step,
         parameters={
             letter: sum(t.numel() for t in tensors_of_network(letter, model.tensors).values())

@@ -1,7 +1,7 @@
 """Components of a recipe. The recipes themselves are rows of a table: recipes.py."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ class Term(NamedTuple):
         maximised: the term is subtracted.
         decays: the weight decays linearly to 0 at step `loss.ds_iter`.
         penalises: the term of D differentiates its gradient.
+        optional: where its weight is 0, the term is not computed.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Term(NamedTuple):
     maximised: bool = False
     decays: bool = False
     penalises: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Recipe:
         crop: random crop of a training image.
         targets: choice of the target labels, a key of `TARGETS` (data/stream.py).
         max_width: largest number of channels.
+        latent_dim: length of a latent.
+        references_guide: references can guide trained models, though no guide of training has any.
         ds_iter: default of `loss.ds_iter`.
     """
 
@@ -106,6 +110,8 @@ class Recipe:
     crop: Crop = RANDOM_CROP
     targets: str = DRAWN
     max_width: int = 512
+    latent_dim: int = 16
+    references_guide: bool = False
     outlines: bool = False
     ds_iter: int = 100_000
 
@@ -118,6 +124,11 @@ class Recipe:
     def uses_references(self) -> bool:
         """Batches hold reference images."""
         return any(guide.reference for guide in self.guides)
+
+    @property
+    def guided_by_references(self) -> bool:
+        """References can guide trained models."""
+        return self.uses_references or self.references_guide
 
     @property
     def is_diverse(self) -> bool:
@@ -143,6 +154,14 @@ class Recipe:
         """The number of consecutive slots that are in one micro-batch."""
         return PAIR if self.takes_pairs else 1
 
+    def with_sizes(self, model: ModelConfig) -> ModelConfig:
+        """Return a model with this recipe's sizes in place of zeros."""
+        return replace(
+            model,
+            max_width=model.max_width or self.max_width,
+            latent_dim=model.latent_dim or self.latent_dim,
+        )
+
     def conditioning_dim(self, labels: Labels, model: ModelConfig) -> int:
         """Return the length of the vector that G is conditioned on."""
         return (labels.vector_dim if self.with_label else 0) + self.style.dim(model)
@@ -153,7 +172,7 @@ class Recipe:
 
     def build_networks(self, labels: Labels, model: ModelConfig) -> dict[str, nn.Module]:
         """Build the networks by letter, initialised from torch's current random state."""
-        num_labels = labels.num_labels
+        model, num_labels = self.with_sizes(model), labels.num_labels
         networks = {"G": self.generator(self.conditioning_dim(labels, model), model)}
         for letter, build in self.style.networks.items():
             networks[letter] = build(num_labels, model)

@@ -1,8 +1,8 @@
-"""One table of the methods from CycleGAN and StarGAN to StarGAN v2.
+"""One table of the methods from CycleGAN, MUNIT and StarGAN to StarGAN v2.
 
-Papers: arXiv 1703.10593, 1711.09020, 1912.01865; rows a to f are table 1 of the last. A recipe is a
-row of data. A new row needs no change elsewhere; a new term needs one pure function of tensors in
-losses.py. docs/recipes.md explains the table, equation by equation.
+Papers: arXiv 1703.10593, 1804.04732, 1711.09020, 1912.01865; rows a to f are table 1 of the last. A
+recipe is a row of data. A new row needs no change elsewhere; a new term needs one pure function of
+tensors in losses.py. docs/recipes.md explains the table, equation by equation.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from stargan_dist.data.labels import Labels
 from stargan_dist.data.stream import DRAWN, OTHER, PERMUTED
 from stargan_dist.data.transforms import NO_CROP, RANDOM_CROP, Crop
 from stargan_dist.errors import UserError
-from stargan_dist.nets import cyclegan, v1, v2
+from stargan_dist.nets import cyclegan, munit, v1, v2
 from stargan_dist.nets.blocks import DiscriminatorOutput
 from stargan_dist.nets.precision import POLICIES, Policy
 from stargan_dist.objectives import losses
@@ -53,6 +53,10 @@ def cyclegan_generator(num_domains: int, model: ModelConfig) -> nn.Module:
     return cyclegan.Generator(num_domains, model.image_size, model.base_width)
 
 
+def munit_generator(dim: int, model: ModelConfig) -> nn.Module:
+    return munit.Generator(dim - model.latent_dim, model.latent_dim, model.base_width)
+
+
 # Networks that produce or predict a style, given the number of labels.
 
 
@@ -70,8 +74,13 @@ def latent_encoder(_num_domains: int, model: ModelConfig) -> nn.Module:
     return v2.LatentEncoder(style_dim=model.latent_dim, **_sizes(model))
 
 
+def munit_style_encoder(num_domains: int, model: ModelConfig) -> nn.Module:
+    return munit.StyleEncoder(num_domains, model.latent_dim, model.base_width)
+
+
 NO_STYLE = NoStyle()
 LATENT_STYLE = LatentStyle({"E": latent_encoder})
+MUNIT_STYLE = LatentStyle({"E": munit_style_encoder})
 STYLE_CODE = StyleCode({"F": mapping_network, "E": style_encoder})
 
 # Discriminators, given the number of labels.
@@ -93,10 +102,15 @@ def cyclegan_discriminator(num_domains: int, model: ModelConfig) -> nn.Module:
     return cyclegan.Discriminator(num_domains, model.base_width, model.max_width)
 
 
+def munit_discriminator(num_domains: int, model: ModelConfig) -> nn.Module:
+    return munit.Discriminator(num_domains, **_sizes(model))
+
+
 MULTI_TASK = DiscriminatorForm(multi_task_discriminator, by_domain=True)
 ACGAN = DiscriminatorForm(classifying_discriminator, by_domain=False)
 STARGAN = DiscriminatorForm(stargan_discriminator, by_domain=False)
 CYCLEGAN_PATCHES = DiscriminatorForm(cyclegan_discriminator, by_domain=True)
+MUNIT_SCALES = DiscriminatorForm(munit_discriminator, by_domain=True)
 
 # Guides.
 
@@ -161,19 +175,26 @@ MODE_SEEKING = Term(
 )
 CYCLE = Term("cyc", lambda g: losses.l1(g.reconstruction, g.batch.x))
 CYCLE_10 = CYCLE._replace(weight=10.0)
+CYCLE_IF_ASKED = CYCLE._replace(weight=0.0, optional=True)
 IDENTITY_5 = Term("idt", lambda g: losses.l1(g.identity, g.batch.x), 5.0)
+IDENTITY_10 = IDENTITY_5._replace(weight=10.0)
+CONTENT = Term("con", lambda g: losses.l1(g.encoded_fake.bottleneck, g.encoded.bottleneck))
 
 # Optimizers.
 
 ADAM_V1 = OptimConfig(
     lr=1e-4, lr_mapping=1e-4, betas=(0.5, 0.999), weight_decay=0.0, ema=0.0,
-    decay_begin=100_000, decay_end=200_000,
+    decay_begin=100_000, decay_end=200_000, halve_every=0,
 )  # fmt: skip
 ADAM_V2 = OptimConfig(
     lr=1e-4, lr_mapping=1e-6, betas=(0.0, 0.99), weight_decay=1e-4, ema=0.999,
-    decay_begin=0, decay_end=0,
+    decay_begin=0, decay_end=0, halve_every=0,
 )  # fmt: skip
 ADAM_CYCLEGAN = replace(ADAM_V1, lr=2e-4, lr_mapping=2e-4)
+# The published L2 penalty, 1e-4, belongs to the sum over both directions. Our loss is their mean.
+ADAM_MUNIT = replace(
+    ADAM_V1, weight_decay=1e-4 / 2, decay_begin=0, decay_end=0, halve_every=100_000
+)
 
 # Of each training image; as resizing to 286 px and cropping 256 px.
 RESIZE_286_CROP_256 = Crop(1.0, area=((256 / 286) ** 2, (256 / 286) ** 2), ratio=(1.0, 1.0))
@@ -271,9 +292,26 @@ CYCLEGAN = Recipe(
     targets=OTHER,
     max_width=cyclegan.MAX_WIDTH,
 )
+MUNIT = Recipe(
+    description="MUNIT as published, between two domains",
+    generator=munit_generator,
+    discriminator=MUNIT_SCALES,
+    with_label=True,
+    style=MUNIT_STYLE,
+    discriminator_terms=LEAST_SQUARES,
+    generator_terms=(ADVERSARIAL_LEAST_SQUARES, IDENTITY_10, STYLE, CONTENT, CYCLE_IF_ASKED),
+    guides=(BY_LATENT,),
+    optim=ADAM_MUNIT,
+    crop=NO_CROP,
+    targets=OTHER,
+    max_width=munit.MAX_WIDTH,
+    latent_dim=8,
+    references_guide=True,
+)
 
 TABLE = {
     "cyclegan": CYCLEGAN,
+    "munit": MUNIT,
     "stargan": STARGAN_PUBLISHED,
     "a": A,
     "b": B,
@@ -315,7 +353,7 @@ def resolve(config: Config) -> RunSpec:
         config,
         loss=LossConfig(**loss | {"ds_iter": recipe.ds_iter}),
         optim=recipe.optim,
-        model=replace(config.model, max_width=config.model.max_width or recipe.max_width),
+        model=recipe.with_sizes(config.model),
     )
     return RunSpec(resolved, recipe, POLICIES[config.precision])
 

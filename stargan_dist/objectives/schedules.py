@@ -69,7 +69,7 @@ class Schedule:
         return [
             term._replace(weight=term.weight * period)
             for term, period in zip(terms, periods, strict=True)
-            if turns.get(term.name, 0) % period == 0
+            if turns.get(term.name, 0) % period == 0 and (term.weight or not term.optional)
         ]
 
 

@@ -37,14 +37,15 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of a network at a step.
 
-    It is the configured rate, scaled with the batch (`lr_scaling`) and decayed linearly between
-    `decay_begin` and `decay_end`.
+    It is the configured rate, scaled with the batch (`lr_scaling`) and either decayed linearly
+    between `decay_begin` and `decay_end` or halved every `halve_every` steps.
     """
     factor = LR_SCALING[config.lr_scaling](batch_size / PAPER_BATCH)
     rate = config.lr_mapping if letter == "F" else config.lr
     assert rate is not None, "the configuration is not resolved"
-    end = config.decay_end
-    return factor * rate * (linear_decay(step, config.decay_begin or 0, end) if end else 1.0)
+    end, period = config.decay_end, config.halve_every
+    decay = linear_decay(step, config.decay_begin or 0, end) if end else 1.0
+    return factor * rate * decay * (0.5 ** (step // period) if period else 1.0)
 
 
 def average_decay(config: Config, step: int) -> float:

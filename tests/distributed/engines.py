@@ -35,8 +35,9 @@ BASE = [
     *("--optim.lr", "0.01", "--optim.lr_mapping", "0.01"),
 ]
 RECIPES = [name for name in recipes.TABLE if name != "f"]
-WITH_ZERO = ("stargan", "b", "d", "cyclegan")
-ONE_STEP = ("stargan", "cyclegan")
+WITH_ZERO = ("stargan", "b", "d", "cyclegan", "munit")
+ONE_STEP = ("stargan", "cyclegan", "munit")
+OF_PAIRS = ("cyclegan", "munit")
 
 
 def zero(stage, *more):
@@ -90,7 +91,7 @@ CASES = {
     **{f"recipe_{name}_float32": ["--recipe", name] for name in WITH_ZERO},
     **{f"recipe_{name}_zero2": zero(2, "--recipe", name) for name in WITH_ZERO},
     **{f"recipe_{name}_zero3": zero(3, *SUMMED, *RELEASED, "--recipe", name) for name in ONE_STEP},
-    "recipe_cyclegan_accumulated": ["--recipe", "cyclegan", *FLOAT64, *TWO],
+    **{f"recipe_{name}_accumulated": ["--recipe", name, *FLOAT64, *TWO] for name in OF_PAIRS},
 }
 # Each of two options alone, which the quick cases have together.
 SLOW = {

@@ -32,9 +32,10 @@ def make_state_engine_batch(world, device, *options):
     config = configs.parse(["--run", "r", "--data.shards", "s", *SMALL, *options])
     landmarks = tiny_landmarks() if config.model.w_hpf else None
     labels = domain_labels(["a", "b"])
-    state = TrainState(resolve(config), labels, torch.device(device), landmarks)
+    spec = resolve(config)
+    state = TrainState(spec, labels, torch.device(device), landmarks)
     images = torch.randint(256, (3, 4, 3, 32, 32), dtype=torch.uint8)
-    labels, latents = torch.randint(2, (2, 4)), torch.randn(2, 4, 16)
+    labels, latents = torch.randint(2, (2, 4)), torch.randn(2, 4, spec.config.model.latent_dim)
     batch = Batch(images[0], labels[0], images[1], images[2], labels[1], *latents, torch.rand(4))
     engine = make_engine(config, state.parts, world)
     return state, engine, batch.to(torch.device(device), state.dtype)
@@ -44,7 +45,7 @@ def make_state_engine_batch(world, device, *options):
     "options",
     [
         ("--precision", "float32"), ("--precision", "float16"), ("--model.w_hpf", "1"),
-        ("--recipe", "cyclegan"),
+        ("--recipe", "cyclegan"), ("--recipe", "munit"),
     ],
 )  # fmt: skip
 def test_an_iteration_never_reads_from_the_device(world, monkeypatch, options):
@@ -54,7 +55,7 @@ def test_an_iteration_never_reads_from_the_device(world, monkeypatch, options):
     iteration later.
     """
     monkeypatch.setattr(World, "device", torch.device("meta"))
-    for module in ("v2", "precision"):  # the meta device has no autocast
+    for module in ("v2", "munit", "precision"):  # the meta device has no autocast
         monkeypatch.setattr(f"stargan_dist.nets.{module}.autocast_to", lambda *_: nullcontext())
     state, engine, batch = make_state_engine_batch(world, "meta", *options)
     for optimizer in state.optimizers.values():

@@ -75,7 +75,8 @@ def test_many_labels_are_cut():
 
 
 @pytest.mark.parametrize(
-    ("recipe", "binary", "images"), [("f", False, 2), ("c", False, 1), ("stargan", True, 1)]
+    ("recipe", "binary", "images"),
+    [("f", False, 2), ("munit", False, 2), ("c", False, 1), ("stargan", True, 1)],
 )
 def test_the_examples_run(tmp_path, monkeypatch, recipe, binary, images):
     model = tiny_model(recipe, ("bear", 'a "cat"'), binary=binary).without("D")

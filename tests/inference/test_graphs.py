@@ -24,6 +24,7 @@ GRAPHS = dict.fromkeys(TABLE, ALL) | {
     "cyclegan": {"translate"}, "stargan": {"translate"}, "a": {"translate"}, "b": {"translate"},
     "c": {"translate", "encoder", "decoder"}, "c_acgan": {"translate", "encoder", "decoder"},
     "d": {"translate", "encoder", "decoder"},
+    "munit": {"translate", "encoder", "decoder", "style_encoder"},
 }  # fmt: skip
 # Those that run always, by format; the others have the same networks, or other tests export them.
 QUICK = {"torch": ("stargan",), "onnx": ()}
@@ -102,6 +103,23 @@ def close(outputs, wanted, tolerance=TOLERANCE):
 @pytest.mark.parametrize("recipe", TABLE)
 def test_the_graphs_of_every_recipe(recipe):
     assert graphs.graphs_of(model_of(recipe)).keys() == GRAPHS[recipe]
+
+
+@pytest.mark.parametrize("recipe", ["d", "munit"])
+def test_encoder_and_decoder_translate_together(recipe):
+    """The style of these recipes is the latent."""
+    model = model_of(recipe, domains=("bear", "cat"))
+    image, latent, _ = draw(model, ("image", "latent", "label"), 3)
+    for label in (torch.tensor([0, 1, 0]), torch.tensor([1, 0, 1])):
+        values = {"image": image, "style": latent, "label": label}
+        for name in ("encoder", "decoder"):
+            graph = graphs.graphs_of(model)[name]
+            module = graphs.GraphModule(graph, model)
+            with torch.no_grad():
+                values[graph.output] = module(*(values[name] for name in graph.inputs))
+        wanted = expected(model, "translate", (image, latent, label))
+        assert close(values["output"], wanted)
+        assert not close(values["output"], wanted.roll(1, 0))
 
 
 @pytest.mark.parametrize(("recipe", "file_format"), CASES)

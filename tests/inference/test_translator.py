@@ -149,7 +149,7 @@ def test_attributes_name_all_of_an_output(translator):
         model.translate(picture(), "Male", attributes={"Male": 1})
 
 
-@pytest.mark.parametrize("recipe", ["stargan", "a", "c", "d", "e"])
+@pytest.mark.parametrize("recipe", ["munit", "stargan", "a", "c", "d", "e"])
 def test_other_recipes_translate(recipe):
     model = Translator(tiny_model(recipe), device="cpu")
     outputs = [model.translate(picture(), domain) for domain in model.domains]

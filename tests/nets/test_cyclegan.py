@@ -106,6 +106,18 @@ def test_every_network_takes_part_in_training_and_gets_the_gradient_of_its_sampl
     assert x.grad[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_further_inputs_are_routed_with_the_first(training):
+    class Weighted(nn.Linear):
+        def forward(self, x, weight):
+            return super().forward(x) * weight
+
+    networks = PerDomain(3, lambda: Weighted(2, 2)).train(training)
+    x, weight, y = torch.randn(6, 2), torch.randn(6, 1), torch.tensor([2, 0, 1, 1, 2, 0])
+    expected = [networks[y[i]](x[[i]], weight[[i]]) for i in range(6)]
+    torch.testing.assert_close(networks(x, y, weight), torch.cat(expected))
+
+
 def test_an_exported_graph_routes_any_batch():
     networks = make_per_domain().eval()
     example = (torch.zeros(2, 2), torch.tensor([0, 1]))

@@ -18,7 +18,12 @@ from stargan_dist.training.train_state import TrainState
 from tests.conftest import SMOKE
 from tests.helpers.iterations import iterate
 from tests.nets.test_precision import record_dtypes
-from tests.objectives.test_objective import make_batch, make_networks, make_objective
+from tests.objectives.test_objective import (
+    make_batch,
+    make_networks,
+    make_objective,
+    make_pairs,
+)
 
 CPU = torch.device("cpu")
 
@@ -160,13 +165,14 @@ def losses_of_recipe(name, prepare, dtype):
         dtype: of weights and batch.
     """
     recipe = recipes.resolve(Config(recipe=name)).recipe
-    labels, model = domain_labels(["a", "b", "c"]), ModelConfig(32, 4, 8, 5, 6, 7)
+    labels = domain_labels(["a", "b"] if recipe.takes_pairs else ["a", "b", "c"])
+    model, make = ModelConfig(32, 4, 8, 5, 6, 7), make_pairs if recipe.takes_pairs else make_batch
     torch.manual_seed(0)
     nets = recipe.build_networks(labels, model)
     for net in nets.values():
         net.to(dtype)
     prepare(nets)
-    objective, batch = Objective(recipe, nets, labels), make_batch(0).to(CPU, dtype)
+    objective, batch = Objective(recipe, nets, labels), make(0).to(CPU, dtype)
     guide = recipe.guides[0]
     fake = objective.generator.translate(batch, guide).fake
     loss, terms = objective.discriminator(batch, fake)
@@ -191,7 +197,7 @@ def test_other_recipes_compute_in_the_dtypes_of_the_policy(name):
     assert not torch.equal(terms["fake"], expected_terms["fake"])
 
 
-@pytest.mark.parametrize("name", ["stargan", "a"])
+@pytest.mark.parametrize("name", ["stargan", "a", "munit"])
 def test_compilation_does_not_change_losses_and_gradients_of_other_recipes(name):
     _, expected = losses_of_recipe(name, lambda nets: None, torch.float64)
     _, compiled = losses_of_recipe(
