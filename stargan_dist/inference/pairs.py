@@ -37,10 +37,10 @@ class PairModels:
         saved = [checkpoints.read(pair.run, step) for pair in self.pairs.values()]
         config = common_config(list(self.pairs.values()), saved)
         self.config = replace(config, run=url, data=replace(config.data, pair=[]))
-        self.guided_by_references = resolve(config).recipe.uses_references
         self.bfloat16 = False
         self._hashes = [checkpoint.manifest.files[EMA].sha256 for checkpoint in saved]
         self._loaded: tuple[Pair, TrainedModel] | None = None
+        self.guided_by_references = self.between(0, 1)[0].guided_by_references
 
     def between(self, source: int, target: int) -> tuple[TrainedModel, int]:
         """Return the model that translates from one domain to another, and its label of the target.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from stargan_dist.config import Config
+from stargan_dist.config import Config, LossConfig, OptimConfig
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.nets.networks import generator_networks
 from stargan_dist.objectives.recipes import resolve
@@ -43,7 +43,8 @@ def domain_costs(config: Config, recipe: str, domains: int) -> DomainCosts:
     Raises:
         UserError: there is no such recipe, or it does not accept the configuration.
     """
-    spec = resolve(replace(config, recipe=recipe))
+    # Weights of terms and learning rates of another recipe may not exist in this one.
+    spec = resolve(replace(config, recipe=recipe, loss=LossConfig(), optim=OptimConfig()))
     takes_pairs = spec.recipe.takes_pairs
     of_run = domain_labels([*map(str, range(2 if takes_pairs else domains))])
     runs = domains * (domains - 1) // 2 if takes_pairs else 1
