@@ -21,6 +21,9 @@ TIMED_OUT=124 # exit code of a command beside the ranks that took longer
 JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 JOB=${JOB:-$SLURM_JOB_ID}
 
+TRAIN=stargan_dist.train     # module of the ranks
+STATUS=(stargan_dist.status) # module that prints the step of the newest checkpoint, and its options
+
 STEP_UNKNOWN=    # set when the check of the saved step took too long
 SAVE_REQUESTED=  # set when Slurm or a person has requested by USR1 to save and stop
 IGNORE_SIGNALS=: # first command of every task
@@ -186,7 +189,7 @@ check_time_limit() {
 # Print the step of the newest checkpoint. Also detects mistakes in the command before ranks start.
 saved_step() {
   local output
-  output=$(run_beside 1 "${COMMAND[@]}" python -m stargan_dist.status "$@") || return
+  output=$(run_beside 1 "${COMMAND[@]}" python -m "${STATUS[@]}" "$@") || return
   # A container may print lines of its own.
   [[ $output =~ (^|$'\n')([0-9]+)\ of\ [0-9]+\ steps\ saved ]] && echo "${BASH_REMATCH[2]}"
 }
@@ -205,12 +208,21 @@ train() {
   ((CODE != TIMED_OUT)) || STEP_UNKNOWN=yes
   ((CODE == 0)) || handle_failure 0 0
   log "$before steps are saved"
-  run_ranks stargan_dist.train "$@"
+  run_ranks "$TRAIN" "$@"
   ((CODE)) || exit 0
   exit_if_slurm_decided
   after=$(saved_step "$@") || { (($? != TIMED_OUT)) || STEP_UNKNOWN=yes; after=$before; }
   ((CODE != STOPPED || after <= before)) || requeue "stopped and saved at step $after"
   handle_failure "$before" "$after"
+}
+
+# Train the pair of domains whose number is that of this task of the array.
+train_pair() {
+  [[ ${SLURM_ARRAY_JOB_ID:-} ]] ||
+    user_error "this is no job array: sbatch --array=0-N, where N is the last number that" \
+      "python -m stargan_dist.pairs --list prints"
+  TRAIN=stargan_dist.pairs STATUS=(stargan_dist.pairs --list)
+  train --index "$SLURM_ARRAY_TASK_ID" "$@"
 }
 
 # Exit if Slurm has already decided about this job: it was cancelled, or it is being requeued.

@@ -6,6 +6,9 @@ Results are written to RUN/evaluation/PROTOCOL/ and TensorBoard, and printed as 
 results are not measured again. --compare measures nothing: it prints the results of runs side by
 side.
 
+A set of pairs (stargan_dist.pairs) is evaluated as one translator between all of its domains, at
+the last step of which every pair has a checkpoint.
+
 Exit codes: 0 everything is measured; 2 a user error, or tasks that could not be measured.
 """
 
@@ -23,8 +26,10 @@ from stargan_dist.evaluation import compare, report, results
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.evaluation.results import Result
 from stargan_dist.inference.model import TrainedModel
+from stargan_dist.inference.pairs import AnyModel, PairModels
 from stargan_dist.launch.launcher import launcher_hides_exit_codes, stop_with_launcher
 from stargan_dist.launch.launcher_settings import take_settings
+from stargan_dist.models import pairs
 from stargan_dist.runs import checkpoint as checkpoints
 
 
@@ -33,7 +38,7 @@ def parse_args() -> argparse.Namespace:
         prog="python -m stargan_dist.evaluate", description=__doc__.split("\n\n")[1]
     )
     mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--run", help="folder or URL of a training run")
+    mode.add_argument("--run", help="folder or URL of a training run, or of a set of pairs")
     mode.add_argument("--compare", nargs="+", metavar="RUN", help="print the results of runs")
     parser.add_argument(
         "--checkpoint", default="latest", help="latest, best, or a step (default: latest)"
@@ -78,16 +83,25 @@ def override_config(config: Config, args: argparse.Namespace) -> Config:
     )
 
 
+def find_step(args: argparse.Namespace) -> tuple[bool, int]:
+    """Return whether the run is a set of pairs, and the step to evaluate."""
+    if pairs.is_set(args.run):
+        return True, pairs.find_step(args.run, args.checkpoint)
+    return False, checkpoints.find_existing(args.run, args.checkpoint, args.protocol).step
+
+
 def evaluate(args: argparse.Namespace) -> int:
     """Evaluate on all ranks and print on rank 0. Return the exit code."""
     world = World()
     try:
         # Only rank 0 resolves the step: `latest` of a run in training moves.
-        step = world.broadcast_from_main(
-            lambda: checkpoints.find_existing(args.run, args.checkpoint, args.protocol).step
-        )
-        translator = world.run_on_all_ranks(
-            lambda: TrainedModel.load(args.run, str(step), world.device)
+        is_set, step = world.broadcast_from_main(lambda: find_step(args))
+        translator: AnyModel = world.run_on_all_ranks(
+            lambda: (
+                PairModels(args.run, step, world.device)
+                if is_set
+                else TrainedModel.load(args.run, str(step), world.device)
+            )
         )
         config = override_config(translator.config, args)
         storage.configure(config.storage)

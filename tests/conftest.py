@@ -208,3 +208,17 @@ def finished_run(train, tmp_path_factory) -> Path:
 def run_of_two(train, tmp_path_factory) -> Path:
     """An uninterrupted smoke run by two processes."""
     return shared(tmp_path_factory, "of_two", partial(train, processes=2))
+
+
+PAIR_OPTIONS = ("--recipe", "cyclegan", "--steps", "2", "--monitor.sample_every", "0")
+
+
+@pytest.fixture(scope="session")
+def pair_runs(train, tmp_path_factory) -> Path:
+    """A set of the CycleGANs of all pairs of species, trained by their numbers."""
+
+    def make(folder: Path) -> None:
+        for number in range(3):
+            here("pairs", "--index", number, *train.options(folder), *PAIR_OPTIONS)
+
+    return shared(tmp_path_factory, "pair_runs", make)

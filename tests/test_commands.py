@@ -138,7 +138,18 @@ def test_a_run_without_checkpoints_cannot_be_evaluated(tmp_path):
 @pytest.mark.filterwarnings("ignore:.* found in sys.modules")
 @pytest.mark.parametrize(
     "module",
-    ["train", "evaluate", "sample", "export", "align", "app", "memory", "shards", "data.demo"],
+    [
+        "train",
+        "pairs",
+        "evaluate",
+        "sample",
+        "export",
+        "align",
+        "app",
+        "memory",
+        "shards",
+        "data.demo",
+    ],
 )
 def test_help_prints_the_usage(module):
     assert "usage" in here(module, "--help").stdout

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "stargan_dist"
 COMMANDS = (
     "train",
+    "pairs",
     "evaluate",
     "sample",
     "export",

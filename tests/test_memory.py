@@ -13,8 +13,10 @@ from stargan_dist import config as configs
 from stargan_dist import memory
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
+from stargan_dist.objectives import recipes
 from stargan_dist.objectives.recipes import resolve
 from stargan_dist.training import memory_estimate
+from stargan_dist.training.domain_costs import domain_costs
 from stargan_dist.training.memory_estimate import (
     LiveBytes,
     UnshardedBytes,
@@ -234,6 +236,78 @@ def test_json_output_has_the_bytes_of_all_engines(monkeypatch, capsys):
     estimates = json.loads(run_memory(monkeypatch, capsys, "--domains", 3, "--json"))
     assert list(estimates) == list(memory.ENGINES)
     assert all(row["total"] == sum(row.values()) - row["total"] for row in estimates.values())
+
+
+# The costs of more domains.
+
+
+def size_of(recipe, labels, letters=None):
+    """Return the number of elements of real networks."""
+    spec = make_spec("--recipe", recipe)
+    networks = spec.recipe.build_networks(labels, spec.config.model)
+    return sum(p.numel() for n in letters or networks for p in networks[n].parameters())
+
+
+def test_a_recipe_between_two_domains_costs_a_training_for_each_pair():
+    costs = domain_costs(make_spec().config, "cyclegan", 5)
+    assert (costs.recipe, costs.domains, costs.runs) == ("cyclegan", 5, 10)
+    assert costs.trained == 10 * size_of("cyclegan", PAIR)
+    assert costs.translating == 10 * size_of("cyclegan", PAIR, "G")
+    assert costs.state_bytes == 3 * 4 * costs.trained
+
+
+@pytest.mark.parametrize(("recipe", "letters"), [("stargan", "G"), ("f", "GFE")])
+def test_another_recipe_costs_one_training(recipe, letters):
+    labels = domain_labels([*"abcde"])
+    costs = domain_costs(make_spec().config, recipe, 5)
+    assert costs.runs == 1
+    assert costs.trained == size_of(recipe, labels)
+    assert costs.translating == size_of(recipe, labels, letters)
+
+
+@pytest.mark.parametrize("recipe", recipes.TABLE)
+def test_a_pair_costs_one_training_of_any_recipe(recipe):
+    costs = domain_costs(make_spec().config, recipe, 2)
+    assert (costs.runs, costs.trained) == (1, size_of(recipe, PAIR))
+
+
+def test_the_bytes_of_costs_are_those_of_the_weights_dtype():
+    config = make_spec("--precision", "float64").config
+    costs = domain_costs(config, "f", 3)
+    assert costs.state_bytes == 3 * 8 * costs.trained
+    estimated = estimate(config, DOMAINS)
+    assert costs.state_bytes == estimated.weights + estimated.optimizer
+
+
+def test_the_costs_of_recipes_are_a_table(monkeypatch, capsys):
+    out = run_memory(monkeypatch, capsys, "--domains", 3, 40, "--recipes", "cyclegan", "f")
+    assert out.startswith("32 px, float32, in sum over all trainings\n")
+    rows = [line.split() for line in out.splitlines()[3:]]
+    counts = [("cyclegan", "3", "3"), ("cyclegan", "40", "780"), ("f", "3", "1"), ("f", "40", "1")]
+    assert [tuple(row[:3]) for row in rows] == counts
+    costs = domain_costs(make_spec().config, "cyclegan", 40)
+    assert rows[1][3:7:2] == [f"{n / 1e6:.1f}" for n in (costs.trained, costs.translating)]
+    assert rows[1][-1] == f"{costs.state_bytes / 2**30:.2f}"
+
+
+def test_costs_as_json_are_those_of_the_configurations_recipe(monkeypatch, capsys):
+    found = json.loads(run_memory(monkeypatch, capsys, "--domains", 2, 3, "--json"))
+    config = make_spec().config
+    assert found == [domain_costs(config, "f", count)._asdict() for count in (2, 3)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--domains", 2, 3, "--processes", 2),
+        ("--domains", 3, "--recipes", "f", "--zero-stage", 1),
+        ("--recipes", "f"),
+        ("--domains", 0, 3),
+    ],
+)
+def test_options_that_costs_do_not_have_are_rejected(monkeypatch, capsys, options):
+    with pytest.raises(SystemExit):
+        run_memory(monkeypatch, capsys, *options)
 
 
 def test_the_error_for_missing_shards_suggests_the_option_domains(monkeypatch, capsys):

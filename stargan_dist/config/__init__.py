@@ -22,7 +22,14 @@ from stargan_dist.config.fields import (
 from stargan_dist.config.origins import Origins, Request
 from stargan_dist.config.parsing import from_dict, given, model_from_dict, parse
 from stargan_dist.config.rules import check, check_world
-from stargan_dist.config.values import check_resumable, describe, flat, to_dict, to_yaml
+from stargan_dist.config.values import (
+    check_resumable,
+    describe,
+    differences,
+    flat,
+    to_dict,
+    to_yaml,
+)
 
 __all__ = [
     "CheckpointConfig",
@@ -44,6 +51,7 @@ __all__ = [
     "check_resumable",
     "check_world",
     "describe",
+    "differences",
     "flat",
     "from_dict",
     "given",

@@ -62,14 +62,18 @@ def check_resumable(saved: Config, config: Config, run: str) -> None:
     Raises:
         UserError: a field that is fixed for a run differs. Names all such fields.
     """
+    if found := differences(saved, config):
+        raise UserError(
+            f"{run} was trained with another configuration ({'; '.join(found)}): "
+            "use the saved values to resume it, or another --run"
+        )
+
+
+def differences(saved: Config, config: Config) -> list[str]:
+    """Return the fields that are fixed for a run and differ, with both values."""
     old, new = flat(to_dict(saved)), flat(to_dict(config))
-    differences = [
+    return [
         f"{name} was {old.get(name)}, is {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and not _may_change(name)
     ]
-    if differences:
-        raise UserError(
-            f"{run} was trained with another configuration ({'; '.join(differences)}): "
-            "use the saved values to resume it, or another --run"
-        )

@@ -252,11 +252,16 @@ def _first_repeated(names: list[str]) -> str | None:
 
 
 def slug(label: int, domain: str) -> str:
-    """Return a domain's name for keys and files.
+    """Return a domain's name for keys and files, which no other domain of the dataset has."""
+    return f"{label:04d}-{safe_name(domain)}"
+
+
+def safe_name(domain: str) -> str:
+    """Return a domain's name for folders. Names that differ little may become equal.
 
     Dots, spaces and slashes are replaced: they would confuse WebDataset or shells.
     """
-    return f"{label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', domain)[:40]}"
+    return re.sub(r"[^A-Za-z0-9_-]", "_", domain)[:40]
 
 
 def sample_table_name(shard_name: str) -> str:

@@ -7,6 +7,7 @@ other.
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from stargan_dist.evaluation.tasks import (
     tasks,
 )
 from stargan_dist.inference.model import TrainedModel
+from stargan_dist.inference.pairs import AnyModel
 
 
 def real_images(reader: ShardReader, domain: int) -> RealImages:
@@ -47,17 +49,29 @@ class Target:
         label: the target domain.
         train: statistics of its training images.
         val: statistics of its validation images.
-        references: conditioning (N, conditioning_dim) of its validation images.
     """
 
-    def __init__(self, collector: Collector, translator: TrainedModel, label: int) -> None:
+    def __init__(self, collector: Collector, label: int) -> None:
         train, val = (
             real_images(collector.sources[split].readers[0], label) for split in ("train", "val")
         )
-        self.label = label
+        self.label, self._collector, self._val = label, collector, val
         self.train = Lazy(lambda: collector.real_statistics(train))
         self.val = Lazy(lambda: collector.real_statistics(val))
-        self.references = Lazy(lambda: _encode_references(collector, translator, label, val))
+        self._references: tuple[TrainedModel, Lazy[Tensor]] | None = None
+
+    def references(self, model: TrainedModel, label: int) -> Tensor:
+        """Return the conditioning (N, conditioning_dim) of its validation images by a model.
+
+        That of the last model is kept.
+
+        Args:
+            label: the model's label of the domain.
+        """
+        if self._references is None or self._references[0] is not model:
+            compute = partial(_encode_references, self._collector, model, label, self._val)
+            self._references = model, Lazy(compute)
+        return self._references[1]()
 
 
 def _encode_references(
@@ -73,7 +87,7 @@ class DomainSuite(Suite):
 
     outputs_per_source = OUTPUTS
 
-    def __init__(self, collector: Collector, translator: TrainedModel, seed: int) -> None:
+    def __init__(self, collector: Collector, translator: AnyModel, seed: int) -> None:
         super().__init__(collector, translator, seed)
         self.domains = translator.domains
         by_references = [REFERENCE] if translator.guided_by_references else []
@@ -105,16 +119,21 @@ class DomainSuite(Suite):
         real = target.train()
         if task.guide == REAL:
             return Collected(target.val()), real
-        references = target.references() if task.guide == REFERENCE else None
-        return self._translate(task, references, progress), real
+        model, label = self.collector.run_on_all_ranks(
+            lambda: self.translator.between(task.source, task.target)
+        )
+        references = target.references(model, label) if task.guide == REFERENCE else None
+        return self._translate(task, model, references, progress), real
 
     def _target_of(self, task: Task) -> Target:
         """Return the shared data of a task's target. Those of one target are kept."""
         if self._target is None or self._target.label != task.target:
-            self._target = Target(self.collector, self.translator, task.target)
+            self._target = Target(self.collector, task.target)
         return self._target
 
-    def _translate(self, task: Task, references: Tensor | None, progress: ProgressBar) -> Collected:
+    def _translate(
+        self, task: Task, model: TrainedModel, references: Tensor | None, progress: ProgressBar
+    ) -> Collected:
         sources = self.sources(task)
         if not len(sources.numbers):
             raise UserError(f"domain {self.domains[task.source]} has no validation images")
@@ -123,7 +142,7 @@ class DomainSuite(Suite):
             return condition_outputs(self.translator, task, references, self.seed, positions[0])
 
         translation = Translation(sources, OUTPUTS, condition, self.rate)
-        return self.collector.translate(self.translator, translation, progress)
+        return self.collector.translate(model, translation, progress)
 
     def rate(self, outputs: Tensor) -> Tensor:
         """Return the diversity (1,) of the outputs (OUTPUTS, 3, H, H) of one source."""
@@ -132,7 +151,7 @@ class DomainSuite(Suite):
 
 
 def condition_outputs(
-    translator: TrainedModel, task: Task, references: Tensor | None, seed: int, source: int
+    translator: AnyModel, task: Task, references: Tensor | None, seed: int, source: int
 ) -> Tensor:
     """Return the conditioning (OUTPUTS, conditioning_dim) of the outputs of a source.
 
@@ -141,12 +160,12 @@ def condition_outputs(
             tasks guided by references.
         source: the number of the source in its domain.
     """
-    device = translator.device
+    model, label = translator.between(task.source, task.target)
+    device = model.device
     if task.guide == LATENT:
-        drawn = draw_latents(task, source, translator.config.model.latent_dim, seed)
-        z = torch.from_numpy(drawn).to(device, translator.dtype, non_blocking=True)
-        y_trg = torch.full((OUTPUTS,), task.target, device=device)
-        return translator.condition_on_latents(z, y_trg)
+        drawn = draw_latents(task, source, model.config.model.latent_dim, seed)
+        z = torch.from_numpy(drawn).to(device, model.dtype, non_blocking=True)
+        return model.condition_on_latents(z, torch.full((OUTPUTS,), label, device=device))
     assert references is not None
     chosen = torch.from_numpy(draw_references(task, source, len(references), seed))
     return references.index_select(0, chosen.to(device, non_blocking=True))

@@ -6,7 +6,6 @@ domains (domain_suite.py), or attributes and categories of data sources (label_s
 """
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from stargan_dist.evaluation.results import Result, Row
 from stargan_dist.evaluation.suite import Suite
 from stargan_dist.evaluation.tasks import REAL, Task
 from stargan_dist.inference import grids
-from stargan_dist.inference.model import TrainedModel
+from stargan_dist.inference.pairs import AnyModel, PairModels
 from stargan_dist.runs.checkpoint import step_name
 
 MAX_PENDING = 2  # tasks whose distances rank 0 has still to compute; each holds its sums
@@ -63,7 +62,7 @@ class Evaluator:
         self.config, self.world = config, world
         self.collector = Collector(config, world, should_stop)
 
-    def begin(self, translator: TrainedModel, seed: int = 0) -> "Evaluation":
+    def begin(self, translator: AnyModel, seed: int = 0) -> "Evaluation":
         """Prepare an evaluation, and find the tasks that no earlier one has measured. Collective.
 
         Classifiers of labels are trained here, unless they are cached.
@@ -84,11 +83,11 @@ class Evaluator:
         translator.bfloat16 = self.config.evaluation.precision == "bfloat16"
         return Evaluation(self, self._suite(translator, seed))
 
-    def evaluate(self, translator: TrainedModel, seed: int = 0) -> Result:
+    def evaluate(self, translator: AnyModel, seed: int = 0) -> Result:
         """Prepare an evaluation as `begin` does, and run it."""
         return self.begin(translator, seed).run()
 
-    def _check_labels(self, translator: TrainedModel) -> None:
+    def _check_labels(self, translator: AnyModel) -> None:
         sources = self.collector.sources["train"]
         if sources.domains != translator.domains:
             urls = ", ".join(reader.url for reader in sources.readers)
@@ -98,9 +97,14 @@ class Evaluator:
                 f"the networks were trained on {', '.join(translator.domains)}"
             )
 
-    def _suite(self, translator: TrainedModel, seed: int) -> Suite:
+    def _suite(self, translator: AnyModel, seed: int) -> Suite:
         if between_domains(self.config.evaluation, self.collector.sources["train"]):
             return DomainSuite(self.collector, translator, seed)
+        if isinstance(translator, PairModels):
+            raise WorldError(
+                "evaluation.labels: a set of pairs is measured between domains; leave out --labels "
+                "(--evaluation.labels), or evaluate the run of a pair"
+            )
         return LabelSuite(self.collector, self._labelled_sources, translator, seed)
 
     @functools.cached_property
@@ -125,7 +129,7 @@ class Evaluator:
             "precision": self.config.evaluation.precision,
             "metrics": list(suite.metrics),
             "features": metrics.num_features,
-            "generator": _hash_networks(translator),
+            "generator": translator.hash_weights(),
             **suite.header(),
         }
 
@@ -281,13 +285,3 @@ class Evaluation:
         rows = torch.stack([row for _, row in sorted(collected.grid_rows.items())])
         header = ["source", *[self.suite.names(task)[2]] * self.suite.outputs_per_source]
         return grids.image_grid(to_unit(rows), header)
-
-
-def _hash_networks(translator: TrainedModel) -> str:
-    """Return a hash of the weights of all networks that translate."""
-    digest = hashlib.sha256()
-    for letter, network in translator.networks.items():
-        for name, tensor in network.state_dict().items():
-            digest.update(f"{letter}.{name}".encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

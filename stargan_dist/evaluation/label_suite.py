@@ -45,6 +45,7 @@ class LabelSuite(Suite):
     """
 
     outputs_per_source = 1
+    translator: TrainedModel
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from stargan_dist.errors import UserError
 from stargan_dist.evaluation.collector import Collected, Collector
 from stargan_dist.evaluation.metrics.statistics import Statistics
 from stargan_dist.evaluation.tasks import Task
-from stargan_dist.inference.model import TrainedModel
+from stargan_dist.inference.pairs import AnyModel
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Suite(ABC):
     outputs_per_source: int
     metrics: tuple[str, str, str]
 
-    def __init__(self, collector: Collector, translator: TrainedModel, seed: int) -> None:
+    def __init__(self, collector: Collector, translator: AnyModel, seed: int) -> None:
         self.collector, self.translator, self.seed = collector, translator, seed
 
     @abstractmethod

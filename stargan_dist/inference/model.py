@@ -1,5 +1,6 @@
 """Translation of tensors by averaged networks, shared by grids, samples, metrics and tools."""
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -107,6 +108,22 @@ class TrainedModel:
         load_networks(networks, saved.tensors)
         masks = saved.landmarks.masks(device, dtype) if saved.landmarks else no_masks
         return cls(networks, spec, saved.labels, saved.step, masks=masks, bfloat16=bfloat16)
+
+    def between(self, source: int, target: int) -> tuple["TrainedModel", int]:
+        """Return the model that translates from one domain to another, and its label of the target.
+
+        Sets of pairs have a model for each pair (inference/pairs.py).
+        """
+        return self, target
+
+    def hash_weights(self) -> str:
+        """Return a hash of the weights of all networks that translate."""
+        digest = hashlib.sha256()
+        for letter, network in self.networks.items():
+            for name, tensor in network.state_dict().items():
+                digest.update(f"{letter}.{name}".encode())
+                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def device(self) -> torch.device:

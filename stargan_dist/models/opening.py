@@ -5,7 +5,7 @@ from dataclasses import replace
 from stargan_dist import config as configs
 from stargan_dist import storage
 from stargan_dist.errors import UserError, explained
-from stargan_dist.models import authors, folder, hub, landmarks, torch_file
+from stargan_dist.models import authors, folder, hub, landmarks, pairs, torch_file
 from stargan_dist.models.authors import Options
 from stargan_dist.models.saved import SavedModel
 from stargan_dist.runs import checkpoint as checkpoints
@@ -63,6 +63,9 @@ def _open(location: str, checkpoint: str, options: Options, *, discriminator: bo
         return replace(
             folder.read(hub.download(location), discriminator=discriminator), origin=location
         )
+    if pairs.FILE in names:
+        run = pairs.list_pairs(location, pairs.read_domains(location))[0].run
+        raise UserError(f"{location} holds the runs of all pairs: name one of them, such as {run}")
     raise UserError(f"{location} holds no model: name {KINDS}")
 
 

@@ -52,16 +52,19 @@ def comparison_key(result: Result) -> str:
     return json.dumps(comparison_fields(result), sort_keys=True)
 
 
-def complete_results(run: str) -> list[Result]:
-    """Read all results of a run in which every task was measured."""
-    folder, results = storage.join(run, EVALUATIONS), []
+def read_results(run: str) -> list[Result]:
+    """Read all results of a run, complete or not."""
+    folder, found = storage.join(run, EVALUATIONS), []
     for variant in storage.list_names(folder):
         for name in storage.list_names(storage.join(folder, variant)):
             if re.fullmatch(r"step_\d+_seed_\d+\.json", name):
-                result = read_result(storage.join(folder, variant, name))
-                if result is not None and result["score"] is not None:
-                    results.append(result)
-    return results
+                found.append(read_result(storage.join(folder, variant, name)))
+    return [result for result in found if result is not None]
+
+
+def complete_results(run: str) -> list[Result]:
+    """Read all results of a run in which every task was measured."""
+    return [result for result in read_results(run) if result["score"] is not None]
 
 
 def best_steps(run: str, steps: Collection[int], protocol: str) -> list[int]:

@@ -17,7 +17,7 @@ from stargan_dist.distributed.world import World
 from stargan_dist.errors import UserError
 from stargan_dist.evaluation import report, results
 from stargan_dist.evaluation.collector import Stopped, Translation
-from stargan_dist.evaluation.domain_suite import DomainSuite, condition_outputs
+from stargan_dist.evaluation.domain_suite import DomainSuite, Target, condition_outputs
 from stargan_dist.evaluation.evaluator import Evaluator
 from stargan_dist.evaluation.metrics import demo_network
 from stargan_dist.evaluation.metrics.lpips import mean_pairwise_distance
@@ -355,6 +355,21 @@ def test_bfloat16_is_recorded_and_changes_the_score_slightly(finished_run, cache
     assert (full["precision"], reduced["precision"]) == ("float32", "bfloat16")
     assert reduced["score"] != full["score"]
     assert reduced["score"] == pytest.approx(full["score"], rel=0.05)
+
+
+def test_references_are_encoded_once_by_each_model(setup, monkeypatch):
+    """The tasks of a target have one model, but those of a set of pairs have several."""
+    collector, encoded = Evaluator(setup[1], World()).collector, []
+
+    def encode(model, label, images):
+        encoded.append((model, label, images.name))
+        return torch.full((1,), float(len(encoded)))
+
+    monkeypatch.setattr(collector, "reference_conditioning", encode)
+    target, (first, second) = Target(collector, 1), (object(), object())
+    found = [target.references(*of) for of in ((first, 0), (first, 0), (second, 1))]
+    assert [float(references) for references in found] == [1, 1, 2]
+    assert encoded == [(first, 0, "dog"), (second, 1, "dog")]
 
 
 def condition_first(translator, task, positions):

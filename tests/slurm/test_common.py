@@ -197,3 +197,18 @@ def test_a_site_file_may_contain_set_e(shell, tmp_path):
     env = {"STARGAN_SITE": str(tmp_path / "site.sh"), "SLURM_SUBMIT_DIR": str(tmp_path)}
     done = shell("set_up; false; echo $SITE $SLURM_EXPORT_ENV", STARGAN_COMMAND="x", **env)
     assert done.stdout == "read ALL\n"
+
+
+STUB = 'train() { echo "$TRAIN|${STATUS[*]}|$*"; }; '
+
+
+def test_a_task_of_an_array_trains_the_pair_of_its_number(shell):
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    done = shell(f"{STUB} train_pair --run 'a set'", **array)
+    assert done.stdout == "stargan_dist.pairs|stargan_dist.pairs --list|--index 3 --run a set\n"
+
+
+def test_pairs_outside_of_an_array_are_a_user_error(shell):
+    done = shell(f"{STUB} train_pair --run set")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: this is no job array: sbatch --array=0-N" in done.stderr

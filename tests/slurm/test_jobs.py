@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from stargan_dist.shards.build import build
-from tests.conftest import ROOT, SMOKE, digest
+from tests.conftest import ROOT, SMOKE, Trainer, digest, here
 from tests.helpers.machines import Machines, script
 from tests.helpers.runs import assert_same_bits, pictures, scalars
 from tests.slurm.cluster import Cluster, until
@@ -84,6 +84,19 @@ def uninterrupted(cluster, shards, tmp_path_factory):
     slurm.wait(job)
     assert "2 process(es) on cpu" in slurm.log(job)
     return folder / "run"
+
+
+PAIR = ("--recipe", "cyclegan")  # between two domains
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_pairs(shards, tmp_path_factory):
+    """All pairs, each trained in this process."""
+    folder = tmp_path_factory.mktemp("pairs") / "set"
+    for number in range(3):
+        options = Trainer(shards).options(folder)
+        here("pairs", "--index", number, *options, *OPTIONS, *PAIR)
+    return folder
 
 
 def assert_equal(run, uninterrupted):
@@ -330,6 +343,24 @@ def test_tasks_of_an_array_of_trainings_are_requeued_separately(slurm, uninterru
         restarts = slurm.wait(task)["Restarts"]
         assert restarts == ("1" if task == signalled else "0")
         assert_equal(tmp_path / str(number), uninterrupted)
+
+
+@pytest.mark.slow
+def test_tasks_of_an_array_train_the_pairs_of_a_set(slurm, uninterrupted_pairs, tmp_path):
+    """Three species have three pairs, and the array a fourth task. One is signalled, requeued and
+    resumed."""
+    folder, fixed = tmp_path / "set", uninterrupted_pairs
+    array = slurm.train(folder, *PAIR, batch="slurm/pairs.sh", sbatch=("--array=0-3",))
+    slurm.wait_for_line(f"{array}_1", "rank 0  step 6/")
+    slurm.cluster.client("scancel", "--batch", "--signal=USR1", f"{array}_1")
+    restarts = [slurm.wait(f"{array}_{number}")["Restarts"] for number in range(3)]
+    assert restarts == ["0", "1", "0"]
+    step = int(slurm.wait_for_line(f"{array}_1", r"stopped and saved at step (\d+); requeueing")[1])
+    assert 6 <= step < STEPS
+    for pair in ("cat-dog", "cat-rabbit", "dog-rabbit"):
+        assert_equal(folder / pair, fixed / pair)
+    assert slurm.wait(f"{array}_3", "FAILED")["ExitCode"] == "2:0"
+    assert "error: --index: there is no pair 3, the last one is 2" in slurm.log(f"{array}_3")
 
 
 @pytest.mark.slow

@@ -6,8 +6,9 @@ import pytest
 
 from tests.conftest import ROOT
 
-SCRIPTS = ["train_8gpu.sh", "train_multinode.sh", "evaluate.sh", "build_shards.sh"]
-TRAINING = ["train_8gpu.sh", "train_multinode.sh"]
+SCRIPTS = ["train_8gpu.sh", "train_multinode.sh", "pairs.sh", "evaluate.sh", "build_shards.sh"]
+NODES = ["train_8gpu.sh", "train_multinode.sh"]
+TRAINING = [*NODES, "pairs.sh"]
 SHARED = ["common.sh", "site.example.sh"]
 
 
@@ -34,7 +35,7 @@ def test_the_time_reserved_for_saving_is_the_default_of_the_check(name):
 
 def test_the_training_scripts_differ_only_in_the_number_of_nodes():
     one_node, several_nodes = (
-        [line for line in text(name).splitlines() if not line.startswith("# ")] for name in TRAINING
+        [line for line in text(name).splitlines() if not line.startswith("# ")] for name in NODES
     )
     assert [line for line in several_nodes if line not in one_node] == ["#SBATCH --nodes=2"]
 
