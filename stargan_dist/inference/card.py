@@ -14,7 +14,10 @@ from stargan_dist.models.saved import SavedModel
 from stargan_dist.runs.checkpoint import tensors_of_network
 
 UNKNOWN = "unknown"  # license
-NETWORKS = {"G": "generator", "F": "mapping network", "E": "style encoder", "D": "discriminator"}
+NETWORKS = {
+    "G": "generator", "F": "mapping network", "E": "style encoder", "D": "discriminator",
+    "C": "discriminator of contents",
+}  # fmt: skip
 SHOWN_DOMAINS = 50
 
 
@@ -71,7 +74,7 @@ def of_model(model: SavedModel) -> Card:
         target=_target(labels),
         target_options=_target_options(labels),
         diverse=spec.recipe.is_diverse,
-        guided_by_references=spec.recipe.uses_references,
+        guided_by_references=spec.recipe.guided_by_references,
         step=model.step,
         parameters={
             letter: sum(t.numel() for t in tensors_of_network(letter, model.tensors).values())

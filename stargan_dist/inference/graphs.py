@@ -47,7 +47,7 @@ class Graph(NamedTuple):
         output: name of what it returns.
         compute: the function; it gets the model and the inputs by name.
         letters: the networks that it uses.
-        unused: modules of G that it does not use.
+        unused: modules of G that it does not use, where G has them.
     """
 
     inputs: tuple[str, ...]
@@ -75,7 +75,7 @@ def _decode(
     style: Tensor | None = None,
     label: Tensor | None = None,
 ) -> Tensor:
-    return _decode_features(model, Encoded(bottleneck, {}), style, label)
+    return _decode_features(model, Encoded(bottleneck, {}, model.G.candidates), style, label)
 
 
 def _decode_features(
@@ -174,7 +174,7 @@ def _to_float16(network: nn.Module) -> None:
     network.half()
     for module in [*network.modules()]:
         for name, child in [*module.named_children()]:
-            if isinstance(child, nn.InstanceNorm2d):
+            if isinstance(child, nn.InstanceNorm2d | nn.GroupNorm):
                 setattr(module, name, _Float32Norm(child))
 
 
@@ -194,7 +194,7 @@ class GraphModule(nn.Module):
     ) -> None:
         super().__init__()
         self.graph, self.model, self.dtype = graph, copy.deepcopy(model), dtype
-        for name in graph.unused:
+        for name in {*graph.unused} & {name for name, _ in self.model.G.named_children()}:
             delattr(self.model.G, name)
         self.networks = nn.ModuleDict({name: self.model.networks[name] for name in graph.letters})
         if dtype == torch.float16:

@@ -58,7 +58,8 @@ class TrainedModel:
         self.conditioning = recipe.conditioning(self.networks, labels)
         self.conditioning_dim = recipe.conditioning_dim(labels, config.model)
         self.style_dim = recipe.style.dim(config.model)
-        self.diverse, self.guided_by_references = recipe.is_diverse, recipe.uses_references
+        self.diverse = recipe.is_diverse
+        self.guided_by_references = recipe.guided_by_references
         self.config, self.labels, self.step = config, labels, step
         self.masks, self.bfloat16 = masks, bfloat16
 

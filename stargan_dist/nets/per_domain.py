@@ -27,22 +27,24 @@ class PerDomain(nn.ModuleList):
     def __init__(self, num_domains: int, build: Callable[[], nn.Module]) -> None:
         super().__init__(build() for _ in range(num_domains))
 
-    def forward(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, *more: Tensor, **options: Any) -> Tensor:
         """Apply the networks.
 
         Args:
             x: (B, …).
             y: domains, int64 (B,).
+            more: further inputs (B, …) of the networks.
             options: passed to every network.
 
         Returns:
             The outputs (B, …), in the order of x.
         """
         if torch.compiler.is_exporting():
-            return _select([network(x, **options) for network in self], y)
-        order = y.argsort(stable=True)
-        parts = x.index_select(0, order).split(self._sizes(y))
-        outputs = [net(x, **options) for net, x in zip(self, parts, strict=True) if len(x)]
+            return _select([network(x, *more, **options) for network in self], y)
+        order, sizes = y.argsort(stable=True), self._sizes(y)
+        inputs = [t.index_select(0, order).split(sizes) for t in (x, *more)]
+        parts = zip(self, *inputs, strict=True)
+        outputs = [network(*part, **options) for network, *part in parts if len(part[0])]
         return torch.cat(outputs).index_select(0, order.argsort())
 
     def _sizes(self, y: Tensor) -> list[int]:

@@ -49,6 +49,8 @@ class Generator(PrecisionModule):
     compiled_methods: ClassVar[tuple[str, ...]] = ("encode", "decode")
     encodes: ClassVar[bool] = True
     """`encode` computes features; in other generators it returns the source."""
+    candidates: int = 1
+    """Number of encoders that a source of unknown domain passes through, see `Encoded`."""
 
     def __init__(
         self,
