@@ -220,14 +220,14 @@ DRIT_TERMS = (
 # Optimizers.
 
 ADAM_V1 = OptimConfig(
-    lr=1e-4, lr_mapping=1e-4, betas=(0.5, 0.999), weight_decay=0.0, ema=0.0,
+    lr=1e-4, lr_mapping=1e-4, lr_content=1e-4, betas=(0.5, 0.999), weight_decay=0.0, ema=0.0,
     decay_begin=100_000, decay_end=200_000,
 )  # fmt: skip
 ADAM_V2 = OptimConfig(
-    lr=1e-4, lr_mapping=1e-6, betas=(0.0, 0.99), weight_decay=1e-4, ema=0.999,
+    lr=1e-4, lr_mapping=1e-6, lr_content=1e-4, betas=(0.0, 0.99), weight_decay=1e-4, ema=0.999,
     decay_begin=0, decay_end=0,
 )  # fmt: skip
-ADAM_CYCLEGAN = replace(ADAM_V1, lr=2e-4, lr_mapping=2e-4)
+ADAM_CYCLEGAN = replace(ADAM_V1, lr=2e-4, lr_mapping=2e-4, lr_content=2e-4)
 # The published decay is 1e-4, and C's largest gradient 5, of losses that are sums over the two
 # directions. Here they are means, half as large. In every third iteration G steps.
 ADAM_DRIT = OptimConfig(

@@ -23,7 +23,7 @@ ALL = {"translate", "encoder", "decoder", "mapping", "style_encoder"}
 GRAPHS = dict.fromkeys(TABLE, ALL) | {
     "cyclegan": {"translate"}, "stargan": {"translate"}, "a": {"translate"}, "b": {"translate"},
     "c": {"translate", "encoder", "decoder"}, "c_acgan": {"translate", "encoder", "decoder"},
-    "d": {"translate", "encoder", "decoder"},
+    "d": {"translate", "encoder", "decoder"}, "drit": ALL - {"mapping"}, "msgan": ALL - {"mapping"},
 }  # fmt: skip
 # Those that run always, by format; the others have the same networks, or other tests export them.
 QUICK = {"torch": ("stargan",), "onnx": ()}
