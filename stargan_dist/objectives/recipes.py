@@ -441,6 +441,8 @@ def _recipe_of(config: Config) -> Recipe:
             f"use --recipe with one of {', '.join(n for n in TABLE if TABLE[n].outlines)}"
         )
     clip = replace(recipe.optim.clip, **_non_null_fields(config.optim.clip))
+    if not recipe.content_discriminator:  # a launcher may set one maximum for all networks
+        clip = replace(clip, C=None)
     weights = _non_null_fields(config.loss)
     ds_iter = weights.pop("ds_iter")
     for name in weights.keys() - {term.name for term in recipe.terms}:

@@ -161,6 +161,9 @@ def test_a_configuration_sets_the_weights_and_the_optimizer_of_c():
     assert [t.weight for t in spec.recipe.terms if t.name == "dom"] == [3, 3]
     assert spec.config.optim.clip == ClipConfig(C=0.0, G=1.0)
     assert recipes.resolve(Config(recipe="drit")).config.optim.clip == ClipConfig(C=2.5)
+    # So that runs of before there was C resume under a launcher that clips all gradients.
+    without_c = recipes.resolve(Config(optim=OptimConfig(clip=ClipConfig(C=1.0))))
+    assert without_c.config.optim.clip == ClipConfig()
     assert recipes.resolve(spec.config) == spec
 
 
