@@ -118,6 +118,19 @@ def test_every_recipe_translates_in_other_programs(tmp_path, recipe, file_format
         assert close(run(path, names, inputs), wanted)
 
 
+@torch.no_grad()
+def test_a_decoder_chooses_among_the_features_of_encoders_of_both_domains():
+    model = model_of("drit", domains=["bear", "cat"])
+    encoder, decoder, whole = (
+        graphs.GraphModule(graphs.graphs_of(model)[name], model)
+        for name in ("encoder", "decoder", "translate")
+    )
+    image, latent, label = draw(model, ("image", "latent", "label"), 4)
+    output = decoder(encoder(image), latent, label)
+    assert output.abs().max() > 0.1
+    assert torch.equal(output, whole(image, latent, label))
+
+
 @pytest.fixture(scope="module", params=["torch", "onnx"])
 def written(request, tmp_path_factory):
     """Return a model, the folder of all of its graphs, and their format."""
