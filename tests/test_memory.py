@@ -83,6 +83,7 @@ TWO_SOURCES = Labels((LabelSpace("a", ("x", "y"), binary=True), LabelSpace("b", 
         (TWO_SOURCES, ["--recipe", "stargan"]),
         (PAIR, ["--recipe", "cyclegan"]),
         (PAIR, ["--recipe", "munit"]),
+        (PAIR, ["--recipe", "msgan"]),
     ],
 )
 def test_tensors_without_memory_give_the_same_count_as_real_ones(labels, options):

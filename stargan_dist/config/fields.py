@@ -125,8 +125,8 @@ class ModelConfig:
     image_size: Literal[32, 64, 128, 256, 512, 1024] = 256
     """Width and height in pixels."""
     base_width: NonNegativeInt = 0
-    """Channels at full resolution; 0: the paper's, 2**14 / image_size (StarGAN, CycleGAN and MUNIT:
-    64)."""
+    """Channels at full resolution; 0: the paper's, 2**14 / image_size (StarGAN, CycleGAN, MUNIT,
+    DRIT: 64)."""
     max_width: NonNegativeInt = 0
     """Channels double with each downsampling, up to this number; 0: the paper's, 512 (StarGAN:
     2048)."""
@@ -153,7 +153,7 @@ class InitConfig:
 
     model: str = ""
     """Run, checkpoint, model folder, file of the papers' authors, or USER/NAME on the Hugging Face
-    hub. G is taken whole; F, E and D by the names of the domains. Empty: random weights."""
+    hub. G and C are taken whole; F, E and D by the names of the domains. Empty: random weights."""
     checkpoint: str = "latest"
     """Of a run: latest, best or a step."""
     domains: list[str] = field(default_factory=list)
@@ -184,6 +184,12 @@ class LossConfig:
     """Diversity, at the first step."""
     ms: FiniteFloat | None = None
     """Mode seeking, MSGAN's form of diversity."""
+    dom: FiniteFloat | None = None
+    """Domain of contents: C tells it, and G's contents must not show it."""
+    kl: FiniteFloat | None = None
+    """KL divergence of the styles that E predicts from N(0, I)."""
+    l2: FiniteFloat | None = None
+    """Mean square of contents."""
     ds_iter: PositiveInt = 100_000
     """Step at which the diversity weight, decaying linearly, reaches 0."""
 
@@ -196,6 +202,8 @@ class ClipConfig:
     F: NonNegativeFloat = 0.0
     E: NonNegativeFloat = 0.0
     D: NonNegativeFloat = 0.0
+    C: NonNegativeFloat | None = None
+    """null: the recipe's own."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +214,8 @@ class OptimConfig:
     """Learning rate of G, E and D."""
     lr_mapping: FiniteFloat | None = None
     """Learning rate of F."""
+    lr_content: FiniteFloat | None = None
+    """Learning rate of C, the discriminator of contents."""
     betas: tuple[FiniteFloat, FiniteFloat] | None = None
     """Adam's decay rates."""
     weight_decay: FiniteFloat | None = None
@@ -323,7 +333,7 @@ class Config:
     """Folder or URL of the run. The same command resumes it."""
     recipe: str = "f"
     """What to train, a row of the table in objectives/recipes.py: a to f, the rows of the paper's
-    ablation (f: StarGAN v2); stargan; c_acgan; f_mode_seeking; cyclegan; munit."""
+    ablation (f: StarGAN v2); stargan; c_acgan; f_mode_seeking; cyclegan; munit; drit; msgan."""
     steps: PositiveInt = 100_000
     """Iterations in total."""
     batch_size: PositiveInt = 8
@@ -332,7 +342,7 @@ class Config:
     """Seed of initial weights, sample order, augmentations and latents."""
     precision: Literal["float32", "bfloat16", "bfloat16_most", "float16", "float64"] = "float32"
     """Compute dtype of the networks. bfloat16: G alone; bfloat16_most and float16: also the trunks
-    of E and D, except in D's pass with R1. Weights and averaged networks are float32. float64 is
+    of E, D and C, except in D's pass with R1. Weights and averaged networks are float32. float64 is
     for equality tests."""
     schedule: Literal[
         "published", "summed", "lazy", "joint", "joint_lazy", "sparse", "fast", "exact"

@@ -165,7 +165,7 @@ def decide(requests: Iterable[Request], own: Mapping[str, Any]) -> Origins:
 
 
 def _describe(requests: Iterable[Request]) -> str:
-    """List requests, options of one setting together: `optim.clip.G/F/E/D 1.0 (NAME)`."""
+    """List requests, options of one setting together: `optim.clip.G/F/E/D/C 1.0 (NAME)`."""
     words = []
     for (setting, value, supported), group in groupby(requests, lambda r: (r.setting, *r[3:])):
         first, *others = [request.option for request in group]

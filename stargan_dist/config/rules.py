@@ -45,8 +45,8 @@ def _text_rules(config: Config) -> list[Rule]:
 def _training_rules(config: Config) -> list[Rule]:
     optim = config.optim
     return [
-        (all(rate is None or rate > 0 for rate in (optim.lr, optim.lr_mapping)),
-         "optim.lr, optim.lr_mapping: must be positive"),
+        (all(r is None or r > 0 for r in (optim.lr, optim.lr_mapping, optim.lr_content)),
+         "optim.lr, optim.lr_mapping, optim.lr_content: must be positive"),
         (optim.ema is None or 0 <= optim.ema < 1, "optim.ema: must be in [0, 1)"),
         (all(0 <= beta < 1 for beta in optim.betas or ()), "optim.betas: each must be in [0, 1)"),
         (config.model.w_hpf >= 0, "model.w_hpf: must not be negative; 0 is off"),
@@ -91,7 +91,7 @@ def _engine_rules(config: Config) -> list[Rule]:
          "gradients of F and E that stage 3 keeps once more"),
         (not zero3 or not any((clip.G, clip.F, clip.E)),
          "optim.clip: ZeRO 3 has one optimizer for G, F and E, and cannot clip each network; set "
-         "optim.clip.D alone"),
+         "optim.clip.D and optim.clip.C alone"),
     ]  # fmt: skip
 
 

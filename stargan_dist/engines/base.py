@@ -31,7 +31,8 @@ class TrainedParts:
     """The parts that are trained: loss modules, networks and optimizers.
 
     Attributes:
-        loss_modules: "D" and "G"; each computes a whole loss in its forward.
+        loss_modules: "D", "G" and, of some recipes, "C"; each computes a whole loss in its
+            forward.
         networks: by letter; the loss modules use them.
         optimizers: by the letter of their network.
     """
@@ -101,7 +102,7 @@ class Engine(ABC):
         A network whose gradient is not finite stays unchanged, on every rank.
 
         Args:
-            module: "D" or "G".
+            module: "D", "G" or "C".
             calls: arguments of the module's forward, one tuple per micro-batch.
             trains: letters of the networks that step.
 

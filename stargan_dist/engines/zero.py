@@ -3,7 +3,7 @@
 Stages 1 and 2 have one DeepSpeed engine per network, so that a step changes the networks it names
 and no others. At stage 3 a network's weights are available only while the module that DeepSpeed
 wraps is running. G, F and E, which share one loss, therefore share an engine. D, whose gradient a
-penalty differentiates again, stays at stage 2. (Stage 0 shards nothing: its engine is DDP.)
+penalty differentiates again, and C stay at stage 2. (Stage 0 shards nothing: its engine is DDP.)
 
 One backward passes through several engines. DeepSpeed prepares an engine for a backward when it
 reaches an output of the engine's forward. The networks of a loss run several times per backward, so
@@ -106,11 +106,11 @@ class Zero(Engine):
         world.ensure_process_group()
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it even for one process
         networks, optimizers, stage = parts.networks, parts.optimizers, config.engine.zero_stage
-        self.keeps_graphs = stage < 3
+        self.keeps_graphs, clip = stage < 3, config.optim.clip
         self._shared = [*generator_networks(networks)] if stage == 3 else []
         trained = {
-            n: Part(Relay(networks[n]), optimizers[n], min(stage, 2), getattr(config.optim.clip, n))
-            for n in networks
+            n: Part(Relay(network), optimizers[n], min(stage, 2), getattr(clip, n) or 0.0)
+            for n, network in networks.items()
             if n not in self._shared
         }
         if self._shared:

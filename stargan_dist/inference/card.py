@@ -14,7 +14,10 @@ from stargan_dist.models.saved import SavedModel
 from stargan_dist.runs.checkpoint import tensors_of_network
 
 UNKNOWN = "unknown"  # license
-NETWORKS = {"G": "generator", "F": "mapping network", "E": "style encoder", "D": "discriminator"}
+NETWORKS = {
+    "G": "generator", "F": "mapping network", "E": "style encoder", "D": "discriminator",
+    "C": "discriminator of contents",
+}  # fmt: skip
 SHOWN_DOMAINS = 50
 
 

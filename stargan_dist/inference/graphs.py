@@ -174,7 +174,7 @@ def _to_float16(network: nn.Module) -> None:
     network.half()
     for module in [*network.modules()]:
         for name, child in [*module.named_children()]:
-            if isinstance(child, nn.InstanceNorm2d):
+            if isinstance(child, nn.InstanceNorm2d | nn.GroupNorm):
                 setattr(module, name, _Float32Norm(child))
 
 

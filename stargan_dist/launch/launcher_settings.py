@@ -11,7 +11,7 @@ from stargan_dist.config.origins import LAUNCHER, UNSET, Request, Setting, find,
 
 ENGINE = ("engine.name",)
 COMPILE = ("engine.compile",)
-CLIP = tuple(f"optim.clip.{network}" for network in "GFED")
+CLIP = tuple(f"optim.clip.{network}" for network in "GFEDC")
 OFFLOAD = lookup({"cpu": True})
 UNSUPPORTED = lookup({})
 NOTHING = ("",)  # no option of the training can override it

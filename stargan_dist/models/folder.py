@@ -18,6 +18,7 @@ from stargan_dist.config import Config
 from stargan_dist.errors import UserError, explained
 from stargan_dist.models import landmarks, weights_file
 from stargan_dist.models.saved import SavedModel
+from stargan_dist.nets.networks import DISCRIMINATORS
 from stargan_dist.runs.manifest import Count, LabelsFields, labels_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -101,7 +102,7 @@ def read(url: str, *, discriminator: bool = False) -> SavedModel:
     """Read a model folder.
 
     Args:
-        discriminator: read D as well, if it is there.
+        discriminator: read D and C as well, if they are there.
 
     Raises:
         UserError: a file is missing or damaged, or the weights are not those of the description.
@@ -119,7 +120,8 @@ def read(url: str, *, discriminator: bool = False) -> SavedModel:
         raise UserError(f"{config_url}: model.{error}") from error
     tensors = weights_file.from_bytes(_read(weights_url), weights_url)
     labels = labels_of(description.domains, description.labels)
-    kept = {n: t for n, t in tensors.items() if discriminator or not n.startswith("D.")}
+    without = () if discriminator else DISCRIMINATORS
+    kept = {n: t for n, t in tensors.items() if n.partition(".")[0] not in without}
     config = Config(run=url, recipe=description.recipe, model=model)
     found = landmarks.find(url) if model.w_hpf else None
     return SavedModel(url, config, labels, description.step, kept, found).check()

@@ -1,7 +1,7 @@
 """Initial weights of a training from a trained model: `--init MODEL`.
 
-G is taken whole. In F, E and D, layers that all domains share are taken whole, and those of a
-domain by its name. Domains that the model does not have begin with random weights, or with the
+G and C are taken whole. In F, E and D, layers that all domains share are taken whole, and those of
+a domain by its name. Domains that the model does not have begin with random weights, or with the
 mean of all of the model's domains.
 """
 
@@ -17,7 +17,7 @@ from stargan_dist.errors import UserError
 from stargan_dist.models.saved import SavedModel
 from stargan_dist.models.tensors import check_shapes
 from stargan_dist.nets.blocks import StackedLinear
-from stargan_dist.nets.networks import Networks
+from stargan_dist.nets.networks import DISCRIMINATORS, Networks
 from stargan_dist.objectives.recipes import RunSpec
 from stargan_dist.runs.checkpoint import tensors_of_network
 
@@ -44,7 +44,7 @@ def inherit(
     """Return initial weights for the networks of a training.
 
     Args:
-        model: the trained model; D is taken if it is there.
+        model: the trained model; D and C are taken if they are there.
         spec: the configuration of the training.
         labels: the labels of the training.
         networks: the training's own, with their random weights.
@@ -59,8 +59,8 @@ def inherit(
     rows = [["network", "taken", "new", "dropped"]]
     for letter, network in networks.items():
         tensors, own = tensors_of_network(letter, model.tensors), network.state_dict()
-        if letter == "D" and not tensors:
-            rows.append([letter, "", "all: the model has no D", ""])
+        if letter in DISCRIMINATORS and not tensors:
+            rows.append([letter, "", f"all: the model has no {letter}", ""])
             continue
         stacked = set() if model.labels == labels else _stacked_names(network)
         for name in stacked & tensors.keys():

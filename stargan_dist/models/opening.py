@@ -8,6 +8,7 @@ from stargan_dist.errors import UserError, explained
 from stargan_dist.models import authors, folder, hub, landmarks, pairs, torch_file
 from stargan_dist.models.authors import Options
 from stargan_dist.models.saved import SavedModel
+from stargan_dist.nets.networks import DISCRIMINATORS
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.runs.checkpoint import EMA, LATEST, NETWORKS
 
@@ -30,7 +31,7 @@ def open_model(
         location: path or URL of a run, of one of its checkpoints, of a model folder or of a
             checkpoint of the papers' authors; or USER/NAME of a model on the Hugging Face hub.
         checkpoint: of a run: `latest`, `best` or a step.
-        discriminator: read D as well, if it is there.
+        discriminator: read D and C as well, if they are there.
         options: what files of the authors do not say.
 
     Raises:
@@ -75,7 +76,7 @@ def _of_run(run: str, selector: str, *, discriminator: bool) -> SavedModel:
     tensors = found.tensors(EMA)
     if discriminator:
         networks = found.tensors(NETWORKS)
-        tensors |= {name: tensor for name, tensor in networks.items() if name.startswith("D.")}
+        tensors |= {n: t for n, t in networks.items() if n.partition(".")[0] in DISCRIMINATORS}
     found_landmarks = landmarks.find(run) if config.model.w_hpf else None
     labels = found.manifest.labels
     return SavedModel(found.url, config, labels, found.step, tensors, found_landmarks).check()

@@ -10,6 +10,7 @@ from stargan_dist.data.labels import Labels
 from stargan_dist.errors import UserError
 from stargan_dist.models.landmarks import SavedLandmarks
 from stargan_dist.models.tensors import check_shapes, fingerprint
+from stargan_dist.nets.networks import DISCRIMINATORS
 from stargan_dist.objectives.recipes import RunSpec, resolve
 from stargan_dist.runs.checkpoint import tensors_of_network
 
@@ -25,7 +26,7 @@ class SavedModel:
         labels: the labels that it was trained on.
         step: the number of iterations of its training; 0 if it is not known.
         tensors: `LETTER.PARAMETER` of the averaged G and, where the recipe has them, F and E; of D
-            as well if it was asked for and is there.
+            and C as well if they were asked for and are there.
         landmarks: the landmark network, if the model has the high-pass option.
     """
 
@@ -66,7 +67,7 @@ class SavedModel:
         """
         for letter, expected in expected_shapes(self).items():
             tensors = tensors_of_network(letter, self.tensors)
-            if letter == "D" and not tensors:
+            if letter in DISCRIMINATORS and not tensors:
                 continue
             check_shapes(f"{self.origin}: {letter}", tensors, expected)
         unknown = {*self.letters} - expected_shapes(self).keys()

@@ -26,14 +26,16 @@ class Policy(NamedTuple):
     """The trunk. The heads, which produce the style code, compute in the dtype of their weights."""
     D: Dtype = None
     """The trunk, except in passes with `double_backward`."""
+    C: Dtype = None
+    """The trunk."""
 
 
 POLICIES = {
     "float64": Policy(torch.float64),
     "float32": Policy(torch.float32),
     "bfloat16": Policy(torch.float32, G=torch.bfloat16),
-    "bfloat16_most": Policy(torch.float32, G=torch.bfloat16, E=torch.bfloat16, D=torch.bfloat16),
-    "float16": Policy(torch.float32, G=torch.float16, E=torch.float16, D=torch.float16),
+    "bfloat16_most": Policy(torch.float32, *[torch.bfloat16] * 4),
+    "float16": Policy(torch.float32, *[torch.float16] * 4),
 }
 
 

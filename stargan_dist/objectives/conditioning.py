@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,17 @@ class NoStyle:
         return x.new_zeros(len(x), 0)
 
 
+class Gaussian(NamedTuple):
+    """Normal distributions of styles, each (B, dim)."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Return styles (B, dim), given standard normal noise (B, dim)."""
+        return self.mean + (self.log_variance / 2).exp() * noise
+
+
 class LatentStyle(NoStyle):
     """The latent itself. E predicts it from images."""
 
@@ -49,6 +61,17 @@ class LatentStyle(NoStyle):
     def from_images(self, networks: Networks, x: Tensor, y: Tensor) -> Tensor:
         style: Tensor = networks["E"](x, y)
         return style
+
+
+class GaussianStyle(LatentStyle):
+    """The latent itself. E predicts its distribution from images; the style is the mean."""
+
+    def from_images(self, networks: Networks, x: Tensor, y: Tensor) -> Tensor:
+        return self.distribution(networks, x, y).mean
+
+    def distribution(self, networks: Networks, x: Tensor, y: Tensor) -> Gaussian:
+        """Return the distributions of the styles of images x (B, 3, H, H) of labels y."""
+        return Gaussian(*networks["E"](x, y).chunk(2, 1))
 
 
 class StyleCode(LatentStyle):
@@ -83,6 +106,11 @@ class Conditioning:
 
     def style_from_images(self, x: Tensor, y: Tensor) -> Tensor:
         return self.style.from_images(self.networks, x, y)
+
+    def distribution(self, x: Tensor, y: Tensor) -> Gaussian:
+        """Return the distributions of the styles of images, where the recipe has such."""
+        assert isinstance(self.style, GaussianStyle)
+        return self.style.distribution(self.networks, x, y)
 
     def vector(self, style: Tensor, y: Tensor) -> Tensor:
         """Return the input of G beside the image, (B, conditioning_dim)."""

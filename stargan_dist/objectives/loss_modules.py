@@ -1,7 +1,7 @@
-"""The two loss modules: modules whose forward computes one whole loss.
+"""The loss modules: modules whose forward computes one whole loss.
 
-A wrapper (DDP, ZeRO) therefore sees one forward per backward. D is passed to the generator loss
-frozen, as an argument. The recipe (recipes.py) decides the terms of a loss.
+A wrapper (DDP, ZeRO) therefore sees one forward per backward. D and C are passed to the generator
+loss frozen, as arguments. The recipe (recipes.py) decides the terms of a loss.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
+from stargan_dist.data.order import PAIR
 from stargan_dist.nets.blocks import DiscriminatorOutput, Encoded
 from stargan_dist.nets.masks import MaskFunction, no_masks
 from stargan_dist.nets.networks import Networks, generator_networks
+from stargan_dist.objectives import noise
+from stargan_dist.objectives.conditioning import Gaussian
 from stargan_dist.objectives.losses import linear_decay
 from stargan_dist.objectives.recipe import Guide, Recipe, Term, Terms
 
@@ -27,6 +30,19 @@ class Translation(NamedTuple):
     encoded: Encoded  # the half of G that does not depend on the guide
     style: Tensor
     fake: Tensor
+    source_styles: Gaussian | None = None  # of the sources, where a partner is the guide
+    source_style: Tensor | None = None  # a sample of these
+    fake2: Tensor | None = None  # of the second style, where the guide has two fakes
+
+    @property
+    def fakes(self) -> list[Tensor]:
+        """The fakes that D sees."""
+        return [self.fake] if self.fake2 is None else [self.fake, self.fake2]
+
+
+def of_partners(tensor: Tensor) -> Tensor:
+    """Swap the two rows of each pair (B, …): each image gets what is its partner's."""
+    return tensor.unflatten(0, (-1, PAIR)).flip(1).flatten(0, 1)
 
 
 def with_prefix(prefix: str, terms: Terms) -> Terms:
@@ -81,6 +97,8 @@ class GeneratorPass:
     """A translation and what the networks make of it: the argument of the generator's terms.
 
     Attributes:
+        D: the discriminator of the guide's fakes.
+        C: the discriminator of contents, where the recipe has it.
         style: (B, style dim); of length 0 where the label alone conditions G.
         fake: (B, 3, H, H).
     """
@@ -92,9 +110,11 @@ class GeneratorPass:
         guide: Guide,
         D: nn.Module,
         translation: Translation,
+        C: nn.Module | None = None,
     ) -> None:
-        self.networks, self.batch, self.guide, self.D = networks, batch, guide, D
-        self.encoded, self.style, self.fake = translation
+        self.networks, self.batch, self.guide, self.D, self.C = networks, batch, guide, D, C
+        self.translation = translation
+        self.encoded, self.style, self.fake = translation[:3]
         self.labels, self.conditioning = networks.labels, networks.conditioning
 
     @cached_property
@@ -102,6 +122,25 @@ class GeneratorPass:
         """D's output for the fake, as an image of the target label."""
         output: DiscriminatorOutput = self.D(self.fake, self.batch.y_trg)
         return output
+
+    @cached_property
+    def outputs(self) -> list[DiscriminatorOutput]:
+        """D's output for each fake of a source that trains G."""
+        others = self.translation.fakes[1:]
+        return [self.output, *(self.D(fake, self.batch.y_trg) for fake in others)]
+
+    @cached_property
+    def content_logits(self) -> Tensor:
+        """C's output for the contents of the sources."""
+        assert self.C is not None
+        logits: Tensor = self.C(self.encoded.bottleneck)
+        return logits
+
+    @property
+    def source_styles(self) -> Gaussian:
+        """The distributions of the styles of the sources, where a partner is the guide."""
+        assert self.translation.source_styles is not None
+        return self.translation.source_styles
 
     @cached_property
     def style_pred(self) -> Tensor:
@@ -116,7 +155,9 @@ class GeneratorPass:
 
     @cached_property
     def fake2(self) -> Tensor:
-        """The source translated with the second style, without a graph."""
+        """The source translated with the second style, without a graph unless it trains G."""
+        if self.translation.fake2 is not None:
+            return self.translation.fake2
         with torch.no_grad():
             vector = self.conditioning.vector(self.style2, self.batch.y_trg)
             fake: Tensor = self.networks.G.decode(self.encoded, vector)
@@ -125,16 +166,17 @@ class GeneratorPass:
     @cached_property
     def source_vector(self) -> Tensor:
         """The conditioning of G with the label and the style of the source."""
-        x, y = self.batch.x, self.batch.y
-        return self.conditioning.vector(self.conditioning.style_from_images(x, y), y)
+        x, y, style = self.batch.x, self.batch.y, self.translation.source_style
+        style = self.conditioning.style_from_images(x, y) if style is None else style
+        return self.conditioning.vector(style, y)
 
     @cached_property
     def encoded_fake(self) -> Encoded:
         """The half of G, for the fake, that does not depend on the guide."""
-        encoded: Encoded = self.networks.G.encode(
-            self.fake, self.networks.masks(self.fake), self.batch.y_trg
+        masks = self.networks.masks(self.fake)
+        return self.networks.encode(
+            self.fake, masks, self.batch.y_trg, self.batch, noise.CONTENT_OF_FAKE
         )
-        return encoded
 
     @cached_property
     def reconstruction(self) -> Tensor:
@@ -143,10 +185,27 @@ class GeneratorPass:
         return reconstruction
 
     @cached_property
+    def cross_reconstruction(self) -> Tensor:
+        """The fake translated back, with the label and a sampled style of the partner's fake.
+
+        In DRIT, two images exchange their attributes twice.
+        """
+        styles = self.conditioning.distribution(self.fake, self.batch.y_trg)
+        style = of_partners(_sample(styles, self.batch, noise.ATTRIBUTE_OF_FAKE))
+        vector = self.conditioning.vector(style, self.batch.y)
+        reconstruction: Tensor = self.networks.G.decode(self.encoded_fake, vector)
+        return reconstruction
+
+    @cached_property
     def identity(self) -> Tensor:
         """The source translated with its own label and style: itself, if G changes no more."""
         identity: Tensor = self.networks.G.decode(self.encoded, self.source_vector)
         return identity
+
+
+def _sample(styles: Gaussian, batch: Batch, purpose: int) -> Tensor:
+    """Sample styles (B, dim), one for each slot."""
+    return styles.sample(noise.normal_noise(batch.mix, styles.mean.shape[1:], purpose))
 
 
 def weight_at(term: Term, step: int, ds_iter: int) -> float:
@@ -164,8 +223,20 @@ def _weighted_sum(
     return torch.stack(list(signed)).sum()
 
 
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack([*values]).sum()
+
+
 def _detached(values: Terms) -> Terms:
     return {name: value.detach() for name, value in values.items()}
+
+
+def discriminator_of(recipe: Recipe, D: nn.Module, guide: Guide) -> nn.Module:
+    """Return the discriminator of a guide's fakes: D, or one of those that D lists."""
+    if not recipe.discriminator.by_guide:
+        return D
+    assert isinstance(D, nn.ModuleList)
+    return D[recipe.guides.index(guide)]
 
 
 class DiscriminatorLoss(nn.Module):
@@ -187,13 +258,51 @@ class DiscriminatorLoss(nn.Module):
         """
         terms = self.recipe.discriminator_terms if terms is None else terms
         penalised = any(term.penalises for term in terms)
-        d = DiscriminatorPass(self.D, self.labels, batch, fake, penalised=penalised)
-        values = {term.name: term.compute(d) for term in terms}
+        passes = [
+            DiscriminatorPass(D, self.labels, batch, fakes, penalised=penalised)
+            for D, fakes in self._networks_and_fakes(batch, fake)
+        ]
+        values = {term.name: _sum([term.compute(d) for d in passes]) for term in terms}
+        return _weighted_sum(terms, values, 0, self.recipe.ds_iter), _detached(values)
+
+    def _networks_and_fakes(self, batch: Batch, fake: Tensor) -> list[tuple[nn.Module, Tensor]]:
+        """Return D and all fakes; or for each guide its own D, and the guide's fakes."""
+        if not self.recipe.discriminator.by_guide:
+            return [(self.D, fake)]
+        guides = self.recipe.guides
+        fakes = fake.split([guide.fakes * len(batch.x) for guide in guides])
+        networks = [discriminator_of(self.recipe, self.D, guide) for guide in guides]
+        return [*zip(networks, fakes, strict=True)]
+
+
+class ContentPass:
+    """C applied to the contents of the sources: the argument of the terms of C's loss.
+
+    Attributes:
+        logits: C's output, (B, patches).
+    """
+
+    def __init__(self, C: nn.Module, batch: Batch, contents: Tensor) -> None:
+        self.batch = batch
+        self.logits: Tensor = C(contents.detach())
+
+
+class ContentLoss(nn.Module):
+    """C's loss on the contents of the sources."""
+
+    def __init__(self, recipe: Recipe, networks: Networks) -> None:
+        super().__init__()
+        self.C, self.recipe = networks["C"], recipe
+
+    def forward(self, batch: Batch, contents: Tensor) -> tuple[Tensor, Terms]:
+        """Return the loss and its detached terms. contents: (B, C, h, w)."""
+        c, terms = ContentPass(self.C, batch, contents), self.recipe.content_terms
+        values = {term.name: term.compute(c) for term in terms}
         return _weighted_sum(terms, values, 0, self.recipe.ds_iter), _detached(values)
 
 
 class GeneratorLoss(nn.Module):
-    """The loss of all networks except D, which are its submodules by letter.
+    """The loss of all networks except D and C, which are its submodules by letter.
 
     Args:
         masks: makes the masks of fakes, to translate them back. Those of the sources are in the
@@ -215,6 +324,26 @@ class GeneratorLoss(nn.Module):
         self.recipe, self.labels, self.masks = recipe, labels, masks
         self.conditioning = recipe.conditioning(dict(self.named_children()), labels)
 
+    def encode(
+        self, x: Tensor, masks: Tensor | None, y: Tensor, batch: Batch, purpose: int
+    ) -> Encoded:
+        """Return the half of G that does not depend on the guide, with the recipe's noise.
+
+        Args:
+            x: (B, 3, H, H), images of the labels y.
+            batch: has the draws of the noise.
+            purpose: of the noise.
+        """
+        encoded: Encoded = self.G.encode(x, masks, y)
+        deviation, content = self.recipe.content_noise, encoded.bottleneck
+        if not deviation:
+            return encoded
+        added = noise.normal_noise(batch.mix, content.shape[1:], purpose)
+        return encoded._replace(bottleneck=content + deviation * added)
+
+    def encode_sources(self, batch: Batch) -> Encoded:
+        return self.encode(batch.x, batch.masks, batch.y, batch, noise.CONTENT)
+
     def style(self, batch: Batch, guide: Guide, *, second: bool = False) -> Tensor:
         """Return the guide's style for y_trg, or a second one."""
         inputs = getattr(batch, guide.inputs[second])
@@ -229,10 +358,25 @@ class GeneratorLoss(nn.Module):
     def translate(self, batch: Batch, guide: Guide, encoded: Encoded | None = None) -> Translation:
         """Translate the sources of a batch to y_trg, from their encodings if given."""
         with frozen(*self.not_trained_by(guide)):
-            encoded = encoded or self.G.encode(batch.x, batch.masks, batch.y)
+            encoded = encoded or self.encode_sources(batch)
+            if guide.partner:
+                return self._translate_by_partners(batch, encoded)
             style = self.style(batch, guide)
-            fake = self.G.decode(encoded, self.conditioning.vector(style, batch.y_trg))
-            return Translation(encoded, style, fake)
+            fake = self._decode(encoded, style, batch)
+            if guide.fakes == 1:
+                return Translation(encoded, style, fake)
+            fake2 = self._decode(encoded, self.style(batch, guide, second=True), batch)
+            return Translation(encoded, style, fake, fake2=fake2)
+
+    def _translate_by_partners(self, batch: Batch, encoded: Encoded) -> Translation:
+        styles = self.conditioning.distribution(batch.x, batch.y)
+        own = _sample(styles, batch, noise.ATTRIBUTE)
+        style = of_partners(own)
+        return Translation(encoded, style, self._decode(encoded, style, batch), styles, own)
+
+    def _decode(self, encoded: Encoded, style: Tensor, batch: Batch) -> Tensor:
+        fake: Tensor = self.G.decode(encoded, self.conditioning.vector(style, batch.y_trg))
+        return fake
 
     def forward(
         self,
@@ -242,6 +386,7 @@ class GeneratorLoss(nn.Module):
         step: int,
         translations: Sequence[Translation] = (),
         terms: Sequence[Sequence[Term]] = (),
+        C: nn.Module | None = None,
     ) -> tuple[Tensor, Terms]:
         """Return the sum of the guides' losses at a step, and its detached terms.
 
@@ -250,15 +395,17 @@ class GeneratorLoss(nn.Module):
                 computed here.
             terms: for each guide, with their weights in this iteration; if empty, those of the
                 recipe.
+            C: the discriminator of contents, where the recipe has it.
         """
-        terms = terms or [self.recipe.generator_terms] * len(guides)
+        terms = terms or [self.recipe.terms_of(guide) for guide in guides]
         loss = batch.x.new_zeros(())
         values_by_name: Terms = {}
         ds_iter = self.recipe.ds_iter
         translations = translations or [self.translate(batch, guide) for guide in guides]
         for guide, translation, due in zip(guides, translations, terms, strict=True):
-            with frozen(D, *self.not_trained_by(guide)):
-                g = GeneratorPass(self, batch, guide, D, translation)
+            with frozen(D, *([C] if C else []), *self.not_trained_by(guide)):
+                of_guide = discriminator_of(self.recipe, D, guide)
+                g = GeneratorPass(self, batch, guide, of_guide, translation, C)
                 values = {term.name: term.compute(g) for term in due}
             loss = loss + _weighted_sum(due, values, step, ds_iter)
             values_by_name |= with_prefix(guide.name, _detached(values))

@@ -62,6 +62,40 @@ def least_squares_fake(scores: Tensor) -> Tensor:
     return scores.square().mean()
 
 
+def logistic_undecided(logits: Tensor) -> Tensor:
+    """Cross-entropy of sigmoid(C(c)) and 1/2: G's loss against C, least where C is undecided.
+
+    DRIT (arXiv 1808.00948), Eq. (2), in the form of its authors' program.
+
+    Args:
+        logits: (B, patches).
+    """
+    return (logistic_real(logits) + logistic_fake(logits)) / 2
+
+
+def logistic_domains(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of the domain of contents, 0 or 1: C's loss. DRIT, Eq. (2).
+
+    Args:
+        logits: (B, patches), of domain 1.
+        y: (B,) int64.
+    """
+    return F.binary_cross_entropy_with_logits(logits, y[:, None].expand_as(logits).to(logits.dtype))
+
+
+def kl_from_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL divergence of normal distributions (B, n) from N(0, I): summed over n, averaged over B.
+
+    DRIT, section 3.3; Kingma and Welling (arXiv 1312.6114), appendix B.
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+
+
+def mean_square(features: Tensor) -> Tensor:
+    """Mean square of all elements: an L2 penalty on contents."""
+    return features.square().mean()
+
+
 def gradient_penalty(
     score: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor
 ) -> Tensor:

@@ -1,4 +1,4 @@
-"""One iteration of the game: the order of D's steps and the generator's steps."""
+"""One iteration of the game: the order of the discriminators' and the generator's steps."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
+from stargan_dist.nets.blocks import Encoded
 from stargan_dist.nets.masks import MaskFunction, no_masks
 from stargan_dist.nets.networks import Networks
 from stargan_dist.objectives.loss_modules import (
+    ContentLoss,
     DiscriminatorLoss,
     GeneratorLoss,
     Translation,
@@ -36,7 +38,7 @@ class Updater(Protocol):
         """Minimise the mean loss of a loss module over its calls by one step of some networks.
 
         Args:
-            module: "D" or "G", see `Objective.loss_modules`.
+            module: "D", "G" or "C", see `Objective.loss_modules`.
             calls: arguments of its forward, one tuple per micro-batch.
             trains: letters of the networks that step.
 
@@ -72,11 +74,13 @@ class Objective:
         self.schedule = SCHEDULES[schedule]
         self.discriminator = DiscriminatorLoss(recipe, networks, labels)
         self.generator = GeneratorLoss(recipe, networks, labels, masks)
+        self.content = ContentLoss(recipe, networks) if recipe.content_discriminator else None
         self.pool = FakePool(recipe.pool_size)
 
     @property
     def loss_modules(self) -> dict[str, nn.Module]:
-        return {"D": self.discriminator, "G": self.generator}
+        content = {"C": self.content} if self.content else {}
+        return {"D": self.discriminator, "G": self.generator, **content}
 
     @property
     def phases(self) -> Phases:
@@ -85,7 +89,8 @@ class Objective:
 
     def rate_factor(self, letter: str) -> float:
         """Return the factor of a network's learning rate under the schedule."""
-        return self.schedule.rate_factor(letter, self.recipe.guides)
+        steps_once = letter == "C" or (letter == "D" and self.recipe.discriminator.by_guide)
+        return 1.0 if steps_once else self.schedule.rate_factor(letter, self.recipe.guides)
 
     def decaying_weights(self, step: int) -> dict[str, float]:
         """Return the weights at a step of all terms whose weight decays."""
@@ -95,8 +100,19 @@ class Objective:
         }
 
     def generator_steps(self, step: int) -> bool:
-        """Return True if the iteration has generator steps. D steps in every iteration."""
+        """Return True if the iteration has generator steps."""
         return (self._round(step) + 1) % self.recipe.discriminator_steps == 0
+
+    def discriminator_steps(self, step: int, letter: str = "D") -> bool:
+        """Return True if a discriminator steps in the iteration."""
+        return letter in self.recipe.every_iteration or self.generator_steps(step)
+
+    @property
+    def discriminator_phases(self) -> Phases:
+        """The guides of each step of D."""
+        guides = self.recipe.guides
+        by_guide = self.recipe.discriminator.by_guide
+        return (guides,) if by_guide else self.schedule.discriminator_phases(guides)
 
     def _round(self, step: int) -> int:
         """Return how often each data source had an iteration before a step."""
@@ -104,24 +120,31 @@ class Objective:
 
     def kind_of_iteration(self, step: int) -> tuple[object, ...]:
         """Return the terms that an iteration computes; those of one kind need the same memory."""
-        guides = len(self.phases[0]) if self.generator_steps(step) else 0
+        guides = self.phases[0] if self.generator_steps(step) else ()
         due = [self._due_of_discriminator(step), *self._due_of_generator(step, guides)]
         return tuple(tuple(term.name for term in terms) for terms in due)
 
     def _due_of_discriminator(self, step: int) -> list[Term]:
-        return self.schedule.due(self.recipe.discriminator_terms, self._round(step))
+        if not self.discriminator_steps(step):
+            return []
+        rounds_per_step = (
+            1 if "D" in self.recipe.every_iteration else self.recipe.discriminator_steps
+        )
+        turn = self._round(step) // rounds_per_step
+        return self.schedule.due(self.recipe.discriminator_terms, turn)
 
-    def _due_of_generator(self, step: int, guides: int) -> list[list[Term]]:
+    def _due_of_generator(self, step: int, guides: Sequence[Guide]) -> list[list[Term]]:
         """Return the terms of each guide of a generator step."""
-        terms = self.recipe.generator_terms
         turn = self._round(step) // self.recipe.discriminator_steps
-        return [self.schedule.due(terms, turn, guide) for guide in range(guides)]
+        terms = [self.recipe.terms_of(guide) for guide in guides]
+        return [self.schedule.due(of_guide, turn, i) for i, of_guide in enumerate(terms)]
 
     def iterate(self, engine: Updater, micro_batches: Sequence[Batch], step: int) -> Terms:
         """Run one iteration: D with each guide, then the generator with each (or with all at once).
 
         For StarGAN v2: D by latent, D by reference, G, F and E by latent, G by reference. In some
-        recipes the generator steps first; D's fakes are those of before its steps in any case.
+        recipes the generator steps first; D's fakes are those of before its steps in any case. C,
+        the discriminator of contents, steps after D.
 
         G, F and E do not change before their first step. So the encoder half of G on the sources
         serves all phases up to that step, and D's fakes are the fakes of that step. With several
@@ -135,10 +158,16 @@ class Objective:
         has_generator_steps = self.generator_steps(step)
         keep = has_generator_steps and len(micro_batches) == 1 and engine.keeps_graphs
         micro_batches = [b._replace(masks=self.masks(b.x)) for b in micro_batches]
-        translations = [self._translate(batch, graphs=keep) for batch in micro_batches]
+        encoded = [self._encode(batch, graphs=keep) for batch in micro_batches]
+        guides = self.recipe.guides if self.discriminator_steps(step) else ()
+        translations = [
+            self._translate(batch, guides, of_batch, graphs=keep)
+            for batch, of_batch in zip(micro_batches, encoded, strict=True)
+        ]
         kept = translations[0] if keep else {}
         phases = [
             partial(self._discriminator_phases, engine, micro_batches, translations, step),
+            partial(self._content_phase, engine, micro_batches, encoded, step),
             partial(self._generator_phases, engine, micro_batches, kept, step),
         ]
         terms: Terms = {}
@@ -154,11 +183,25 @@ class Objective:
         step: int,
     ) -> Terms:
         terms: Terms = {}
-        for guides in self.schedule.discriminator_phases(self.recipe.guides):
-            fakes = [torch.cat([of[guide].fake for guide in guides]) for of in translations]
+        for guides in self.discriminator_phases if self.discriminator_steps(step) else ():
+            fakes = [torch.cat([x for g in guides for x in of[g].fakes]) for of in translations]
             fakes = self.pool.exchange(fakes, micro_batches, step)
             terms |= self._step_discriminator(engine, guides, micro_batches, fakes, step)
         return terms
+
+    def _content_phase(
+        self,
+        engine: Updater,
+        micro_batches: Sequence[Batch],
+        encoded: Sequence[Encoded],
+        step: int,
+    ) -> Terms:
+        if not (self.content and self.discriminator_steps(step, "C")):
+            return {}
+        contents = (e.bottleneck.detach() for e in encoded)
+        calls = [*zip(micro_batches, contents, strict=True)]
+        terms, statistics = engine.update("C", calls, trains=("C",))
+        return with_prefix("C", terms | statistics)
 
     def _generator_phases(
         self,
@@ -195,17 +238,22 @@ class Objective:
         shared: Sequence[Translation],
         step: int,
     ) -> Terms:
-        D, due = self.discriminator.D, self._due_of_generator(step, len(guides))
-        calls = [(batch, guides, D, step, shared, due) for batch in micro_batches]
+        D, C = self.discriminator.D, self.content and self.content.C
+        due = self._due_of_generator(step, guides)
+        calls = [(batch, guides, D, step, shared, due, C) for batch in micro_batches]
         terms, statistics = engine.update("G", calls, trains=guides[0].trains)
         return with_prefix("G", terms) | with_prefix(f"G/{_names(guides)}", statistics)
 
-    def _translate(self, batch: Batch, *, graphs: bool) -> dict[Guide, Translation]:
-        """Translate by every guide; with graphs only where the first generator step needs them."""
+    def _encode(self, batch: Batch, *, graphs: bool) -> Encoded:
         with torch.set_grad_enabled(graphs):
-            encoded = self.generator.G.encode(batch.x, batch.masks, batch.y)
+            return self.generator.encode_sources(batch)
+
+    def _translate(
+        self, batch: Batch, guides: Sequence[Guide], encoded: Encoded, *, graphs: bool
+    ) -> dict[Guide, Translation]:
+        """Translate by some guides; with graphs only where the first generator step needs them."""
         translations = {}
-        for guide in self.recipe.guides:
+        for guide in guides:
             with torch.set_grad_enabled(graphs and guide in self.phases[0]):
                 translations[guide] = self.generator.translate(batch, guide, encoded)
         return translations

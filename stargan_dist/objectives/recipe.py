@@ -24,10 +24,13 @@ class DiscriminatorForm(NamedTuple):
         build: builds D for a number of labels. All forms have one signature,
             D(x, y, double_backward=False) -> DiscriminatorOutput (nets/blocks.py).
         by_domain: D has one output per domain, so labels must be domains.
+        by_guide: D is a list of such networks, one for the fakes of each guide of the recipe. They
+            step together, under any schedule.
     """
 
     build: NetworkBuilder
     by_domain: bool
+    by_guide: bool = False
 
 
 class Guide(NamedTuple):
@@ -38,12 +41,17 @@ class Guide(NamedTuple):
         trains: letters of these networks.
         inputs: fields of the batch, for the style and for a second style.
         reference: the inputs are images of the target domain; otherwise latents.
+        partner: the style is that of the other image of the pair, of which E predicts a
+            distribution (`GaussianStyle`); there are no inputs.
+        fakes: 2: the fake of the second input trains G and D, too.
     """
 
     name: str
     trains: tuple[str, ...]
     inputs: tuple[str, str] = ("z", "z2")
     reference: bool = False
+    partner: bool = False
+    fakes: int = 1
 
 
 class Term(NamedTuple):
@@ -51,12 +59,14 @@ class Term(NamedTuple):
 
     Attributes:
         name: also the field of `loss.*` that overrides the weight.
-        compute: a pure function of a DiscriminatorPass or GeneratorPass (loss_modules.py).
+        compute: a pure function of a DiscriminatorPass, GeneratorPass or ContentPass
+            (loss_modules.py).
         weight: factor of the term in the loss.
         maximised: the term is subtracted.
         decays: the weight decays linearly to 0 at step `loss.ds_iter`.
         penalises: the term of D differentiates its gradient.
         optional: where its weight is 0, the term is not computed.
+        guide: name of the guide with which the generator loss has the term; empty: each.
     """
 
     name: str
@@ -66,6 +76,7 @@ class Term(NamedTuple):
     decays: bool = False
     penalises: bool = False
     optional: bool = False
+    guide: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,9 +93,15 @@ class Recipe:
         discriminator_terms: terms of D's loss, in the order of their computation.
         generator_terms: terms of the loss of all other networks.
         guides: each is followed by one step of D and one generator step (or, with the summed
-            schedule, by one generator step for all guides).
+            schedule, by one generator step for all guides). The first one trains all networks
+            that any of them trains.
         optim: defaults of `optim.*`.
-        discriminator_steps: iterations per generator step. D steps in every iteration.
+        content_discriminator: builds C, which sees the contents that G encodes (None: no C).
+        content_terms: terms of C's loss.
+        content_noise: deviation of normal noise on contents in training.
+        discriminator_steps: iterations per generator step.
+        every_iteration: the discriminators that step in each of them; others step in those with
+            generator steps.
         generator_first: in an iteration, the generator steps before D.
         pool_size: earlier fakes that each of D's pools holds (objectives/pool.py); 0: no pool.
         crop: random crop of a training image.
@@ -104,7 +121,11 @@ class Recipe:
     generator_terms: tuple[Term, ...]
     guides: tuple[Guide, ...]
     optim: OptimConfig
+    content_discriminator: NetworkBuilder | None = None
+    content_terms: tuple[Term, ...] = ()
+    content_noise: float = 0.0
     discriminator_steps: int = 1
+    every_iteration: tuple[str, ...] = ("D",)
     generator_first: bool = False
     pool_size: int = 0
     crop: Crop = RANDOM_CROP
@@ -119,6 +140,8 @@ class Recipe:
         assert not any(t.decays for t in self.discriminator_terms), "weights of D do not decay"
         has_pools = self.takes_pairs and len(self.guides) == 1
         assert has_pools or not self.pool_size, "pools are those of the fakes of a pair"
+        has_partners = self.takes_pairs or not any(guide.partner for guide in self.guides)
+        assert has_partners, "the partner of an image is the other one of its pair"
 
     @property
     def uses_references(self) -> bool:
@@ -128,7 +151,17 @@ class Recipe:
     @property
     def guided_by_references(self) -> bool:
         """References can guide trained models."""
-        return self.uses_references or self.references_guide
+        by_images = any(guide.reference or guide.partner for guide in self.guides)
+        return by_images or self.references_guide
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """All terms."""
+        return (*self.discriminator_terms, *self.content_terms, *self.generator_terms)
+
+    def terms_of(self, guide: Guide) -> list[Term]:
+        """Return the terms of the generator loss with a guide."""
+        return [term for term in self.generator_terms if term.guide in ("", guide.name)]
 
     @property
     def is_diverse(self) -> bool:
@@ -176,4 +209,7 @@ class Recipe:
         networks = {"G": self.generator(self.conditioning_dim(labels, model), model)}
         for letter, build in self.style.networks.items():
             networks[letter] = build(num_labels, model)
-        return networks | {"D": self.discriminator.build(num_labels, model)}
+        networks["D"] = self.discriminator.build(num_labels, model)
+        if self.content_discriminator:
+            networks["C"] = self.content_discriminator(num_labels, model)
+        return networks

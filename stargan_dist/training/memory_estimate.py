@@ -155,7 +155,7 @@ def create_moments(optimizer: torch.optim.Optimizer) -> None:
 class UnshardedBytes(NamedTuple):
     """Memory of one process without sharding, in bytes."""
 
-    discriminator: int  # weights of D
+    discriminator: int  # weights of D and C
     generator: int  # weights of all other networks
     averages: int
     passes: int  # peak allocation of forwards and backwards
@@ -202,10 +202,10 @@ def measure(
             micro_batches = batch.split(spec.config.engine.accumulate)
             for step in _kinds_of_iterations(simulated.objective):
                 simulated.objective.iterate(simulated, micro_batches, step)
-    discriminator = nbytes(simulated.networks["D"])
+    whole = sum(map(nbytes, simulated.networks.values()))
     generator = sum(map(nbytes, generator_networks(simulated.networks).values()))
     return UnshardedBytes(
-        discriminator=discriminator,
+        discriminator=whole - generator,
         generator=generator,
         averages=generator,
         passes=simulated.passes,
@@ -247,7 +247,7 @@ def shard(unsharded: UnshardedBytes, processes: int, stage: int) -> Memory:
     """Return the memory of each process under DDP (stage 0) or ZeRO 1 to 3.
 
     ZeRO shards optimizer states from stage 1, gradients from stage 2, and the weights of G, F and E
-    at stage 3, where D stays at 2.
+    at stage 3, where D and C stay at 2.
     """
 
     def share(size: int, since: int) -> int:

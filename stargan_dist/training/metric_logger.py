@@ -47,7 +47,7 @@ def progress_line(
         f"data wait {wait_share:.0%}",
         f"eta {clock(eta_seconds)}",
     ]
-    for module in ("D", "G"):
+    for module in ("D", "C", "G"):
         means = _means_over_guides(losses, module)
         if means:
             terms = " ".join(f"{term} {mean:.3f}" for term, mean in means.items())

@@ -41,7 +41,7 @@ def learning_rate(
     between `decay_begin` and `decay_end` or halved every `halve_every` steps.
     """
     factor = LR_SCALING[config.lr_scaling](batch_size / PAPER_BATCH)
-    rate = config.lr_mapping if letter == "F" else config.lr
+    rate = {"F": config.lr_mapping, "C": config.lr_content}.get(letter, config.lr)
     assert rate is not None, "the configuration is not resolved"
     end, period = config.decay_end, config.halve_every
     decay = linear_decay(step, config.decay_begin or 0, end) if end else 1.0
@@ -84,7 +84,7 @@ class TrainState:
 
     Attributes:
         networks: by letter.
-        ema: averages of all networks except D, by letter, in the dtype of the weights.
+        ema: averages of all networks except D and C, by letter, in the dtype of the weights.
         optimizers: by the letter of their network.
         masks: makes masks of images for the high-pass option, by a network that is not trained.
         dtype: of weights and batches.

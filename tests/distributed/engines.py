@@ -32,12 +32,12 @@ TINY = {"base_width": 4, "max_width": 8, "style_dim": 6, "latent_dim": 5, "mappi
 BASE = [
     *("--run", "r", "--data.shards", "s", "--batch_size", str(BATCH), "--model.image_size", "32"),
     *(word for name, value in TINY.items() for word in (f"--model.{name}", str(value))),
-    *("--optim.lr", "0.01", "--optim.lr_mapping", "0.01"),
+    *("--optim.lr", "0.01", "--optim.lr_mapping", "0.01", "--optim.lr_content", "0.01"),
 ]
 RECIPES = [name for name in recipes.TABLE if name != "f"]
-WITH_ZERO = ("stargan", "b", "d", "cyclegan", "munit")
+WITH_ZERO = ("stargan", "b", "d", "cyclegan", "munit", "msgan")
 ONE_STEP = ("stargan", "cyclegan", "munit")
-OF_PAIRS = ("cyclegan", "munit")
+OF_PAIRS = ("cyclegan", "munit", "msgan")
 
 
 def zero(stage, *more):
@@ -92,6 +92,8 @@ CASES = {
     **{f"recipe_{name}_zero2": zero(2, "--recipe", name) for name in WITH_ZERO},
     **{f"recipe_{name}_zero3": zero(3, *SUMMED, *RELEASED, "--recipe", name) for name in ONE_STEP},
     **{f"recipe_{name}_accumulated": ["--recipe", name, *FLOAT64, *TWO] for name in OF_PAIRS},
+    "recipe_msgan_summed_apart": ["--recipe", "msgan", *SUMMED],
+    "recipe_msgan_zero3": zero(3, *SUMMED, *RELEASED, "--recipe", "msgan"),
 }
 # Each of two options alone, which the quick cases have together.
 SLOW = {

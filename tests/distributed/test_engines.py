@@ -127,6 +127,13 @@ def test_zero_equals_ddp_for_recipes_with_other_penalties_and_networks(two, name
         assert max_difference(zero3, two[f"recipe_{name}_float32"]) <= 1e-6
 
 
+def test_noise_and_styles_of_partners_at_stage_3_are_those_of_ddp(two):
+    """Two iterations of C alone, then one in which all networks step; as in one process above."""
+    case = "recipe_msgan"
+    assert max_difference(two[f"{case}_zero3"], two[f"{case}_summed_apart"]) <= 1e-6
+    assert {name[0] for name in two[case] if name[1] == "."} == set("GEDC")
+
+
 def test_pools_of_fakes_do_not_depend_on_processes(two, one):
     """A checkpoint has those of all processes, in the order of the global batch."""
     case = "recipe_cyclegan"

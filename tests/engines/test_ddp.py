@@ -46,6 +46,7 @@ def make_state_engine_batch(world, device, *options):
     [
         ("--precision", "float32"), ("--precision", "float16"), ("--model.w_hpf", "1"),
         ("--recipe", "cyclegan"), ("--recipe", "munit"),
+        ("--recipe", "drit", "--optim.clip.C", "0.1"),
     ],
 )  # fmt: skip
 def test_an_iteration_never_reads_from_the_device(world, monkeypatch, options):
@@ -55,13 +56,15 @@ def test_an_iteration_never_reads_from_the_device(world, monkeypatch, options):
     iteration later.
     """
     monkeypatch.setattr(World, "device", torch.device("meta"))
-    for module in ("v2", "munit", "precision"):  # the meta device has no autocast
+    for module in ("v2", "munit", "drit", "precision"):  # the meta device has no autocast
         monkeypatch.setattr(f"stargan_dist.nets.{module}.autocast_to", lambda *_: nullcontext())
     state, engine, batch = make_state_engine_batch(world, "meta", *options)
     for optimizer in state.optimizers.values():
         optimizer.defaults["fused"] = True  # as on a GPU, where Adam itself reads the flag
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure: None)
-    terms = iterate(state, engine, [batch], step=0)
+    steps = range(state.objective.recipe.discriminator_steps)  # the last one has all networks
+    terms = {k: v for step in steps for k, v in iterate(state, engine, [batch], step).items()}
+    assert {name[0] for name in terms} == {*state.objective.loss_modules}
     with pytest.raises((RuntimeError, NotImplementedError)):
         world.all_reduce_mean(terms)
     guard = NonFiniteGuard(state.config, world, list, engine.loss_scales)

@@ -25,6 +25,7 @@ GRAPHS = dict.fromkeys(TABLE, ALL) | {
     "c": {"translate", "encoder", "decoder"}, "c_acgan": {"translate", "encoder", "decoder"},
     "d": {"translate", "encoder", "decoder"},
     "munit": {"translate", "encoder", "decoder", "style_encoder"},
+    "drit": ALL - {"mapping"}, "msgan": ALL - {"mapping"},
 }  # fmt: skip
 # Those that run always, by format; the others have the same networks, or other tests export them.
 QUICK = {"torch": ("stargan",), "onnx": ()}
@@ -134,6 +135,19 @@ def test_every_recipe_translates_in_other_programs(tmp_path, recipe, file_format
         wanted = expected(model, "translate", inputs)
         assert wanted.abs().max() > 0.1
         assert close(run(path, names, inputs), wanted)
+
+
+@torch.no_grad()
+def test_a_decoder_chooses_among_the_features_of_encoders_of_both_domains():
+    model = model_of("drit", domains=["bear", "cat"])
+    encoder, decoder, whole = (
+        graphs.GraphModule(graphs.graphs_of(model)[name], model)
+        for name in ("encoder", "decoder", "translate")
+    )
+    image, latent, label = draw(model, ("image", "latent", "label"), 4)
+    output = decoder(encoder(image), latent, label)
+    assert output.abs().max() > 0.1
+    assert torch.equal(output, whole(image, latent, label))
 
 
 @pytest.fixture(scope="module", params=["torch", "onnx"])

@@ -158,6 +158,23 @@ def test_other_recipes_translate(recipe):
     assert (varied[0] != varied[1]) == model.model.diverse
 
 
+@pytest.mark.parametrize("recipe", ["drit", "msgan"])
+def test_pairs_with_attributes_translate_by_seeds_and_references(recipe):
+    """A source is encoded as an image of the other domain."""
+    model = Translator(tiny_model(recipe, ["bear", "cat"]), device="cpu")
+    one, two = model.translate(picture(), "cat", seed=[1, 2])
+    by_reference = model.translate(picture(), "cat", reference=picture(seed=1))
+    other = model.translate(picture(), "bear", seed=1)
+    assert len({output.tobytes() for output in (one, two, by_reference, other)}) == 4
+    networks, x = model.model.networks, torch.rand(1, 3, 32, 32) * 2 - 1
+    y = torch.tensor([1])
+    vector = model.model.condition_on_references(x, y)
+    mean = networks["E"](x, y)[:, :4]
+    assert torch.equal(vector, torch.cat([torch.eye(2)[y], mean], 1))
+    known = networks["G"].decode(networks["G"].encode(x, None, 1 - y), vector)
+    assert torch.allclose(model.model.translate(x, vector), known, atol=1e-6)
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"domain": "owl"}, "'owl' is not a domain of this model: name a domain of bear, cat, fox"),
     ({}, "^name a domain of bear, cat, fox"),

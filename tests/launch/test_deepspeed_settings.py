@@ -27,7 +27,7 @@ def write(tmp_path):
     return write_file
 
 
-CLIPPED = {f"optim.clip.{network}": 0.5 for network in "GFED"}
+CLIPPED = {f"optim.clip.{network}": 0.5 for network in "GFEDC"}
 ROWS = [
     ({"zero_optimization": {"stage": 2}}, {"engine.zero_stage": 2}),
     ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},

@@ -34,7 +34,7 @@ DEFAULTS = {
     "ACCELERATE_DYNAMO_USE_DYNAMIC": "False",
     "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "False",
 }
-CLIPPED = {f"optim.clip.{network}": 1.0 for network in "GFED"}
+CLIPPED = {f"optim.clip.{network}": 1.0 for network in "GFEDC"}
 ZERO = {"engine.name": "deepspeed", "engine.zero_stage": 2}
 
 

@@ -226,7 +226,7 @@ def test_a_default_file_of_accelerate_config_trains(shards, tmp_path):
     ) in done.stdout
     comments = [line for line in (run / "config.yaml").read_text().splitlines() if line[0] == "#"]
     assert comments == [
-        f"# from {source}: engine.zero_stage 2 (zero_optimization.stage), optim.clip.G/F/E 1.0 "
+        f"# from {source}: engine.zero_stage 2 (zero_optimization.stage), optim.clip.G/F/E/C 1.0 "
         "(gradient_clipping), precision bfloat16 (bf16.enabled)",
         "# from accelerate launch: engine.name deepspeed (--use_deepspeed), "
         f"engine.deepspeed_config {source} (--deepspeed_config_file)",

@@ -82,13 +82,22 @@ def test_labels_that_g_takes_must_be_the_same():
         start(model, NEW, recipe="c")
 
 
-def test_networks_of_the_same_pair_are_taken_whole():
-    model = tiny_model("cyclegan", ["bear", "cat"])
-    found, _ = start(model, ["bear", "cat"], recipe="cyclegan")
+@pytest.mark.parametrize("recipe", ["cyclegan", "drit"])
+def test_networks_of_the_same_pair_are_taken_whole(recipe):
+    model = tiny_model(recipe, ["bear", "cat"])
+    found, _ = start(model, ["bear", "cat"], recipe=recipe)
     assert {*found.tensors} == {*model.tensors}
     for other in (["cat", "bear"], ["bear", "fox"]):
-        with pytest.raises(UserError, match="bear, cat, and G of recipe cyclegan takes the label"):
-            start(model, other, recipe="cyclegan")
+        with pytest.raises(UserError, match=f"bear, cat, and G of recipe {recipe} takes the label"):
+            start(model, other, recipe=recipe)
+
+
+def test_a_model_without_c_leaves_c_random():
+    model = tiny_model("drit", ["bear", "cat"])
+    tensors = {name: t for name, t in model.tensors.items() if not name.startswith("C.")}
+    found, _ = start(replace(model, tensors=tensors), ["bear", "cat"], recipe="drit")
+    assert {name[0] for name in found.tensors} == set("GED")
+    assert "all: the model has no C" in found.table
 
 
 def test_the_same_labels_are_taken_whole_in_another_recipe():

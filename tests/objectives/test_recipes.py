@@ -66,7 +66,7 @@ def make_recipe_batch(recipe, step):
 
 
 def test_every_recipe_has_a_literal_iteration():
-    others = {"cyclegan", "munit"}  # test_cyclegan.py, test_munit.py
+    others = {"cyclegan", "munit", "drit", "msgan"}  # test_cyclegan.py, test_munit.py, test_drit.py
     assert {*RECIPES, *others} == recipes.TABLE.keys()
 
 
@@ -100,19 +100,35 @@ def test_each_phase_produces_gradients_only_for_the_networks_that_it_trains(name
     """All weights of these networks have a nonzero gradient. Biases before an instance norm have
     none, and are not tested."""
     objective, networks, _ = make_objective(name)
-    batch, D = make_recipe_batch(objective.recipe, 0), networks["D"]
+    batch, D, C = make_recipe_batch(objective.recipe, 0), networks["D"], networks.get("C")
+    fakes = fakes_of_phases(objective, batch)
+    if C:
+        contents = objective.generator.encode_sources(batch).bottleneck
+        objective.content(batch, contents)[0].backward()
+        assert networks_with_gradient(networks) == {"C"}
+        objective.content.zero_grad(set_to_none=True)
     for guide in objective.recipe.guides:
-        fake = objective.generator.translate(batch, guide).fake
-        objective.discriminator(batch, fake)[0].backward()
+        objective.discriminator(batch, fakes[guide])[0].backward()
         assert networks_with_gradient(networks) == {"D"}
         objective.discriminator.zero_grad(set_to_none=True)
-        objective.generator(batch, (guide,), D, 0)[0].backward()
+        objective.generator(batch, (guide,), D, 0, C=C)[0].backward()
         assert networks_with_gradient(networks) == set(guide.trains) <= set(networks)
         for letter in guide.trains:
             for parameter_name, parameter in networks[letter].named_parameters():
                 if parameter_name.endswith("weight"):
                     assert parameter.grad.abs().max() > 1e-12, f"{letter}.{parameter_name}"
         objective.generator.zero_grad(set_to_none=True)
+
+
+def fakes_of_phases(objective, batch):
+    """Return the fakes that D sees in the step after which the generator steps by a guide."""
+    guides = objective.recipe.guides
+    fakes = {
+        guide: torch.cat(objective.generator.translate(batch, guide).fakes) for guide in guides
+    }
+    if objective.recipe.discriminator.by_guide:
+        return dict.fromkeys(guides, torch.cat([*fakes.values()]))
+    return fakes
 
 
 def networks_with_gradient(networks):
@@ -228,8 +244,8 @@ def test_a_run_spec_resolves_to_itself(name):
     [
         (
             Config(recipe="g"),
-            "recipe: g is not one of cyclegan, munit, stargan, a, b, c, c_acgan, d, e, f, "
-            "f_mode_seeking",
+            "recipe: g is not one of cyclegan, munit, drit, msgan, stargan, a, b, c, c_acgan, d, "
+            "e, f, f_mode_seeking",
         ),
         (make_config("a", ds=1.0), "loss.ds: recipe a has no such term"),
         (make_config("f", cls=1.0), "loss.cls: recipe f has no such term"),

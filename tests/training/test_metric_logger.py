@@ -28,6 +28,12 @@ def test_a_progress_line_averages_losses_over_guides():
     )
 
 
+def test_a_progress_line_shows_c_alone_where_it_steps_alone():
+    losses = {"C/dom": 0.5, "C/grad_norm_C": 3.0}
+    line = metric_logger.progress_line(1, 2, 1.0, 0.0, 0.0, losses)
+    assert line.endswith("  C dom 0.500")
+
+
 @pytest.fixture(params=["local", "memory"])
 def run(request, tmp_path):
     """The URL of a run folder on the local disk, and elsewhere."""

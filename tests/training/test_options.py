@@ -26,7 +26,7 @@ LAUNCHER = {
 }
 FROM_LAUNCHER = (
     "from accelerate launch: precision bfloat16 (--mixed_precision), engine.name deepspeed "
-    "(--use_deepspeed), engine.zero_stage 2 (--zero_stage), optim.clip.G/F/E/D 1.0 "
+    "(--use_deepspeed), engine.zero_stage 2 (--zero_stage), optim.clip.G/F/E/D/C 1.0 "
     "(--gradient_clipping)"
 )
 
@@ -52,7 +52,7 @@ def test_options_and_files_of_the_user_override_the_launcher(tmp_path):
     fields, lines = configured("--config", str(tmp_path / "a.yaml"), "--engine.zero_stage", "1")
     assert fields == ("deepspeed", 1, "float32", 1, 2)
     assert lines == [
-        "from accelerate launch: engine.name deepspeed (--use_deepspeed), optim.clip.G/F/E 1.0 "
+        "from accelerate launch: engine.name deepspeed (--use_deepspeed), optim.clip.G/F/E/C 1.0 "
         "(--gradient_clipping)",
         "not from accelerate launch: precision bfloat16 (--mixed_precision), engine.zero_stage 2 "
         "(--zero_stage), optim.clip.D 1.0 (--gradient_clipping), because of the training's own "
@@ -63,7 +63,7 @@ def test_options_and_files_of_the_user_override_the_launcher(tmp_path):
 def test_options_of_the_user_that_agree_with_the_launcher_are_not_printed():
     own = ("--precision", "bfloat16", "--engine.name", "deepspeed", "--engine.zero_stage", "2")
     _, lines = configured(*own)
-    assert lines == ["from accelerate launch: optim.clip.G/F/E/D 1.0 (--gradient_clipping)"]
+    assert lines == ["from accelerate launch: optim.clip.G/F/E/D/C 1.0 (--gradient_clipping)"]
 
 
 def test_another_engine_drops_all_of_the_launchers_deepspeed_in_one_line():
@@ -72,7 +72,7 @@ def test_another_engine_drops_all_of_the_launchers_deepspeed_in_one_line():
     assert lines == [
         "from accelerate launch: precision bfloat16 (--mixed_precision)",
         "not from accelerate launch: engine.name deepspeed (--use_deepspeed), engine.zero_stage 2 "
-        "(--zero_stage), optim.clip.G/F/E/D 1.0 (--gradient_clipping), because of the training's "
+        "(--zero_stage), optim.clip.G/F/E/D/C 1.0 (--gradient_clipping), because of the training's "
         "own options: engine.name ddp",
     ]
 
@@ -114,7 +114,7 @@ def test_a_deepspeed_file_overrides_the_launcher_and_yields_to_the_user(ds_json)
         "from ds.json: engine.zero_stage 1 (zero_optimization.stage)",
         "from accelerate launch: precision bfloat16 (--mixed_precision), engine.name deepspeed "
         "(--use_deepspeed), engine.deepspeed_config ds.json (--deepspeed_config_file), "
-        "optim.clip.G/F/E/D 1.0 (--gradient_clipping)",
+        "optim.clip.G/F/E/D/C 1.0 (--gradient_clipping)",
         "not from accelerate launch: engine.zero_stage 2 (--zero_stage), because of ds.json: "
         "engine.zero_stage 1",
         "not from ds.json: engine.offload_optimizer true "
@@ -140,7 +140,7 @@ def test_the_users_deepspeed_file_is_read_in_place_of_the_launchers(ds_json):
         ("DEEPSPEED_ZERO_STAGE", "3", (), "engine.zero_stage: 3 needs --schedule summed",
          "engine.zero_stage 3 (--zero_stage)"),
         ("DEEPSPEED_ZERO_STAGE", "3", ("--schedule", "summed"), "optim.clip: ZeRO 3 has one",
-         "optim.clip.G/F/E/D 1.0 (--gradient_clipping)"),
+         "optim.clip.G/F/E/D/C 1.0 (--gradient_clipping)"),
         ("MIXED_PRECISION", "fp16", (), "precision: DeepSpeed (engine.name) trains in",
          "precision float16 (--mixed_precision), engine.name deepspeed (--use_deepspeed)"),
         ("MIXED_PRECISION", "no", ("--precision", "float64"), "precision: DeepSpeed (engine.name)",

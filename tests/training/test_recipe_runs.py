@@ -19,8 +19,8 @@ from tests.helpers.runs import assert_same_bits, scalars, tensors
 
 CPU = torch.device("cpu")
 OTHERS = [name for name in recipes.TABLE if name != "f"]  # many tests train f
-# With G in every fifth iteration, with labels and latents, with two guides.
-QUICK = {"stargan", "d", "f_mode_seeking"}
+# With G in every fifth iteration, with labels and latents, with two guides, with C.
+QUICK = {"stargan", "d", "f_mode_seeking", "drit"}
 
 
 def pair_of(name):
@@ -147,7 +147,7 @@ def test_a_checkpoint_holds_the_numbers_of_its_recipe(shards, tmp_path):
     saved = checkpoints.find(str(run)).manifest.config
     assert saved["loss"] == {
         "reg": 10.0, "cls": 1.0, "sty": None, "cyc": 10.0, "idt": None, "con": None, "ds": None,
-        "ms": None, "ds_iter": 6,
+        "ms": None, "dom": None, "kl": None, "l2": None, "ds_iter": 6,
     }  # fmt: skip
     assert (saved["optim"]["betas"], saved["optim"]["weight_decay"]) == ([0.5, 0.999], 1e-4)
 
