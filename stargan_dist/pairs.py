@@ -119,9 +119,9 @@ def train_all(
                 return code
             if code:
                 raise UserError(
-                    f"the training of {pair.name} failed with exit code {code} (see above), and no "
-                    "other pair was begun: the same command begins with it again; to train another "
-                    "one, give its number (--index, --list)",
+                    f"the training of {pair.name} failed with exit code {code} (see above), which "
+                    "ends the plan: the same command continues with it; to train another pair, "
+                    "give its number (--index, --list)",
                     code,
                 )
     logger.info("all pairs are finished: python -m stargan_dist.evaluate --run %s", config.run)

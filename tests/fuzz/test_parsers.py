@@ -30,6 +30,7 @@ from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader, check_split, working_set_bytes
 from stargan_dist.data.sample import parse_metadata, parse_sample
 from stargan_dist.errors import UserError
+from stargan_dist.models import pairs
 from stargan_dist.shards.build import build
 from stargan_dist.shards.listing import list_source, split_listing
 from stargan_dist.shards.pack import read_record, record_url
@@ -58,6 +59,17 @@ def test_index(shards):
         assert from_json("index.json", to_json(index)).fingerprint == index.fingerprint
 
     check_parser(parse, [to_json(read_index(shards))], damage_json, 300)
+
+
+def test_domains_of_a_set_of_pairs(tmp_path):
+    def parse(data):
+        (tmp_path / pairs.FILE).write_bytes(data)
+        found = pairs.list_pairs(str(tmp_path), pairs.read_domains(str(tmp_path)))
+        assert all(is_one_line(pair.name) for pair in found)
+        assert all(Path(pair.run).parent == tmp_path for pair in found)
+
+    pairs.write_domains(str(tmp_path), ["cat", "wild boar", "\n/.."])
+    check_parser(parse, [(tmp_path / pairs.FILE).read_bytes()], damage_json, 300)
 
 
 def test_sample_table(shards, tmp_path):
