@@ -75,7 +75,11 @@ class Part(NamedTuple):
     def settings(self, steps: int) -> dict[str, object]:
         """Return the settings of the training that differ between methods."""
         method, optim = METHODS[self.method], TABLE[self.method].optim
-        settings = {"batch_size": method.batch, "optim.lr": method.lr, "loss.ds_iter": steps}
+        settings: dict[str, object] = {
+            "batch_size": method.batch,
+            "optim.lr": method.lr,
+            "loss.ds_iter": steps,
+        }
         if optim.decay_end:  # from the middle of the training on, as in the papers
             settings |= {"optim.decay_begin": steps // 2, "optim.decay_end": steps}
         if optim.halve_every:  # ten times
@@ -160,8 +164,7 @@ def pairs_of(method: str, domains: Sequence[str]) -> list[tuple[str, ...]]:
 def spec_of(method: str) -> RunSpec:
     """Return the specification of a method's trainings."""
     file = CONFIGS / "comparison" / "demo.yaml"
-    names = ["--run", "none", "--data.shards", "none"]  # required, and not opened
-    return resolve(configs.parse(["--config", str(file), "--recipe", method, *names]))
+    return resolve(configs.parse(["--config", str(file), "--recipe", method]))
 
 
 @cache

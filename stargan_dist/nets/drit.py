@@ -24,6 +24,7 @@ BASE_WIDTH, MAX_WIDTH = 64, 512  # channels, as in the authors' program
 INIT_STD = 0.02
 DOWN = 4  # pixels of an image for each of its content, along an axis
 SCALES, SMALLEST = 3, 16  # resolutions of D, and the smallest that its four halvings allow
+GUIDES = 2  # with fakes that D sees: by encoded attributes, and by random ones
 CONTENT_HALVINGS, CONTENT_KERNEL, LAST_KERNEL = 3, 7, 4  # of C
 
 

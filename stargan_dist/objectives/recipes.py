@@ -1,238 +1,24 @@
 """One table of the methods from CycleGAN, MUNIT and DRIT to StarGAN v2.
 
 Papers: arXiv 1703.10593, 1804.04732, 1808.00948, 1903.05628, 1711.09020, 1912.01865; rows a to f
-are table 1 of the last. A recipe is a row of data. A new row needs no change elsewhere; a new term
-needs one pure function of tensors in losses.py. docs/recipes.md explains the table, equation by
-equation.
+are table 1 of the last. A recipe is a row of data: networks (builders.py), guides and terms
+(terms.py), an optimizer. A new row needs no change elsewhere; a new term needs one pure function of
+tensors in losses.py. docs/recipes.md explains the table, equation by equation.
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from stargan_dist.config import ClipConfig, Config, LossConfig, ModelConfig, OptimConfig
+from stargan_dist.config import ClipConfig, Config, LossConfig, OptimConfig
 from stargan_dist.data.labels import Labels
 from stargan_dist.data.stream import DRAWN, OTHER, PERMUTED
 from stargan_dist.data.transforms import NO_CROP, RANDOM_CROP, Crop
 from stargan_dist.errors import UserError
-from stargan_dist.nets import cyclegan, drit, munit, v1, v2
-from stargan_dist.nets.blocks import DiscriminatorOutput
+from stargan_dist.nets import cyclegan, drit, munit, v1
 from stargan_dist.nets.precision import POLICIES, Policy
-from stargan_dist.objectives import losses
-from stargan_dist.objectives.conditioning import GaussianStyle, LatentStyle, NoStyle, StyleCode
-from stargan_dist.objectives.loss_modules import ContentPass, DiscriminatorPass, GeneratorPass
-from stargan_dist.objectives.recipe import DiscriminatorForm, Guide, Recipe, Term
-
-# Generators, given the length of their conditioning vector.
-
-
-def _sizes(model: ModelConfig) -> dict[str, int]:
-    return {
-        "image_size": model.image_size,
-        "base_width": model.base_width,
-        "max_width": model.max_width,
-    }
-
-
-def adain_generator(dim: int, model: ModelConfig) -> nn.Module:
-    return v2.Generator(style_dim=dim, w_hpf=model.w_hpf, **_sizes(model))
-
-
-def concat_generator(dim: int, model: ModelConfig) -> nn.Module:
-    return v2.ConcatGenerator(dim, **_sizes(model))
-
-
-def stargan_generator(dim: int, model: ModelConfig) -> nn.Module:
-    return v1.Generator(dim, model.base_width)
-
-
-def cyclegan_generator(num_domains: int, model: ModelConfig) -> nn.Module:
-    return cyclegan.Generator(num_domains, model.image_size, model.base_width)
-
-
-def munit_generator(dim: int, model: ModelConfig) -> nn.Module:
-    return munit.Generator(dim - model.latent_dim, model.latent_dim, model.base_width)
-
-
-def drit_generator(dim: int, model: ModelConfig) -> nn.Module:
-    return drit.Generator(dim - model.latent_dim, model.latent_dim, model.base_width)
-
-
-# Networks that produce or predict a style, given the number of labels.
-
-
-def mapping_network(num_domains: int, model: ModelConfig) -> nn.Module:
-    return v2.MappingNetwork(
-        num_domains, model.latent_dim, model.style_dim, model.mapping_dim, model.mapping
-    )
-
-
-def style_encoder(num_domains: int, model: ModelConfig) -> nn.Module:
-    return v2.StyleEncoder(num_domains, style_dim=model.style_dim, **_sizes(model))
-
-
-def latent_encoder(_num_domains: int, model: ModelConfig) -> nn.Module:
-    return v2.LatentEncoder(style_dim=model.latent_dim, **_sizes(model))
-
-
-def munit_style_encoder(num_domains: int, model: ModelConfig) -> nn.Module:
-    return munit.StyleEncoder(num_domains, model.latent_dim, model.base_width)
-
-
-def attribute_encoder(num_domains: int, model: ModelConfig) -> nn.Module:
-    return drit.AttributeEncoder(num_domains, model.latent_dim, model.base_width)
-
-
-NO_STYLE = NoStyle()
-LATENT_STYLE = LatentStyle({"E": latent_encoder})
-MUNIT_STYLE = LatentStyle({"E": munit_style_encoder})
-STYLE_CODE = StyleCode({"F": mapping_network, "E": style_encoder})
-ATTRIBUTE = GaussianStyle({"E": attribute_encoder})
-
-# Discriminators, given the number of labels.
-
-
-def multi_task_discriminator(num_labels: int, model: ModelConfig) -> nn.Module:
-    return v2.Discriminator(num_labels, **_sizes(model))
-
-
-def classifying_discriminator(num_labels: int, model: ModelConfig) -> nn.Module:
-    return v2.ClassifyingDiscriminator(num_labels, **_sizes(model))
-
-
-def stargan_discriminator(num_labels: int, model: ModelConfig) -> nn.Module:
-    return v1.Discriminator(num_labels, **_sizes(model))
-
-
-def cyclegan_discriminator(num_domains: int, model: ModelConfig) -> nn.Module:
-    return cyclegan.Discriminator(num_domains, model.base_width, model.max_width)
-
-
-def munit_discriminator(num_domains: int, model: ModelConfig) -> nn.Module:
-    return munit.Discriminator(num_domains, **_sizes(model))
-
-
-def drit_discriminator(num_domains: int, model: ModelConfig) -> nn.Module:
-    guides = len((BY_PARTNER, BY_ATTRIBUTE))
-    return drit.Discriminator(num_domains, guides, **_sizes(model))
-
-
-def content_discriminator(_num_domains: int, model: ModelConfig) -> nn.Module:
-    return drit.ContentDiscriminator(model.image_size, model.base_width)
-
-
-MULTI_TASK = DiscriminatorForm(multi_task_discriminator, by_domain=True)
-ACGAN = DiscriminatorForm(classifying_discriminator, by_domain=False)
-STARGAN = DiscriminatorForm(stargan_discriminator, by_domain=False)
-CYCLEGAN_PATCHES = DiscriminatorForm(cyclegan_discriminator, by_domain=True)
-MUNIT_SCALES = DiscriminatorForm(munit_discriminator, by_domain=True)
-DRIT_PATCHES = DiscriminatorForm(drit_discriminator, by_domain=True, by_guide=True)
-
-# Guides.
-
-BY_LABEL = Guide("label", ("G",))
-BY_LATENT = Guide("latent", ("G", "E"))
-LATENT = Guide("latent", ("G", "F", "E"))
-REFERENCE = Guide("reference", ("G",), ("x_ref", "x_ref2"), reference=True)
-BY_PARTNER = Guide("reference", ("G", "E"), partner=True)
-BY_ATTRIBUTE = Guide("latent", ("G",))
-BY_TWO_ATTRIBUTES = BY_ATTRIBUTE._replace(fakes=2)
-
-# Terms of D's loss: functions of a DiscriminatorPass d.
-
-
-def over_scales(loss: Callable[[Tensor], Tensor], output: DiscriminatorOutput) -> Tensor:
-    """Return the sum of a loss over the resolutions at which D sees an image."""
-    return torch.stack([loss(scores) for scores in output.scales]).sum()
-
-
-def classification_of_real(d: DiscriminatorPass) -> Tensor:
-    assert d.real.cls is not None
-    return d.labels.classification_loss(d.real.cls, d.batch.y)
-
-
-def wasserstein(penalty_weight: float) -> tuple[Term, ...]:
-    """Wasserstein loss with gradient penalty."""
-    return (
-        Term("real", lambda d: losses.wasserstein_real(d.real.src)),
-        Term("fake", lambda d: losses.wasserstein_fake(d.fake.src)),
-        Term("reg", lambda d: losses.gradient_penalty(d.score, d.real_images, d.fake_images,
-                                                      d.batch.mix), penalty_weight, penalises=True),
-    )  # fmt: skip
-
-
-# R1 before the fakes: the order decides the last bits of D's gradient.
-LOGISTIC = (
-    Term("real", lambda d: losses.logistic_real(d.real.src)),
-    Term("reg", lambda d: losses.r1(d.real.src, d.real_images), penalises=True),
-    Term("fake", lambda d: losses.logistic_fake(d.fake.src)),
-)
-LOGISTIC_SCALES = (
-    Term("real", lambda d: over_scales(losses.logistic_real, d.real)),
-    Term("fake", lambda d: over_scales(losses.logistic_fake, d.fake)),
-)
-LEAST_SQUARES = (
-    Term("real", lambda d: over_scales(losses.least_squares_real, d.real)),
-    Term("fake", lambda d: over_scales(losses.least_squares_fake, d.fake)),
-)
-# As in CycleGAN's paper, so that D learns at half the rate of G.
-HALF_LEAST_SQUARES = tuple(term._replace(weight=0.5) for term in LEAST_SQUARES)
-CLASSIFY_REAL = Term("cls", classification_of_real)
-
-
-# Terms of C's loss: functions of a ContentPass c.
-
-
-def domain_of_content(c: ContentPass) -> Tensor:
-    return losses.logistic_domains(c.logits, c.batch.y)
-
-
-# Terms of the generator loss: functions of a GeneratorPass g.
-
-
-def classification_of_fake(g: GeneratorPass) -> Tensor:
-    assert g.output.cls is not None
-    return g.labels.classification_loss(g.output.cls, g.batch.y_trg)
-
-
-ADVERSARIAL_WASSERSTEIN = Term("adv", lambda g: losses.wasserstein_real(g.output.src))
-ADVERSARIAL = Term("adv", lambda g: losses.logistic_real(g.output.src))
-ADVERSARIAL_LEAST_SQUARES = Term("adv", lambda g: over_scales(losses.least_squares_real, g.output))
-CLASSIFY_FAKE = Term("cls", classification_of_fake)
-STYLE = Term("sty", lambda g: losses.l1(g.style_pred, g.style))
-DIVERSITY = Term("ds", lambda g: losses.l1(g.fake, g.fake2), maximised=True, decays=True)
-MODE_SEEKING = Term(
-    "ms", lambda g: losses.mode_seeking(g.fake, g.fake2, g.style.detach(), g.style2)
-)
-CYCLE = Term("cyc", lambda g: losses.l1(g.reconstruction, g.batch.x))
-CYCLE_10 = CYCLE._replace(weight=10.0)
-CYCLE_IF_ASKED = CYCLE._replace(weight=0.0, optional=True)
-CONTENT = Term("con", lambda g: losses.l1(g.encoded_fake.bottleneck, g.encoded.bottleneck))
-IDENTITY = Term("idt", lambda g: losses.l1(g.identity, g.batch.x))
-IDENTITY_5 = IDENTITY._replace(weight=5.0)
-IDENTITY_10 = IDENTITY._replace(weight=10.0)
-
-
-def adversarial_over_scales_and_fakes(g: GeneratorPass) -> Tensor:
-    """Return the sum over the fakes that train G."""
-    return torch.stack([over_scales(losses.logistic_real, out) for out in g.outputs]).sum()
-
-
-# DRIT's, with the guide that has them.
-_BY = BY_PARTNER.name
-DRIT_TERMS = (
-    Term("dom", lambda g: losses.logistic_undecided(g.content_logits), guide=_BY),
-    Term("adv", adversarial_over_scales_and_fakes),
-    Term("kl", lambda g: losses.kl_from_normal(*g.source_styles), 0.01, guide=_BY),
-    Term("l2", lambda g: losses.mean_square(g.encoded.bottleneck), 0.01, guide=_BY),
-    IDENTITY_10._replace(guide=_BY),
-    Term("cyc", lambda g: losses.l1(g.cross_reconstruction, g.batch.x), 10.0, guide=_BY),
-    STYLE._replace(weight=10.0, guide=BY_ATTRIBUTE.name),
-)
+from stargan_dist.objectives import builders, terms
+from stargan_dist.objectives.recipe import Recipe, Term
 
 # Optimizers.
 
@@ -267,13 +53,13 @@ RESIZE_256_CROP_216 = Crop(1.0, area=((216 / 256) ** 2, (216 / 256) ** 2), ratio
 
 STARGAN_PUBLISHED = Recipe(
     description="StarGAN as published",
-    generator=stargan_generator,
-    discriminator=STARGAN,
+    generator=builders.stargan_generator,
+    discriminator=builders.STARGAN,
     with_label=True,
-    style=NO_STYLE,
-    discriminator_terms=(*wasserstein(10.0), CLASSIFY_REAL),
-    generator_terms=(ADVERSARIAL_WASSERSTEIN, CLASSIFY_FAKE, CYCLE_10),
-    guides=(BY_LABEL,),
+    style=builders.NO_STYLE,
+    discriminator_terms=(*terms.wasserstein(10.0), terms.CLASSIFY_REAL),
+    generator_terms=(terms.ADVERSARIAL_WASSERSTEIN, terms.CLASSIFY_FAKE, terms.CYCLE_10),
+    guides=(terms.BY_LABEL,),
     optim=ADAM_V1,
     discriminator_steps=5,
     crop=NO_CROP,
@@ -283,8 +69,8 @@ STARGAN_PUBLISHED = Recipe(
 A = replace(
     STARGAN_PUBLISHED,
     description="StarGAN with the network bodies of StarGAN v2",
-    generator=concat_generator,
-    discriminator=ACGAN,
+    generator=builders.concat_generator,
+    discriminator=builders.ACGAN,
     crop=RANDOM_CROP,
     optim=replace(ADAM_V2, betas=(0.5, 0.999)),
     max_width=512,
@@ -292,17 +78,17 @@ A = replace(
 B = replace(
     A,
     description="A with a multi-task discriminator",
-    discriminator=MULTI_TASK,
-    discriminator_terms=wasserstein(10.0),
-    generator_terms=(ADVERSARIAL_WASSERSTEIN, CYCLE_10),
+    discriminator=builders.MULTI_TASK,
+    discriminator_terms=terms.wasserstein(10.0),
+    generator_terms=(terms.ADVERSARIAL_WASSERSTEIN, terms.CYCLE_10),
 )
 C = replace(
     B,
     description="B with R1 and the logistic loss, and AdaIN instead of concatenation",
-    generator=adain_generator,
+    generator=builders.adain_generator,
     outlines=True,
-    discriminator_terms=LOGISTIC,
-    generator_terms=(ADVERSARIAL, CYCLE),
+    discriminator_terms=terms.LOGISTIC,
+    generator_terms=(terms.ADVERSARIAL, terms.CYCLE),
     discriminator_steps=1,
     targets=DRAWN,
     optim=ADAM_V2,
@@ -310,44 +96,44 @@ C = replace(
 C_ACGAN = replace(
     C,
     description="C with A's discriminator: the tuned recipe for labels of any kind",
-    discriminator=ACGAN,
-    discriminator_terms=(*LOGISTIC, CLASSIFY_REAL),
-    generator_terms=(ADVERSARIAL, CLASSIFY_FAKE, CYCLE),
+    discriminator=builders.ACGAN,
+    discriminator_terms=(*terms.LOGISTIC, terms.CLASSIFY_REAL),
+    generator_terms=(terms.ADVERSARIAL, terms.CLASSIFY_FAKE, terms.CYCLE),
     targets=PERMUTED,
 )
 D = replace(
     C,
     description="C with a latent injected into G",
-    style=LATENT_STYLE,
-    generator_terms=(ADVERSARIAL, STYLE, CYCLE),
-    guides=(BY_LATENT,),
+    style=builders.LATENT_STYLE,
+    generator_terms=(terms.ADVERSARIAL, terms.STYLE, terms.CYCLE),
+    guides=(terms.BY_LATENT,),
 )
 E = replace(
     D,
     description="C with style codes of the domains (F and E) in place of label and latent",
     with_label=False,
-    style=STYLE_CODE,
-    guides=(LATENT, REFERENCE),
+    style=builders.STYLE_CODE,
+    guides=(terms.LATENT, terms.REFERENCE),
 )
 F = replace(
     E,
     description="E with diversity regularisation: StarGAN v2",
-    generator_terms=(ADVERSARIAL, STYLE, DIVERSITY, CYCLE),
+    generator_terms=(terms.ADVERSARIAL, terms.STYLE, terms.DIVERSITY, terms.CYCLE),
 )
 F_MODE_SEEKING = replace(
     F,
     description="F with MSGAN's ratio in place of the diversity term",
-    generator_terms=(ADVERSARIAL, STYLE, MODE_SEEKING, CYCLE),
+    generator_terms=(terms.ADVERSARIAL, terms.STYLE, terms.MODE_SEEKING, terms.CYCLE),
 )
 CYCLEGAN = Recipe(
     description="CycleGAN as published, between two domains",
-    generator=cyclegan_generator,
-    discriminator=CYCLEGAN_PATCHES,
+    generator=builders.cyclegan_generator,
+    discriminator=builders.CYCLEGAN_PATCHES,
     with_label=True,
-    style=NO_STYLE,
-    discriminator_terms=HALF_LEAST_SQUARES,
-    generator_terms=(ADVERSARIAL_LEAST_SQUARES, CYCLE_10, IDENTITY_5),
-    guides=(BY_LABEL,),
+    style=builders.NO_STYLE,
+    discriminator_terms=terms.HALF_LEAST_SQUARES,
+    generator_terms=(terms.ADVERSARIAL_LEAST_SQUARES, terms.CYCLE_10, terms.IDENTITY_5),
+    guides=(terms.BY_LABEL,),
     optim=ADAM_CYCLEGAN,
     generator_first=True,
     pool_size=50,
@@ -357,13 +143,19 @@ CYCLEGAN = Recipe(
 )
 MUNIT = Recipe(
     description="MUNIT as published, between two domains",
-    generator=munit_generator,
-    discriminator=MUNIT_SCALES,
+    generator=builders.munit_generator,
+    discriminator=builders.MUNIT_SCALES,
     with_label=True,
-    style=MUNIT_STYLE,
-    discriminator_terms=LEAST_SQUARES,
-    generator_terms=(ADVERSARIAL_LEAST_SQUARES, IDENTITY_10, STYLE, CONTENT, CYCLE_IF_ASKED),
-    guides=(BY_LATENT,),
+    style=builders.MUNIT_STYLE,
+    discriminator_terms=terms.LEAST_SQUARES,
+    generator_terms=(
+        terms.ADVERSARIAL_LEAST_SQUARES,
+        terms.IDENTITY_10,
+        terms.STYLE,
+        terms.CONTENT,
+        terms.CYCLE_IF_ASKED,
+    ),
+    guides=(terms.BY_LATENT,),
     optim=ADAM_MUNIT,
     crop=NO_CROP,
     targets=OTHER,
@@ -373,16 +165,16 @@ MUNIT = Recipe(
 )
 DRIT = Recipe(
     description="DRIT as published, between two domains",
-    generator=drit_generator,
-    discriminator=DRIT_PATCHES,
+    generator=builders.drit_generator,
+    discriminator=builders.DRIT_PATCHES,
     with_label=True,
-    style=ATTRIBUTE,
-    discriminator_terms=LOGISTIC_SCALES,
-    generator_terms=DRIT_TERMS,
-    guides=(BY_PARTNER, BY_ATTRIBUTE),
+    style=builders.ATTRIBUTE,
+    discriminator_terms=terms.LOGISTIC_SCALES,
+    generator_terms=terms.DRIT_TERMS,
+    guides=(terms.BY_PARTNER, terms.BY_ATTRIBUTE),
     optim=ADAM_DRIT,
-    content_discriminator=content_discriminator,
-    content_terms=(Term("dom", domain_of_content),),
+    content_discriminator=builders.content_discriminator,
+    content_terms=(Term("dom", terms.domain_of_content),),
     content_noise=1.0,
     discriminator_steps=3,
     every_iteration=("C",),
@@ -394,8 +186,8 @@ DRIT = Recipe(
 MSGAN = replace(
     DRIT,
     description="DRIT with mode seeking: MSGAN",
-    generator_terms=(*DRIT_TERMS, MODE_SEEKING._replace(guide=BY_ATTRIBUTE.name)),
-    guides=(BY_PARTNER, BY_TWO_ATTRIBUTES),
+    generator_terms=(*terms.DRIT_TERMS, terms.MODE_SEEKING._replace(guide=terms.BY_ATTRIBUTE.name)),
+    guides=(terms.BY_PARTNER, terms.BY_TWO_ATTRIBUTES),
 )
 
 TABLE = {

@@ -19,7 +19,7 @@ from stargan_dist import config as configs
 from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.nets.v2 import Discriminator
-from stargan_dist.objectives import loss_modules, recipes
+from stargan_dist.objectives import loss_modules, recipes, terms
 from stargan_dist.training import train_state, trainer
 from tests.helpers import iterations
 from tests.helpers.models import tiny_landmarks
@@ -119,8 +119,8 @@ def mutated(case):
             *[net for net in nets if not isinstance(net, Discriminator)]
         )
     if case == "e_stepped_by_references":
-        wrong = recipes.REFERENCE._replace(trains=("G", "E"))
-        recipes.TABLE["f"] = replace(table["f"], guides=(recipes.LATENT, wrong))
+        wrong = terms.REFERENCE._replace(trains=("G", "E"))
+        recipes.TABLE["f"] = replace(table["f"], guides=(terms.LATENT, wrong))
     try:
         yield
     finally:

@@ -11,7 +11,8 @@ from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines import make_engine
 from stargan_dist.engines.base import LossScale
-from stargan_dist.objectives.recipes import LATENT, resolve
+from stargan_dist.objectives.recipes import resolve
+from stargan_dist.objectives.terms import LATENT
 from stargan_dist.training.nonfinite import NonFiniteGuard
 from stargan_dist.training.train_state import TrainState
 from tests.helpers.iterations import iterate

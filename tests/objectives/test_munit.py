@@ -9,7 +9,7 @@ import torch
 from baselines.munit import literal_iteration
 from stargan_dist.config import Config, LossConfig, OptimConfig
 from stargan_dist.data.labels import domain_labels
-from stargan_dist.objectives import recipes
+from stargan_dist.objectives import recipes, terms
 from stargan_dist.objectives.objective import Objective
 from stargan_dist.training.train_state import build_optimizers
 from tests.objectives.test_objective import (
@@ -68,7 +68,7 @@ def test_iterations_equal_the_literal_ones(micro_batches, cyc_weight):
         *({"generator_terms": tuple(t for t in RECIPE.generator_terms if t.name != name)}
           for name in ("adv", "idt", "sty", "con")),
         {"discriminator_terms": RECIPE.discriminator_terms[:1]},
-        {"guides": (recipes.BY_LABEL._replace(name="latent"),)},
+        {"guides": (terms.BY_LABEL._replace(name="latent"),)},
         {"optim": replace(RECIPE.optim, weight_decay=1e-4)},
     ],
 )  # fmt: skip

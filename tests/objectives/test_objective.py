@@ -15,7 +15,7 @@ from stargan_dist.nets.masks import no_masks
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.loss_modules import GeneratorLoss
 from stargan_dist.objectives.objective import Objective
-from stargan_dist.objectives.recipes import LATENT, REFERENCE
+from stargan_dist.objectives.terms import LATENT, REFERENCE
 from stargan_dist.training.train_state import build_optimizers
 from tests.helpers.models import tiny_landmarks
 

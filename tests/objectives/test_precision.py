@@ -12,7 +12,8 @@ from stargan_dist.inference.model import TrainedModel
 from stargan_dist.nets.precision import POLICIES, compile_networks, set_precision
 from stargan_dist.objectives import recipes
 from stargan_dist.objectives.objective import Objective
-from stargan_dist.objectives.recipes import LATENT, REFERENCE, resolve
+from stargan_dist.objectives.recipes import resolve
+from stargan_dist.objectives.terms import LATENT, REFERENCE
 from stargan_dist.runs import checkpoint as checkpoints
 from stargan_dist.training.train_state import TrainState
 from tests.conftest import SMOKE

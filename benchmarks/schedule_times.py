@@ -1,7 +1,7 @@
 """Time trainings of the demo under several schedules, against the published one.
 
-    OMP_NUM_THREADS=1 python benchmarks/schedules.py [--schedules fast …] [--rounds 3] [--steps 216]
-        [options of stargan_dist.train for all schedules]
+    OMP_NUM_THREADS=1 python benchmarks/schedule_times.py [--schedules fast …] [--rounds 3]
+        [--steps 216] [options of stargan_dist.train for all schedules]
 
 Each training is a process of its own on drawn animals, with the sizes of configs/demo.yaml, and
 without evaluations and grids. Trainings of the schedules alternate, because the machine's speed
