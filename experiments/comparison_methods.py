@@ -48,8 +48,8 @@ METHODS = {
     "stargan": Method("StarGAN", 16, 8e-4),
     "cyclegan": Method("CycleGAN", 2, 8e-4),
     "munit": Method("MUNIT", 2, 4e-4),
-    "drit": Method("DRIT", 2, 4e-4),
-    "msgan": Method("MSGAN", 2, 4e-4),
+    "drit": Method("DRIT", 2, 4e-4, {"optim.lr_content": 1.6e-4}),
+    "msgan": Method("MSGAN", 2, 4e-4, {"optim.lr_content": 1.6e-4}),
     "f": Method("StarGAN v2", 16, 8e-4, {"optim.lr_mapping": 8e-5, "optim.ema": 0.99}),
 }
 
