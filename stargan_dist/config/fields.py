@@ -131,7 +131,7 @@ class ModelConfig:
     """Channels double with each downsampling, up to this number; 0: the paper's, 512 (StarGAN:
     2048)."""
     latent_dim: NonNegativeInt = 0
-    """Length of a latent z; 0: the paper's, 16 (MUNIT: 8)."""
+    """Length of a latent z; 0: the paper's, 16 (MUNIT, DRIT: 8)."""
     style_dim: PositiveInt = 64
     """Length of a style code s."""
     mapping_dim: PositiveInt = 512

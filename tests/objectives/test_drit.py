@@ -147,6 +147,7 @@ def test_the_rows_have_the_numbers_of_the_programs():
         assert (optim.decay_begin, optim.decay_end) == (375_000, 750_000)
         assert (recipe.discriminator_steps, recipe.every_iteration) == (3, ("C",))
         assert (recipe.targets, recipe.content_noise, recipe.uses_references) == ("other", 1, False)
+        assert recipe.latent_dim == 8
         assert recipe.crop.probability == 1
         assert recipe.crop.area[0] ** 0.5 == recipe.crop.area[1] ** 0.5 == 216 / 256
 
