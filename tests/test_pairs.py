@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from stargan_dist.data.index import read_index, write_index
+from stargan_dist.evaluation.collector import Collector
 from stargan_dist.launch.children import Children
-from tests.conftest import PAIR_OPTIONS, PATIENCE_SECONDS, ROOT, Trainer, here
+from tests.conftest import PAIR_OPTIONS, PATIENCE_SECONDS, ROOT, Trainer, here, restore_signals
 from tests.helpers.runs import assert_same_bits
 
 SPECIES = ["cat", "dog", "rabbit"]
@@ -154,6 +155,7 @@ def test_a_plan_that_is_stopped_and_resumed_equals_an_uninterrupted_one(shards, 
         "stargan_dist.pairs",
         *map(str, options(folder, shards, *steps)),
     ]
+    restore_signals()  # the child would inherit that a training which has ended ignores them
     plan = subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
@@ -316,7 +318,7 @@ def test_pairs_that_were_trained_differently_are_no_set(evaluated, shards, tmp_p
 
 
 def test_pairs_of_a_recipe_with_styles_are_measured_by_latents_and_references(
-    evaluated, shards, tmp_path
+    evaluated, shards, tmp_path, monkeypatch
 ):
     """Of the first pair, a set draws what the pair's own run draws: its domains have the numbers 0
     and 1 in both."""
@@ -324,7 +326,16 @@ def test_pairs_of_a_recipe_with_styles_are_measured_by_latents_and_references(
     recipe = ("--recipe", "f", "--steps", 1)
     for number in range(3):
         here("pairs", "--index", number, *options(folder, shards, *recipe))
-    of_set, of_pair = (evaluate(run, cache) for run in (folder, folder / "cat-dog"))
+    encode, encoded = Collector.reference_conditioning, []
+
+    def record(self, model, label, images):
+        encoded.append((model.domains[label], images.name))
+        return encode(self, model, label, images)
+
+    monkeypatch.setattr(Collector, "reference_conditioning", record)
+    of_set = evaluate(folder, cache)
+    assert encoded == [(name, name) for name in SPECIES for _ in range(2)]  # by each of its pairs
+    of_pair = evaluate(folder / "cat-dog", cache)
     for guide in ("latent", "reference"):
         measured = values(of_set, "demo_fid", guide)
         assert measured.keys() == set(permutations(SPECIES, 2))
