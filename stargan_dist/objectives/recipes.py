@@ -3,7 +3,7 @@
 Papers: arXiv 1703.10593, 1804.04732, 1808.00948, 1903.05628, 1711.09020, 1912.01865; rows a to f
 are table 1 of the last. A recipe is a row of data: networks (builders.py), guides and terms
 (terms.py), an optimizer. A new row needs no change elsewhere; a new term needs one pure function of
-tensors in losses.py. docs/recipes.md explains the table, equation by equation.
+tensors in losses.py. docs/recipes.md and docs/pairs.md explain the table, equation by equation.
 """
 
 import dataclasses
