@@ -114,7 +114,7 @@ def literal_logits(state, domain, x, scales):
     """
     logits = []
     for scale in range(scales):
-        own, h = f"of_scale.{scale}.{domain}", x
+        own, h = f"scales.{scale}.{domain}", x
         for i in (0, 2, 4, 6):
             h = _leaky(_conv(h, state, f"{own}.trunk.{i}", 1, stride=2), 0.01)
         logits.append(_conv(h, state, f"{own}.src", 0).flatten(1))

@@ -3,23 +3,12 @@
 import statistics
 from collections.abc import Iterator, Sequence
 
-from ablation_table import cell, lower_line, no_diversity_line, values_by_seed
+from ablation_table import COLUMNS, cell, lower_line, no_diversity_line, values_by_seed
 from comparison_methods import METHODS, Plan, pairs_of
 from study import Figures
 
 from stargan_dist.evaluation.compare import PAPER
 from stargan_dist.objectives.recipes import TABLE
-
-# Columns: names of figures and their headings.
-COLUMNS = {
-    "demo_fid": "demo_fid",
-    "diversity": "demo_lpips",
-    "accuracy": "right species",
-    "pose_px": "head moved, px",
-    "spread": "fur spread",
-    "demo_fid_reference": "demo_fid, by reference",
-    "accuracy_reference": "right species, by reference",
-}
 
 
 def complete_rows(runs: Sequence[Figures], plan: Plan) -> dict[str, list[Figures]]:

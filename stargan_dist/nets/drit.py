@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stargan_dist.nets.blocks import DiscriminatorOutput, Encoded, downsample
+from stargan_dist.nets.blocks import Encoded, downsample
 from stargan_dist.nets.cyclegan import ResidualBlock
+from stargan_dist.nets.multi_scale import MultiScaleDiscriminator
 from stargan_dist.nets.per_domain import PerDomain, encode_sources, features_of_sources
 from stargan_dist.nets.precision import PrecisionModule, Trunk, autocast_to
 
 BASE_WIDTH, MAX_WIDTH = 64, 512  # channels, as in the authors' program
 INIT_STD = 0.02
 DOWN = 4  # pixels of an image for each of its content, along an axis
-SCALES, SMALLEST = 3, 16  # resolutions of D, and the smallest that its four halvings allow
 GUIDES = 2  # with fakes that D sees: by encoded attributes, and by random ones
 CONTENT_HALVINGS, CONTENT_KERNEL, LAST_KERNEL = 3, 7, 4  # of C
 
@@ -220,46 +220,6 @@ class AttributeEncoder(nn.Module):
         return output
 
 
-class PatchLogits(nn.Module):
-    """Logits (B, patches) of an image at one resolution: four halvings without normalisation."""
-
-    def __init__(self, width: int, max_width: int) -> None:
-        super().__init__()
-        widths = [3, *(min(width * 2**i, max_width) for i in range(4))]
-        self.trunk = Trunk(*[m for a, b in pairwise(widths) for m in _conv_leaky(a, b, 4, 2)])
-        self.src = nn.Conv2d(widths[-1], 1, 1)
-
-    def forward(self, x: Tensor, *, double_backward: bool = False) -> Tensor:
-        logits: Tensor = self.src(self.trunk(x, double_backward=double_backward))
-        return logits.flatten(1)
-
-
-class MultiScaleDiscriminator(nn.Module):
-    """Discriminator D(x, y) -> logits of patches at up to three resolutions, largest first.
-
-    Each resolution, half the one before, has a network for each domain. Below 64 px there are
-    fewer, as the four halvings of a network need 16 px.
-    """
-
-    def __init__(self, num_domains: int, image_size: int, width: int, max_width: int) -> None:
-        super().__init__()
-        sizes = [image_size // 2**i for i in range(SCALES)]
-        self.of_scale = nn.ModuleList(
-            PerDomain(num_domains, lambda: PatchLogits(width, max_width))
-            for size in sizes
-            if size >= SMALLEST
-        )
-
-    def forward(
-        self, x: Tensor, y: Tensor, *, double_backward: bool = False
-    ) -> DiscriminatorOutput:
-        logits = []
-        for networks in self.of_scale:
-            logits.append(networks(x, y, double_backward=double_backward))
-            x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
-        return DiscriminatorOutput(logits[0], coarser=tuple(logits[1:]))
-
-
 class Discriminator(nn.ModuleList):
     """A `MultiScaleDiscriminator` for the fakes of each guide, in their order."""
 
@@ -273,7 +233,8 @@ class Discriminator(nn.ModuleList):
     ) -> None:
         width, cap = base_width or BASE_WIDTH, max_width or MAX_WIDTH
         super().__init__(
-            MultiScaleDiscriminator(num_domains, image_size, width, cap) for _ in range(num_guides)
+            MultiScaleDiscriminator(num_domains, image_size, width, cap, slope=0.01)
+            for _ in range(num_guides)
         )
         self.apply(normal_weights)
 

@@ -5,7 +5,6 @@ standard normal distribution. Convolutions are padded by reflection, and those b
 biases, because the published networks and parameter counts include them.
 """
 
-import math
 from itertools import pairwise
 from typing import ClassVar
 
@@ -13,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stargan_dist.nets.blocks import DiscriminatorOutput, Encoded, he_init
+from stargan_dist.nets.blocks import Encoded, he_init
 from stargan_dist.nets.cyclegan import ResidualBlock, normal_init
+from stargan_dist.nets.multi_scale import MultiScaleDiscriminator
 from stargan_dist.nets.per_domain import PerDomain, encode_sources, features_of_sources
 from stargan_dist.nets.precision import PrecisionModule, Trunk, autocast_to
 
 BASE_WIDTH, MAX_WIDTH = 64, 512  # channels, as in the paper
 BLOCKS = 4  # residual blocks of an encoder and of a decoder
-SCALES = 3  # resolutions at which D sees an image
 
 
 def _conv(dim_in: int, dim_out: int, kernel: int, stride: int = 1) -> nn.Module:
@@ -190,48 +189,12 @@ class StyleEncoder(nn.Module):
         return style
 
 
-class _PatchNetwork(nn.Module):
-    """Scores (B, patches) of overlapping patches of 46 × 46 pixels, without norms."""
-
-    def __init__(self, width: int, max_width: int) -> None:
-        super().__init__()
-        widths = [3, *(min(width * 2**i, max_width) for i in range(4))]
-        layers: list[nn.Module] = []
-        for a, b in pairwise(widths):
-            layers += [_conv(a, b, 4, 2), nn.LeakyReLU(0.2)]
-        self.trunk = Trunk(*layers)
-        self.src = nn.Conv2d(widths[-1], 1, 1)
-
-    def forward(self, x: Tensor, *, double_backward: bool = False) -> Tensor:
-        scores: Tensor = self.src(self.trunk(x, double_backward=double_backward))
-        return scores.flatten(1)
-
-
-class Discriminator(nn.Module):
-    """Discriminator D(x, y) -> scores of patches at three resolutions: networks for each domain.
-
-    Each resolution is half of the one before. At 32 px there are two, as four halvings need 16 px.
-    """
+class Discriminator(MultiScaleDiscriminator):
+    """Discriminator D(x, y) -> scores of patches at three resolutions: networks for each domain."""
 
     def __init__(
         self, num_domains: int, image_size: int = 256, base_width: int = 0, max_width: int = 0
     ) -> None:
-        super().__init__()
         width, cap = base_width or BASE_WIDTH, max_width or MAX_WIDTH
-        scales = min(SCALES, int(math.log2(image_size)) - 3)
-        self.scales = nn.ModuleList(
-            PerDomain(num_domains, lambda: _PatchNetwork(width, cap)) for _ in range(scales)
-        )
+        super().__init__(num_domains, image_size, width, cap, slope=0.2)
         self.apply(normal_init)
-
-    def forward(
-        self, x: Tensor, y: Tensor, *, double_backward: bool = False
-    ) -> DiscriminatorOutput:
-        images = [x]
-        for _ in range(len(self.scales) - 1):
-            images.append(F.avg_pool2d(images[-1], 3, 2, 1, count_include_pad=False))
-        src, *coarser = (
-            scale(image, y, double_backward=double_backward)
-            for scale, image in zip(self.scales, images, strict=True)
-        )
-        return DiscriminatorOutput(src, coarser=tuple(coarser))
