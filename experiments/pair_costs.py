@@ -1,6 +1,6 @@
 """Draw what translation between K domains costs: one training of all, or one of each pair.
 
-    python experiments/pair_costs.py [--recipes cyclegan stargan f] [--out build/pair_costs.png]
+    python experiments/pair_costs.py [--recipes cyclegan munit …] [--out build/pair_costs.png]
 
 The figures are those of `python -m stargan_dist.memory --domains … --recipes …`: trainings, and
 parameters and bytes of all of them in sum. Nothing is trained.
@@ -19,6 +19,7 @@ from stargan_dist.errors import run_command
 from stargan_dist.training.domain_costs import DomainCosts, domain_costs
 
 DOMAINS = (2, 3, 5, 10, 15, 20, 30, 40)
+RECIPES = ("cyclegan", "munit", "drit", "stargan", "f")  # msgan has the networks of drit
 CONFIG = CONFIGS / "comparison" / "cyclegan_afhq.yaml"
 
 
@@ -48,7 +49,7 @@ def costs_of(config: Config, recipes: Sequence[str]) -> dict[str, list[DomainCos
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the charts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipes", nargs="+", default=["cyclegan", "stargan", "f"])
+    parser.add_argument("--recipes", nargs="+", default=RECIPES)
     parser.add_argument("--out", type=Path, default=Path("build/pair_costs.png"))
     args = parser.parse_args(argv)
     config = configs.parse(["--config", str(CONFIG)])

@@ -250,7 +250,7 @@ def size_of(recipe, labels, letters=None):
 
 
 def test_a_recipe_between_two_domains_costs_a_training_for_each_pair():
-    costs = domain_costs(make_spec().config, "cyclegan", 5)
+    costs = domain_costs(configs.parse(["--config", str(SMOKE)]), "cyclegan", 5)
     assert (costs.recipe, costs.domains, costs.runs) == ("cyclegan", 5, 10)
     assert costs.trained == 10 * size_of("cyclegan", PAIR)
     assert costs.translating == 10 * size_of("cyclegan", PAIR, "G")
@@ -260,7 +260,7 @@ def test_a_recipe_between_two_domains_costs_a_training_for_each_pair():
 @pytest.mark.parametrize(("recipe", "letters"), [("stargan", "G"), ("f", "GFE")])
 def test_another_recipe_costs_one_training(recipe, letters):
     labels = domain_labels([*"abcde"])
-    costs = domain_costs(make_spec().config, recipe, 5)
+    costs = domain_costs(configs.parse(["--config", str(SMOKE)]), recipe, 5)
     assert costs.runs == 1
     assert costs.trained == size_of(recipe, labels)
     assert costs.translating == size_of(recipe, labels, letters)
@@ -268,7 +268,7 @@ def test_another_recipe_costs_one_training(recipe, letters):
 
 @pytest.mark.parametrize("recipe", recipes.TABLE)
 def test_a_pair_costs_one_training_of_any_recipe(recipe):
-    costs = domain_costs(make_spec().config, recipe, 2)
+    costs = domain_costs(configs.parse(["--config", str(SMOKE)]), recipe, 2)
     assert (costs.runs, costs.trained) == (1, size_of(recipe, PAIR))
 
 
@@ -286,14 +286,14 @@ def test_the_costs_of_recipes_are_a_table(monkeypatch, capsys):
     rows = [line.split() for line in out.splitlines()[3:]]
     counts = [("cyclegan", "3", "3"), ("cyclegan", "40", "780"), ("f", "3", "1"), ("f", "40", "1")]
     assert [tuple(row[:3]) for row in rows] == counts
-    costs = domain_costs(make_spec().config, "cyclegan", 40)
+    costs = domain_costs(configs.parse(["--config", str(SMOKE)]), "cyclegan", 40)
     assert rows[1][3:7:2] == [f"{n / 1e6:.1f}" for n in (costs.trained, costs.translating)]
     assert rows[1][-1] == f"{costs.state_bytes / 2**30:.2f}"
 
 
 def test_costs_as_json_are_those_of_the_configurations_recipe(monkeypatch, capsys):
     found = json.loads(run_memory(monkeypatch, capsys, "--domains", 2, 3, "--json"))
-    config = make_spec().config
+    config = configs.parse(["--config", str(SMOKE)])
     assert found == [domain_costs(config, "f", count)._asdict() for count in (2, 3)]
 
 
