@@ -56,7 +56,7 @@ from stargan_dist.data.split import LoadedSplit, load_split
 from stargan_dist.errors import run_command
 from stargan_dist.inference.model import TrainedModel
 
-STEPS = 600  # of StarGAN v2
+STEPS = 300  # of StarGAN v2
 LATENTS = 3  # of each target in the picture
 
 

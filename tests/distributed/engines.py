@@ -87,6 +87,8 @@ CASES = {
     "high_pass_summed_apart": HIGH_PASS + SUMMED,
     "high_pass_zero2": zero(2, *HIGH_PASS),
     "high_pass_zero3": zero(3, *SUMMED, *RELEASED, *HIGH_PASS),
+}
+RECIPE_CASES = {
     **{f"recipe_{name}": ["--recipe", name, *FLOAT64] for name in RECIPES},
     **{f"recipe_{name}_float32": ["--recipe", name] for name in WITH_ZERO},
     **{f"recipe_{name}_zero2": zero(2, "--recipe", name) for name in WITH_ZERO},
@@ -157,7 +159,7 @@ def iterate(training, engine, world, steps, infinite=None):
 
 def run(case, world):
     """Run one case. Returns the final snapshot, on rank 0, and the number of all-reduces by DDP."""
-    training, engine = begin((CASES | SLOW).get(case, []), world)
+    training, engine = begin((CASES | RECIPE_CASES | SLOW).get(case, []), world)
     engine.keeps_graphs &= "apart" not in case
     if case == "no_all_reduce" and world.size > 1:
         engine._modules = dict(training.parts.loss_modules)

@@ -8,38 +8,16 @@ Therefore float32 is compared where both runs do the same arithmetic (DeepSpeed 
 float64), and cases that reorder it (processes, micro-batches, shared graphs) in float64.
 """
 
-import subprocess
-
 import pytest
-from safetensors.torch import load_file
 
-from tests.conftest import PATIENCE_SECONDS, ROOT, launch
-from tests.distributed.engines import (
-    BATCH,
-    CASES,
-    ITERATIONS,
-    MISTAKES,
-    OF_PAIRS,
-    ONE_STEP,
-    RECIPES,
-    SLOW,
-    WITH_ZERO,
-)
+from tests.distributed.engines import CASES, ITERATIONS, MISTAKES, SLOW
+from tests.helpers.stepping import max_difference, results
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
 ONE = (
     "ddp", "ddp_float64", "ddp_float64_accumulated", "ddp_summed_float64", "zero2", *MISTAKES,
     "high_pass_float64", "sparse_float64",
-    *(f"recipe_{name}" for name in RECIPES),
 )  # fmt: skip
-
-
-def results(processes, cases, out):
-    out.mkdir()
-    driver = str(ROOT / "tests" / "distributed" / "engines.py")
-    command = [*launch(processes), driver, str(out), *cases]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=PATIENCE_SECONDS)
-    return {case: load_file(out / f"{case}.safetensors") for case in cases}
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +28,6 @@ def two(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     return results(1, ONE, tmp_path_factory.mktemp("engines") / "one")
-
-
-def max_difference(result, other, prefix=""):
-    """Return the largest absolute difference of parameters whose names begin with the prefix."""
-    assert result.keys() == other.keys()
-    names = [name for name in result if name.startswith(prefix) and name != "all_reduces"]
-    return max((result[name] - other[name]).abs().max().item() for name in names)
 
 
 @pytest.mark.parametrize("case", ["zero0", "zero1", "zero2", "zero1_offloaded"])
@@ -111,41 +82,6 @@ def test_two_processes_equal_one(two, one):
         assert max_difference(two[case], one[case]) <= 1e-9
     assert max_difference(two["zero2"], one["zero2"]) <= 1e-6
     assert max_difference(two["no_all_reduce"], one["ddp"]) > 1e-4
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_two_processes_equal_one_for_each_recipe(two, one, name):
-    """In three iterations, of which at least one updates the generator side (test_recipes.py)."""
-    assert max_difference(two[f"recipe_{name}"], one[f"recipe_{name}"]) <= 1e-9
-
-
-@pytest.mark.parametrize("name", WITH_ZERO)
-def test_zero_equals_ddp_for_recipes_with_other_penalties_and_networks(two, name):
-    assert max_difference(two[f"recipe_{name}_zero2"], two[f"recipe_{name}_float32"]) <= 1e-6
-    if name in ONE_STEP:
-        zero3 = two[f"recipe_{name}_zero3"]
-        assert max_difference(zero3, two[f"recipe_{name}_float32"]) <= 1e-6
-
-
-def test_noise_and_styles_of_partners_at_stage_3_are_those_of_ddp(two):
-    """Two iterations of C alone, then one in which all networks step; as in one process above."""
-    case = "recipe_msgan"
-    assert max_difference(two[f"{case}_zero3"], two[f"{case}_summed_apart"]) <= 1e-6
-    assert {name[0] for name in two[case] if name[1] == "."} == set("GEDC")
-
-
-def test_pools_of_fakes_do_not_depend_on_processes(two, one):
-    """A checkpoint has those of all processes, in the order of the global batch."""
-    case = "recipe_cyclegan"
-    assert two[case]["pool.images"].shape == (BATCH, 1, 3, 32, 32)
-    assert two[case]["pool.images"].flatten(1).any(1).all()
-    assert max_difference(two[case], one[case], "pool") <= 1e-9
-
-
-@pytest.mark.parametrize("name", OF_PAIRS)
-def test_micro_batches_of_pairs_equal_one_batch(two, name):
-    """With their pools, if the recipe has any."""
-    assert max_difference(two[f"recipe_{name}_accumulated"], two[f"recipe_{name}"]) <= 1e-9
 
 
 def test_micro_batches_equal_one_batch(two, one):
