@@ -32,6 +32,7 @@ from stargan_dist.training.environment import times_slower
 from stargan_dist.training.train_state import build_optimizers
 
 DOMAINS = 3
+LETTERS = "GFED"  # of StarGAN v2's networks
 
 
 def policies_up_to(name: str) -> dict[str, Policy]:
@@ -40,7 +41,7 @@ def policies_up_to(name: str) -> dict[str, Policy]:
     fields = [
         field
         for field in Policy._fields
-        if getattr(POLICIES[name], field) != getattr(policy, field)
+        if field in LETTERS and getattr(POLICIES[name], field) != getattr(policy, field)
     ]
     for i, field in enumerate(fields, 1):
         policy = policy._replace(**{field: getattr(POLICIES[name], field)})
