@@ -156,7 +156,7 @@ def time_shards(args: argparse.Namespace) -> Figures:
             "precision": "bfloat16", "monitor.sample_every": 0, "monitor.log_every": LOGGED,
             "checkpoint.every": STEPS,
         }  # fmt: skip
-        last = train(Path(temporary, "run"), [*words(options), *args.options])
+        last = train(Path(temporary, "run"), [*words(options), *args.options])[-1]
     rate, wait = (last[f"speed/{n}"] for n in ("images_per_second", "data_wait_share"))
     return Figures(rate, data_wait=wait)
 

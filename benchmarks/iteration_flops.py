@@ -31,13 +31,15 @@ from baselines.iteration import literal_iteration
 from baselines.networks import make_plain
 from stargan_dist.config import Config, ModelConfig
 from stargan_dist.data.batch import Batch
-from stargan_dist.data.labels import domain_labels
+from stargan_dist.data.labels import Labels, domain_labels
 from stargan_dist.nets.fan import FAN
 from stargan_dist.nets.masks import LandmarkMasks, MaskFunction, no_masks
 from stargan_dist.objectives.objective import Objective
-from stargan_dist.objectives.recipe import Terms
+from stargan_dist.objectives.recipe import Recipe, Terms
 from stargan_dist.objectives.recipes import TABLE, resolve
 from stargan_dist.objectives.schedules import SCHEDULES
+
+NO_LABELS = domain_labels([])  # StarGAN v2 needs none here: styles have the domain
 
 
 class FlopCount(TorchDispatchMode):
@@ -85,13 +87,15 @@ def count_gflop(
     *,
     literal: bool = False,
     schedule: str = "published",
+    recipe: Recipe = TABLE["f"],
+    labels: Labels = NO_LABELS,
 ) -> float:
     """Return the GFLOP per image of an iteration: every forward and backward.
 
-    It is the mean over the iterations of a period of the schedule.
+    It is the mean over the iterations in which every network steps and every term is computed.
     """
-    objective = Objective(TABLE["f"], networks, domain_labels([]), schedule, masks)
-    steps = objective.schedule.period
+    objective = Objective(recipe, networks, labels, schedule, masks)
+    steps = objective.schedule.period * recipe.discriminator_steps
     with FlopCount() as counter:
         if literal:
             weights = resolve(Config()).config.loss

@@ -37,9 +37,8 @@ def time_training(schedule: str, shards: Path, run: Path, steps: int, options: l
         "evaluation.every": 0, "checkpoint.every": steps, "monitor.sample_every": 0,
         "monitor.log_every": steps // 3, "monitor.trackers": "[]",
     }  # fmt: skip
-    train(run, ["--config", str(DEMO), *words(settings), *options])
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-2:]
-    rates = [json.loads(line)["speed/images_per_second"] for line in lines]
+    logged = train(run, ["--config", str(DEMO), *words(settings), *options])
+    rates = [scalars["speed/images_per_second"] for scalars in logged[-2:]]
     return len(rates) / sum(1 / rate for rate in rates)
 
 

@@ -22,11 +22,10 @@ def draw_shards(folder: Path, images_per_species: int, size: int) -> Path:
     return folder / "shards"
 
 
-def train(run: Path, options: Sequence[str]) -> dict[str, float]:
-    """Train in a process of its own; returns the scalars that the run logs at its end."""
+def train(run: Path, options: Sequence[str]) -> list[dict[str, float]]:
+    """Train in a process of its own; returns the scalars of each time that the run logs them."""
     # The run comes last: configuration files in the options name others.
     command = [sys.executable, "-m", "stargan_dist.train", *options, "--run", str(run)]
     subprocess.run(command, check=True)
-    last = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
-    scalars: dict[str, float] = json.loads(last)
-    return scalars
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

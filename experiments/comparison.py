@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 from ablation import combine_figures
-from comparison_methods import METHODS, Plan, plan_of
+from comparison_methods import BUDGETS, METHODS, Plan, plan_of
 from comparison_table import complete_rows, order_lines, table
 from launching import CONFIGS
 from PIL import Image
@@ -136,21 +136,17 @@ def report(runs: Sequence[Run], plan: Plan, budget_steps: int, shards: str, out:
     sections = []
     for budget in plan.budgets:
         lines = order_lines(rows[budget])
-        title = {"images": "Equal images", "flops": "Equal FLOPs"}[budget]
-        sections += [f"{title}:", "", table(rows[budget], plan, budget), ""]
+        sections += [f"{BUDGETS[budget]}:", "", table(rows[budget], plan, budget), ""]
         sections += [*(f"- {line}" for line in lines), ""]
     text = "\n".join(sections)
     write_atomically(out / "table.md", text.encode())
     write_json(
         out / "table.json", {"steps": budget_steps, "rows": rows, "runs": [*by_run.values()]}
     )
-    whole = {(row["row"], 0) for row in rows[plan.budgets[0]] if row["seed"] == 0}
-    shown = [
-        run for run in by_run
-        if run.seed == 0
-        and plan.parts[run.row].budget in (plan.budgets[0], "")
-        and (plan.parts[run.row].method, 0) in whole
-    ]  # fmt: skip
+    first = plan.budgets[0]
+    whole = [row["row"] for row in rows[first] if row["seed"] == 0]
+    rows_shown = {row for method in whole for row in plan.parts_of(method, first)}
+    shown = [run for run in by_run if run.seed == 0 and run.row in rows_shown]
     if shown:
         picture(shown, plan, shards).save(out / "picture.png")
     return text
@@ -164,8 +160,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"some of {', '.join(METHODS)} (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--budgets", nargs="+", default=["images", "flops"], choices=["images", "flops"],
-        help="what is equal for all methods (default: both, one after the other)",
+        "--budgets", nargs="+", default=[*BUDGETS], choices=BUDGETS, metavar="BUDGET",
+        help="images, flops: what is equal for all methods (default: both, one after the other)",
     )  # fmt: skip
     add_options(parser, seeds=2, steps=STEPS, out="build/comparison")
     return parse_options(parser, argv)

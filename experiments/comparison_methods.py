@@ -3,7 +3,6 @@
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -13,15 +12,16 @@ from torch import nn
 sys.path.append(str(ROOT / "benchmarks"))
 
 from inputs import random_batch
-from iteration_flops import BackwardOnly, FlopCount
+from iteration_flops import FlopCount, count_gflop
 
 from stargan_dist import config as configs
 from stargan_dist.data.labels import Labels, domain_labels
 from stargan_dist.inference.model import TrainedModel
+from stargan_dist.nets.masks import no_masks
 from stargan_dist.nets.networks import generator_networks
-from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import TABLE, RunSpec, resolve
 
+BUDGETS = {"images": "Equal images", "flops": "Equal FLOPs"}  # what is equal for all methods
 REFERENCE = "f"  # the method whose images and FLOPs are every method's budget
 BATCH = 16  # of the reference, in images
 
@@ -167,7 +167,6 @@ def spec_of(method: str) -> RunSpec:
     return resolve(configs.parse(["--config", str(file), "--recipe", method]))
 
 
-@cache
 def cost_of(method: str, num_domains: int) -> Cost:
     """Count what a run of a method costs."""
     spec = spec_of(method)
@@ -176,22 +175,10 @@ def cost_of(method: str, num_domains: int) -> Cost:
     networks = spec.recipe.build_networks(labels, spec.config.model)
     translating = generator_networks(networks)
     parameters = sum(p.numel() for net in translating.values() for p in net.parameters())
-    return Cost(
-        parameters,
-        training_gflop(spec, networks, labels),
-        translation_gflop(spec, translating, labels),
+    training_gflop = count_gflop(
+        networks, pair_batch(spec), no_masks, recipe=spec.recipe, labels=labels
     )
-
-
-def training_gflop(spec: RunSpec, networks: Mapping[str, nn.Module], labels: Labels) -> float:
-    """Return the GFLOP per image of an iteration, forward and backward: a mean over iterations."""
-    objective = Objective(spec.recipe, networks, labels, spec.config.schedule)
-    steps = objective.schedule.period * spec.recipe.discriminator_steps
-    batch = pair_batch(spec)
-    with FlopCount() as counter:
-        for step in range(steps):
-            objective.iterate(BackwardOnly(objective), [batch], step)
-    return counter.total / 1e9 / len(batch.y) / steps
+    return Cost(parameters, training_gflop, translation_gflop(spec, translating, labels))
 
 
 def translation_gflop(spec: RunSpec, networks: Mapping[str, nn.Module], labels: Labels) -> float:

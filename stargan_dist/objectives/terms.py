@@ -69,6 +69,9 @@ def domain_of_content(c: ContentPass) -> Tensor:
     return losses.logistic_domains(c.logits, c.batch.y)
 
 
+CONTENT_DOMAIN = Term("dom", domain_of_content)
+
+
 # Terms of the generator loss: functions of a GeneratorPass g.
 
 
