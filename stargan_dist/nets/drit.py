@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stargan_dist.nets.blocks import Encoded, downsample
 from stargan_dist.nets.cyclegan import ResidualBlock
 from stargan_dist.nets.multi_scale import MultiScaleDiscriminator
-from stargan_dist.nets.per_domain import PerDomain, encode_sources, features_of_sources
+from stargan_dist.nets.per_domain import ContentGenerator, PerDomain, encode_sources
 from stargan_dist.nets.precision import PrecisionModule, Trunk, autocast_to
 
 BASE_WIDTH, MAX_WIDTH = 64, 512  # channels, as in the authors' program
@@ -135,17 +135,15 @@ class Decoder(nn.Module):
         return output
 
 
-class Generator(nn.Module):
+class Generator(ContentGenerator):
     """Generator G(x, c) -> (B, 3, H, H) in [-1, 1]: a content encoder and a decoder.
 
     c (B, K + latent_dim) is the target, one-hot, and an attribute.
     """
 
-    encodes: ClassVar[bool] = True
-
     def __init__(self, num_domains: int, latent_dim: int, base_width: int = 0) -> None:
-        super().__init__()
-        width, self.candidates = base_width or BASE_WIDTH, num_domains
+        super().__init__(num_domains)
+        width = base_width or BASE_WIDTH
         self.encoder = ContentEncoder(num_domains, width)
         self.decoder = Decoder(num_domains, width, latent_dim)
         self.apply(normal_weights)
@@ -154,15 +152,6 @@ class Generator(nn.Module):
         """Return the contents of sources x (B, 3, H, H) of domains y, if they are known."""
         encoded: Encoded = self.encoder(x, y)
         return encoded
-
-    def decode(self, encoded: Encoded, c: Tensor) -> Tensor:
-        """Compute images (B, 3, H, H) of contents for targets and attributes c."""
-        y, z = c[:, : self.candidates].argmax(1), c[:, self.candidates :]
-        output: Tensor = self.decoder(features_of_sources(encoded, y), y, z)
-        return output
-
-    def forward(self, x: Tensor, c: Tensor, masks: Tensor | None = None) -> Tensor:
-        return self.decode(self.encode(x, masks), c)
 
 
 class DownBlock(nn.Module):

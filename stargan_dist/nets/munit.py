@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stargan_dist.nets.blocks import Encoded, he_init
 from stargan_dist.nets.cyclegan import ResidualBlock, normal_init
 from stargan_dist.nets.multi_scale import MultiScaleDiscriminator
-from stargan_dist.nets.per_domain import PerDomain, encode_sources, features_of_sources
+from stargan_dist.nets.per_domain import ContentGenerator, PerDomain, encode_sources
 from stargan_dist.nets.precision import PrecisionModule, Trunk, autocast_to
 
 BASE_WIDTH, MAX_WIDTH = 64, 512  # channels, as in the paper
@@ -126,19 +126,16 @@ class Decoder(PrecisionModule):
         return image
 
 
-class Generator(nn.Module):
+class Generator(ContentGenerator):
     """Generator G(x, c) -> (B, 3, H, H) in [-1, 1]: a content encoder and a decoder per domain.
 
     c (B, K + style_dim) is the target, one-hot, and a style of it. A source is encoded by the
     encoder of its own domain and decoded by the decoder of the target.
     """
 
-    encodes: ClassVar[bool] = True
-
     def __init__(self, num_domains: int, style_dim: int = 8, base_width: int = 0) -> None:
-        super().__init__()
+        super().__init__(num_domains)
         width = base_width or BASE_WIDTH
-        self.candidates = num_domains  # of the features of a source whose domain is not known
         self.encoder = PerDomain(num_domains, lambda: ContentEncoder(width))
         self.decoder = PerDomain(num_domains, lambda: Decoder(width, style_dim))
         self.apply(he_init)
@@ -146,16 +143,6 @@ class Generator(nn.Module):
     def encode(self, x: Tensor, masks: Tensor | None = None, y: Tensor | None = None) -> Encoded:
         """Encode sources x by the encoder of their domain y, or by all if it is not known."""
         return encode_sources(self.encoder, x, y)
-
-    def decode(self, encoded: Encoded, c: Tensor) -> Tensor:
-        """Decode sources by the decoders of their targets."""
-        y_trg = c[:, : self.candidates].argmax(1)
-        features = features_of_sources(encoded, y_trg)
-        image: Tensor = self.decoder(features, y_trg, c[:, self.candidates :])
-        return image
-
-    def forward(self, x: Tensor, c: Tensor, masks: Tensor | None = None) -> Tensor:
-        return self.decode(self.encode(x, masks), c)
 
 
 class _StyleNetwork(nn.Module):

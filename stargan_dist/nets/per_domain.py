@@ -1,7 +1,7 @@
 """A network for each domain, where others share one network or its trunk."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,36 @@ def features_of_sources(encoded: Encoded, y_trg: Tensor) -> Tensor:
         return encoded.bottleneck
     candidates = encoded.bottleneck.chunk(encoded.candidates, 1)
     return _select(candidates, encoded.candidates - 1 - y_trg)
+
+
+class ContentGenerator(nn.Module):
+    """Base of generators with an encoder for each domain of sources and a decoder for each target.
+
+    Subclasses have `encode`, and a `decoder` of features (B, C, h, w), targets and styles.
+
+    Args:
+        num_domains: K.
+    """
+
+    encodes: ClassVar[bool] = True
+    decoder: nn.Module
+
+    def __init__(self, num_domains: int) -> None:
+        super().__init__()
+        self.candidates = num_domains  # of the features of a source whose domain is not known
+
+    def encode(self, x: Tensor, masks: Tensor | None = None, y: Tensor | None = None) -> Encoded:
+        """Return the features of sources x (B, 3, H, H) of domains y, if they are known."""
+        raise NotImplementedError
+
+    def decode(self, encoded: Encoded, c: Tensor) -> Tensor:
+        """Return images (B, 3, H, H) of sources for c (B, K + n): targets, one-hot, and styles."""
+        y_trg, styles = c[:, : self.candidates].argmax(1), c[:, self.candidates :]
+        output: Tensor = self.decoder(features_of_sources(encoded, y_trg), y_trg, styles)
+        return output
+
+    def forward(self, x: Tensor, c: Tensor, masks: Tensor | None = None) -> Tensor:
+        return self.decode(self.encode(x, masks), c)
 
 
 def _select(outputs: Sequence[Tensor], y: Tensor) -> Tensor:
