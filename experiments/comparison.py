@@ -180,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         partial(training_options, plan=plan, shards=args.shards),
         partial(judge_run, plan=plan, shards=args.shards),
         partial(report, runs, plan, args.steps, args.shards, args.out),
+        lambda run: plan.most_processes(run.row),
     )
     print(f"written to {args.out}: table.md, table.json, picture.png")
 

@@ -16,6 +16,7 @@ from iteration_flops import FlopCount, count_gflop
 
 from stargan_dist import config as configs
 from stargan_dist.data.labels import Labels, domain_labels
+from stargan_dist.data.order import PAIR
 from stargan_dist.inference.model import TrainedModel
 from stargan_dist.nets.masks import no_masks
 from stargan_dist.nets.networks import generator_networks
@@ -49,7 +50,7 @@ METHODS = {
     "cyclegan": Method("CycleGAN", 2, 8e-4),
     "munit": Method("MUNIT", 2, 4e-4),
     "drit": Method("DRIT", 2, 4e-4, {"optim.lr_content": 1.6e-4}),
-    "msgan": Method("MSGAN", 2, 4e-4, {"optim.lr_content": 1.6e-4}),
+    "msgan": Method("MSGAN", 2, 2e-4, {"optim.lr_content": 8e-5}),  # at 4e-4 latents end in noise
     "f": Method("StarGAN v2", 16, 8e-4, {"optim.lr_mapping": 8e-5, "optim.ema": 0.99}),
 }
 
@@ -132,6 +133,11 @@ class Plan(NamedTuple):
             gflop = {name: cost.training_gflop for name, cost in self.costs.items()}
             images *= gflop[REFERENCE] / gflop[part.method]
         return max(round(images / METHODS[part.method].batch), 1)
+
+    def most_processes(self, row: str) -> int:
+        """Return how many processes can share a training's batch: pairs are not divided."""
+        part = self.parts[row]
+        return METHODS[part.method].batch // (PAIR if part.pair else 1)
 
     def parts_of(self, method: str, budget: str) -> list[str]:
         """Return the rows of all trainings of a method under a budget."""

@@ -207,6 +207,7 @@ def conduct(
     options: Callable[[Run], Sequence[str]],
     measure: Callable[[Run], Figures],
     report: Callable[[], str],
+    most_processes: Callable[[Run], int] | None = None,
 ) -> None:
     """Perform the remaining runs of a study, and print its report after each.
 
@@ -216,10 +217,12 @@ def conduct(
         options: returns the command line of a run's training.
         measure: judges a trained run.
         report: writes the results of all finished runs, and returns them as text.
+        most_processes: returns how many processes can share a run's batch; None: any number.
     """
 
     def perform_run(run: Run) -> None:
-        perform(run, args.steps, options(run), args.processes, measure)
+        processes = min([args.processes, *([most_processes(run)] if most_processes else [])])
+        perform(run, args.steps, options(run), processes, measure)
 
     def print_report() -> None:
         print(report(), flush=True)

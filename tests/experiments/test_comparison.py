@@ -16,7 +16,9 @@ import iteration_flops
 import study
 
 from stargan_dist import config as configs
+from stargan_dist.config import rules
 from stargan_dist.data.split import LoadedSplit
+from stargan_dist.errors import UserError
 from stargan_dist.objectives.recipes import TABLE, resolve
 
 STEPS, SPECIES = 30, ["cat", "dog", "rabbit"]
@@ -87,6 +89,17 @@ def test_trainings_have_the_batch_and_the_schedule_of_their_method(plan, name, t
     assert config.optim.decay_end == (config.steps if optim.decay_end else 0)
     assert tuple(config.data.pair) == plan.parts[row].pair
     assert bool(config.data.pair) == TABLE[name].takes_pairs
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_as_many_processes_as_are_allowed_can_share_a_batch(plan, name, tmp_path):
+    row = plan.parts_of(name, "flops")[-1]
+    (run,) = study.list_runs([row], 1, tmp_path)
+    config = resolve(configs.parse(comparison.training_options(run, plan, "s"))).config
+    most, together = plan.most_processes(row), 2 if TABLE[name].takes_pairs else 1
+    rules.check_world(config, most, together)
+    with pytest.raises(UserError, match="must be a multiple"):
+        rules.check_world(config, 2 * most, together)
 
 
 # The tables.

@@ -97,14 +97,14 @@ def trainings(monkeypatch):
     return folders
 
 
-def conduct(runs, measure, reports):
+def conduct(runs, measure, reports, most_processes=None):
     args = SimpleNamespace(steps=STEPS, processes=2)
 
     def report():
         reports.append(len(study.finished(runs, STEPS)))
         return "a table"
 
-    study.conduct(runs, args, lambda run: [str(run.folder)], measure, report)
+    study.conduct(runs, args, lambda run: [str(run.folder)], measure, report, most_processes)
 
 
 def test_a_killed_study_resumes_with_the_run_that_it_was_judging(tmp_path, trainings):
@@ -125,6 +125,15 @@ def test_a_killed_study_resumes_with_the_run_that_it_was_judging(tmp_path, train
     timed, resumed = study.finished(runs, STEPS).values()
     assert timed["accuracy"] == resumed["accuracy"] == 0.9
     assert timed["seconds"] >= 0 and resumed["seconds"] is None  # timed only in part
+
+
+def test_a_training_has_no_more_processes_than_can_share_its_batch(tmp_path, monkeypatch):
+    runs, processes = study.list_runs(["a", "b", "c"], 1, tmp_path), []
+    monkeypatch.setattr(study, "train", lambda _, count: processes.append(count))
+    monkeypatch.setattr(study, "write_json", lambda *_: None)
+    most = dict(zip(runs, (1, 2, 8), strict=True))
+    conduct(runs, lambda _: {}, [], most.__getitem__)
+    assert processes == [1, 2, 2]
 
 
 def test_a_finished_study_writes_its_report_without_training(tmp_path, trainings):
