@@ -122,12 +122,12 @@ class Order:
     def _locate(self, stream: str, domain: int, epoch: int, i: int) -> Location:
         """Locate sample i of a pass: shards in random order, samples shuffled within windows."""
         shards, starts = shards_of_pass(self, stream, domain, epoch)
-        window = (int(np.searchsorted(starts, i, side="right")) - 1) // WINDOW_SHARDS
+        window = (int(starts.searchsorted(i, side="right")) - 1) // WINDOW_SHARDS
         begin = starts[window * WINDOW_SHARDS]
         end = starts[min((window + 1) * WINDOW_SHARDS, len(shards))]
         shuffled = _window(self.seed, stream, domain, epoch, window, int(end - begin))
         position = begin + shuffled[i - begin]
-        shard_position = int(np.searchsorted(starts, position, side="right")) - 1
+        shard_position = int(starts.searchsorted(position, side="right")) - 1
         shard, sample = int(shards[shard_position]), int(position - starts[shard_position])
         return Location(domain, shard, sample)
 

@@ -30,6 +30,9 @@ class Range(NamedTuple):
     end: int
 
 
+RangeReader = Callable[[Range], Awaitable[bytes]]
+
+
 @cache
 def _slots(_loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
     return asyncio.Semaphore(MAX_REQUESTS)
@@ -50,17 +53,15 @@ async def read_ranges(ranges: Iterable[Range]) -> list[bytes | None]:
     """
     parts = [*ranges]
     # To find the filesystem of a URL takes as long as a quarter of a request.
-    filesystems = {folder: filesystem(folder)[0] for folder in {parent(p.url) for p in parts}}
-    reads = (_read(filesystems[parent(part.url)], part) for part in parts)
+    readers = {folder: _range_reader(folder) for folder in {parent(p.url) for p in parts}}
+    reads = (_read(readers[parent(part.url)], part) for part in parts)
     results = await asyncio.gather(*reads, return_exceptions=True)
     return [result if isinstance(result, bytes) else None for result in results]
 
 
-async def _read(fs: Any, part: Range) -> bytes:
+async def _read(read: RangeReader, part: Range) -> bytes:
     async with _slots(asyncio.get_running_loop()):
-        read = _range_reader(fs)
-        reading = read(fs._strip_protocol(part.url), start=part.begin, end=part.end)
-        data = await _in_time(reading, current_config().timeout_seconds)
+        data = await _in_time(read(part), current_config().timeout_seconds)
     traffic.count(data)
     return data
 
@@ -76,13 +77,24 @@ async def _in_time(reading: Awaitable[bytes], seconds: float) -> bytes:
         timer.cancel()
 
 
-def _range_reader(fs: Any) -> Callable[..., Awaitable[bytes]]:
+def _range_reader(url: str) -> RangeReader:
+    """Return the function that reads ranges of the filesystem of a URL."""
+    fs, _ = filesystem(url)
+    read = _file_reader(fs)
+    return lambda part: read(fs._strip_protocol(part.url), start=part.begin, end=part.end)
+
+
+def _file_reader(fs: Any) -> Callable[..., Awaitable[bytes]]:
     if not isinstance(fs, AsyncFileSystem):
         return partial(asyncio.to_thread, fs.cat_file)
+    # The packages of these two may not be installed.
     if fs.protocol == S3FS_PROTOCOL:
-        from stargan_dist.storage import signed  # needs aiohttp, which s3fs brings
+        from stargan_dist.storage import signed
 
         return partial(signed.read_range, fs)
-    reader: Callable[..., Awaitable[bytes]] = fs._cat_file
-    # The timeout of `_in_time` is enough, and cheaper than aiohttp's.
-    return partial(reader, timeout=None) if "http" in fs.protocol else reader
+    if "http" in fs.protocol:
+        from stargan_dist.storage import http_files
+
+        return partial(http_files.read_range, fs)
+    read: Callable[..., Awaitable[bytes]] = fs._cat_file
+    return read

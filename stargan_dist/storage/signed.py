@@ -2,18 +2,16 @@
 
 s3fs spends about 2.4 ms of a core on a request, because botocore builds, signs and parses each one
 anew, and it has 10 connections. A URL that is signed once serves any range of its object for
-minutes, and reading it by plain HTTP takes 0.3 ms. s3fs signs it, with its own endpoint, region and
+minutes, and is read by plain HTTP (plain_http.py). s3fs signs it, with its own endpoint, region and
 credentials.
 """
 
-import asyncio
 import time
-from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from fsspec.implementations.http import HTTPFileSystem
+from stargan_dist.storage import plain_http
 
 VALID_SECONDS = 3600
 KEPT_SECONDS = 300  # botocore renews credentials earlier than this before they expire
@@ -26,25 +24,7 @@ class _SignedUrl(NamedTuple):
     until: float  # time.monotonic()
 
 
-class _SignedFiles(HTTPFileSystem):
-    """Plain HTTP, without the options that are configured for http:// URLs."""
-
-    protocol = "signed"
-
-
 _urls: dict[tuple[Any, str], _SignedUrl] = {}  # by filesystem and path; valid in a forked process
-
-
-@cache
-def _http(_loop: asyncio.AbstractEventLoop) -> HTTPFileSystem:
-    plain = {"headers": {"Accept-Encoding": "identity"}, "auto_decompress": False}  # stored bytes
-    client = plain | {"raise_for_status": _check_status}
-    return _SignedFiles(encoded=True, client_kwargs=client, allow_redirects=False)
-
-
-async def _check_status(response: Any) -> None:
-    if response.status not in (200, 206):  # a bucket in another region has 301
-        raise OSError(f"status {response.status}")
 
 
 async def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
@@ -59,7 +39,7 @@ async def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
     refused = False
     try:
         if url := await _signed_url(fs, path):
-            return await _http(asyncio.get_running_loop())._cat_file(url, start=start, end=end)
+            return await plain_http.read_range(url, start, end, verbatim=True)
     except Exception:
         refused = True
     data: bytes = await fs._cat_file(path, start=start, end=end)

@@ -18,7 +18,6 @@ from urllib.parse import parse_qsl
 import fsspec
 import pytest
 import s3fs
-from fsspec.asyn import get_loop
 
 from stargan_dist import storage
 from stargan_dist.config import StorageConfig
@@ -250,11 +249,22 @@ def test_few_urls_are_kept(store, monkeypatch):
     assert [path for _, path in signed._urls] == ["bucket/2", "bucket/3"]
 
 
+class HeadersHandler(FileRequestHandler):
+    """Records the headers of requests."""
+
+    def do_GET(self):
+        self.server.headers.append(str(self.headers))
+        super().do_GET()
+
+
 def test_options_of_http_urls_are_not_sent_to_a_store(store):
-    storage.configure(StorageConfig(options={"http": {"headers": {"Authorization": "secret"}}}))
-    signed._http.cache_clear()
-    assert read((0, 9)) == [DATA[:9]]
-    assert signed._http(get_loop()).kwargs == {"allow_redirects": False}
+    secret = {"headers": {"Authorization": "secret"}}
+    with http_server(store.folder) as server:
+        server.RequestHandlerClass, server.headers = HeadersHandler, []
+        configure(server.url)
+        storage.configure(StorageConfig(options={"http": secret | {"client_kwargs": secret}}))
+        assert read((0, 9)) == [DATA[:9]]
+        assert len(server.headers) == 1 and "secret" not in server.headers[0]
 
 
 def test_proxies_of_s3fs_are_respected(store):
