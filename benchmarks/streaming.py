@@ -112,7 +112,7 @@ ROWS = {
     "s3 cache": Row(protocol="s3", cache="all"),
     "empty cache": Row(cache="empty"),
     "resume": Row(first_step=50_000, batches=4),
-    "windows": Row(cache="minimum", shards="small", warm_up=60, batches=300),
+    "windows": Row(cache="minimum", shards="small", warm_up=60, batches=600),
     "local x 2": Row(protocol="", workers=2, batches=80),
     "ahead 30 x 2": Row(workers=2, batches=80),
     "webdataset x 2": Row("webdataset", workers=2, batches=80),

@@ -197,8 +197,7 @@ async def _use(connection: Connection, request: Request, idle: list[Connection])
     except BaseException:  # also if it is cancelled: the response must not answer another request
         connection.close()
         raise
-    if connection.is_open:
-        idle.append(connection)
+    idle.append(connection)
     return data
 
 

@@ -156,11 +156,12 @@ def test_requests_at_the_same_time_have_connections_of_their_own(http, url):
     assert http.peak == 30 and idle_connections() == 30
 
 
-@pytest.mark.parametrize("lines", [(), ("Connection: close",)])
-def test_a_connection_that_the_server_closes_is_replaced(lines):
-    with scripted([[response(b"ab", *lines)]], [[response(b"cd")]]) as (url, requests):
+@pytest.mark.parametrize("line", ["Connection: close", "connection:close", "Date: now"])
+def test_a_connection_that_the_server_closes_is_replaced(line):
+    waits = [None] * ("close" in line)  # for the client to close it
+    with scripted([[response(b"ab", line)], *waits], [[response(b"cd")]]) as (url, requests):
         assert [read(url, 0, 2), read(url, 2, 4)] == [b"ab", b"cd"]
-    assert [len(request) > 10 for request in requests] == [True, True]
+    assert requests[1] == b"" or not waits
 
 
 def test_a_connection_that_is_closed_instead_of_an_answer_is_replaced_once():
@@ -207,7 +208,7 @@ UNUSUAL = {
     "not found": (response(b"none", status="404 Not Found"), 404),
     "busy": (response(b"", status="503 Service Unavailable"), 503),
     "chunks": (b"HTTP/1.1 206 P\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", 206),
-    "both lengths": (response(b"2\r\nab\r\n0\r\n\r\n", "transfer-encoding: chunked"), 206),
+    "both lengths": (response(b"ab", "transfer-encoding: chunked"), 206),
     "no length": (b"HTTP/1.1 206 P\r\n\r\nab", 206),
     "no number": (b"HTTP/1.1 206 P\r\nContent-Length: -2\r\n\r\nab", 206),
     "encoded": (response(b"ab", "Content-Encoding: gzip"), 206),
