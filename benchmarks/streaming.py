@@ -97,7 +97,7 @@ class Row:
     shards: str = "shards"
     first_step: int = 0
     warm_up: int = WARM_UP_BATCHES
-    batches: int = 40
+    batches: int = 120
 
 
 ROWS = {
@@ -113,9 +113,9 @@ ROWS = {
     "empty cache": Row(cache="empty"),
     "resume": Row(first_step=50_000, batches=4),
     "windows": Row(cache="minimum", shards="small", warm_up=60, batches=600),
-    "local x 2": Row(protocol="", workers=2, batches=80),
-    "ahead 30 x 2": Row(workers=2, batches=80),
-    "webdataset x 2": Row("webdataset", workers=2, batches=80),
+    "local x 2": Row(protocol="", workers=2, batches=240),
+    "ahead 30 x 2": Row(workers=2, batches=240),
+    "webdataset x 2": Row("webdataset", workers=2, batches=240),
 }
 
 

@@ -30,7 +30,7 @@ POLL_SECONDS = 1.0  # for the lock
 # A plan for ten thousand shards takes 0.04 to 0.09 s of a loader process. The next one is made
 # after so many times its duration.
 PLAN_TIMES = 20
-MIN_PLAN_SECONDS = 0.1
+MIN_PLAN_SECONDS = 0.25
 BLOCKS_AHEAD = 4  # of 8 MiB, of a shard that is being downloaded
 STOP_SECONDS = 2.0
 RETRY_SECONDS = 600.0  # after which a failed download is tried again
