@@ -15,7 +15,8 @@ from typing import NamedTuple
 import yarl
 
 BUFFER_BYTES = 2**16  # of a connection: for the head of a response, and mostly all of it
-KNOWN_URLS = 2**14
+MAX_FILE_BYTES = 2**26  # of a file from a server that does not serve ranges
+KNOWN_URLS = 2**11
 FALL_BACK_SECONDS = 0.25  # to a server's other address
 
 WHOLE, PARTIAL = 200, 206
@@ -73,8 +74,8 @@ def find_body(head: bytes, request: Request) -> Body:
     is_encoded = ENCODED.search(head) and not request.takes_encoded
     if code not in (PARTIAL, WHOLE) or not length or CHUNKED.search(head) or is_encoded:
         raise UnusualResponse(f"response {head[:40]!r}", code)
-    if code == PARTIAL and int(length[1]) > request.limit:
-        raise UnusualResponse("more bytes than requested", code)
+    if int(length[1]) > (request.limit if code == PARTIAL else MAX_FILE_BYTES):
+        raise UnusualResponse("too many bytes", code)
     return Body(begin, begin + int(length[1]), bool(CLOSING.search(head)))
 
 

@@ -213,6 +213,7 @@ UNUSUAL = {
     "no number": (b"HTTP/1.1 206 P\r\nContent-Length: -2\r\n\r\nab", 206),
     "encoded": (response(b"ab", "Content-Encoding: gzip"), 206),
     "more than requested": (response(b"abc"), 206),
+    "endless file": (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\nab", 200),
     "more than announced": (response(b"ab") + b"c", 0),
     "old": (response(b"ab").replace(b"1.1", b"1.0"), 0),
     "another protocol": (b"SSH-2.0-OpenSSH\r\n\r\n", 0),
