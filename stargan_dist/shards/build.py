@@ -5,7 +5,7 @@ can be packed in any order by any process, and a finished shard need not be pack
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 from stargan_dist import storage
@@ -75,10 +75,7 @@ def build(
     Raises:
         UserError: an option, the source or the destination cannot be used.
     """
-    if not 0 <= val_fraction < 1 or not 1 <= shard_images <= MAX_SAMPLES:
-        raise UserError(f"val_fraction must be in [0, 1), shard_images in 1 … {MAX_SAMPLES}")
-    if not is_utf8(source):
-        raise UserError(f"{printable(source)}: the name is not UTF-8: rename it")
+    _check_options(source, val_fraction, shard_images)
     old_index = _index_to_replace(dest, overwrite)
     listing = split_listing(list_source(source, val_list), val_fraction, seed)
     if not skip_bad:
@@ -89,11 +86,7 @@ def build(
     tasks = list(plan_shards(listing, dest, shard_images, encoding, skip_bad))
     plan = hashlib.sha256("".join(task.plan for task in tasks).encode()).hexdigest()
     reject_other_builds(dest, plan)
-    if old_index:
-        _remove_dataset(dest, old_index)
-    if part.count == 1:  # otherwise other machines may be writing other parts
-        for split in listing.splits:
-            storage.remove_leftovers(storage.join(dest, split))
+    _make_room(dest, old_index, listing.splits, part)
     part_tasks = tasks[part.number - 1 :: part.count]
     results = _pack_with_progress(part_tasks, num_processes)
     faults = listing.faults if part.number == 1 else []
@@ -112,6 +105,22 @@ def build(
     else:
         publish(dest, index)
     return index
+
+
+def _check_options(source: str, val_fraction: float, shard_images: int) -> None:
+    if not 0 <= val_fraction < 1 or not 1 <= shard_images <= MAX_SAMPLES:
+        raise UserError(f"val_fraction must be in [0, 1), shard_images in 1 … {MAX_SAMPLES}")
+    if not is_utf8(source):
+        raise UserError(f"{printable(source)}: the name is not UTF-8: rename it")
+
+
+def _make_room(dest: str, old_index: Index | None, splits: Iterable[str], part: BuildPart) -> None:
+    """Remove the dataset that is replaced, and what killed writers have left."""
+    if old_index:
+        _remove_dataset(dest, old_index)
+    if part.count == 1:  # otherwise other machines may be writing other parts
+        for split in splits:
+            storage.remove_leftovers(storage.join(dest, split))
 
 
 def plan_shards(
