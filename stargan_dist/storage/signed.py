@@ -39,7 +39,7 @@ async def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
     refused = False
     try:
         if url := await _signed_url(fs, path):
-            return await plain_http.read_range(url, start, end, verbatim=True)
+            return await plain_http.read_range(url, start, end, is_signed=True)
     except Exception:
         refused = True
     data: bytes = await fs._cat_file(path, start=start, end=end)

@@ -63,7 +63,14 @@ def test_redirects_are_followed_by_aiohttp_which_reads_the_folder_for_a_while(st
     assert store.clients == {CHEAP: 2, AIOHTTP: 3}
 
 
-@pytest.mark.parametrize("fault", ["404", "403", "429", "503"])
+@pytest.mark.parametrize("fault", ["400", "403"])
+def test_what_only_the_cheap_client_is_refused_is_read_by_aiohttp(store, fault):
+    store.faults["file"] = [fault]
+    assert read(store, "file", (0, 9)) == read(store, "file", (0, 9)) == [DATA[:9]]
+    assert store.clients == {CHEAP: 1, AIOHTTP: 2}
+
+
+@pytest.mark.parametrize("fault", ["404", "416", "429", "503"])
 def test_errors_are_not_requested_twice(store, fault):
     store.faults["file"] = [fault]
     assert read(store, "file", (0, 9)) == [None]
@@ -77,7 +84,7 @@ def test_errors_are_not_requested_twice(store, fault):
         {"headers": {"Authorization": "Bearer t", "X-Other": "a b"}},
         {"client_kwargs": {"headers": {"Authorization": "Bearer t", "X-Other": "a b"}}},
         {
-            "client_kwargs": {"headers": {"Authorization": "old", "X-Other": "a b"}},
+            "client_kwargs": {"headers": {"authorization": "old", "X-Other": "a b"}},
             "headers": {"Authorization": "Bearer t"},
         },
     ],
@@ -101,6 +108,7 @@ class OtherFiles(HTTPFileSystem):
         {"client_kwargs": {"trust_env": True}},
         {"proxy": None},
         {"encoded": True},
+        {"get_client": aiohttp.ClientSession},
         {"headers": {"User-Agent": "mine"}},
         {"headers": {"range": "bytes=0-1"}},
         {"headers": {"X-Other": "ü"}},
@@ -115,3 +123,4 @@ def test_other_options_need_aiohttp(options):
 def test_other_filesystems_need_aiohttp():
     assert http_files._headers(OtherFiles()) is None
     assert http_files._headers(HTTPFileSystem()) == ""
+    assert http_files._headers(HTTPFileSystem(client_kwargs={"headers": None})) == ""

@@ -48,7 +48,7 @@ def url(http):
 
 
 @contextmanager
-def scripted(*connections):
+def scripted(*connections, packet_seconds=0.002):
     """Serve scripted connections, one after the other; yields a URL and the received requests.
 
     Each connection is a list of responses, and a response a list of packets. A connection is closed
@@ -65,7 +65,7 @@ def scripted(*connections):
                     requests.append(connection.recv(2**16))
                     for packet in packets or ():
                         connection.sendall(packet)
-                        threading.Event().wait(0.02)
+                        threading.Event().wait(packet_seconds)
                     if packets is None:
                         connection.recv(1)
 
@@ -132,7 +132,7 @@ def test_a_request_has_what_servers_expect():
 
 def test_a_url_can_be_sent_as_it_is():
     with scripted([[response(b"ab")]]) as (url, requests):
-        read(f"{url}%2f+?a=%2B", 0, 2, verbatim=True)
+        read(f"{url}%2f+?a=%2B", 0, 2, is_signed=True)
     assert requests[0].startswith(b"GET /file%2f+?a=%2B HTTP/1.1\r\n")
 
 
@@ -172,13 +172,29 @@ def test_a_connection_that_is_closed_instead_of_an_answer_is_replaced_once():
         read(url, 0, 2)
 
 
-def test_a_late_answer_to_a_cancelled_request_is_not_that_of_another():
-    with scripted([None], [[response(b"cd")]]) as (url, requests):
-        future = storage.start(plain_http.read_range(url, 0, 2))
-        while not requests:
-            threading.Event().wait(0.01)
-        future.cancel()
-        assert read(url, 2, 4) == b"cd"
+def test_a_late_answer_to_a_cancelled_request_is_not_that_of_another(http, url):
+    read(url, 0, 1)
+    http.delay_seconds = 0.3
+    future = storage.start(plain_http.read_range(url, 0, 9))
+    while not http._waiting:
+        threading.Event().wait(0.01)
+    future.cancel()
+    assert read(url, 100, 109) == DATA[100:109]
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used(monkeypatch):
+    monkeypatch.setattr(plain_http, "IDLE_SECONDS", 0)
+    with scripted([[response(b"ab")], None], [[response(b"cd")]]) as (url, requests):
+        assert [read(url, 0, 2), read(url, 2, 4)] == [b"ab", b"cd"]
+    assert requests[1] == b""  # the client has closed it
+
+
+def test_only_lost_connections_are_replaced():
+    with scripted([[response(b"ab")], [response(b"", status="404 None")]]) as (url, requests):
+        assert read(url, 0, 2) == b"ab"
+        with pytest.raises(UnusualResponse):
+            read(url, 2, 4)
+    assert len(requests) == 2
 
 
 def test_an_unreachable_server_is_an_error():
@@ -196,7 +212,7 @@ def test_a_forked_process_and_its_parent_have_connections_of_their_own(url):
     assert read(url, 0, 9) == DATA[:9]
     process = multiprocessing.get_context("fork").Process(target=read_in_child, args=(url,))
     process.start()
-    process.join()
+    process.join(30)
     assert process.exitcode == 0
     assert read(url, 9, 12) == DATA[9:12] and idle_connections() == 1
 
@@ -210,6 +226,9 @@ UNUSUAL = {
     "chunks": (b"HTTP/1.1 206 P\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", 206),
     "both lengths": (response(b"ab", "transfer-encoding: chunked"), 206),
     "no length": (b"HTTP/1.1 206 P\r\n\r\nab", 206),
+    "two lengths": (b"HTTP/1.1 206 P\r\nContent-Length: 2\r\nContent-Length: 1\r\n\r\nab", 206),
+    "line feeds": (b"HTTP/1.1 206 P\nContent-Length: 2\n\nab", 0),
+    "interim": (b"HTTP/1.1 100 Continue\r\n\r\n" + response(b"ab"), 100),
     "no number": (b"HTTP/1.1 206 P\r\nContent-Length: -2\r\n\r\nab", 206),
     "encoded": (response(b"ab", "Content-Encoding: gzip"), 206),
     "more than requested": (response(b"abc"), 206),
@@ -236,7 +255,7 @@ def test_unusual_responses_are_errors_and_end_their_connection(name):
 
 def test_stored_encodings_can_be_taken_as_they_are():
     with scripted([[response(b"ab", "Content-Encoding: gzip")]]) as (url, _):
-        assert read(url, 0, 2, verbatim=True) == b"ab"
+        assert read(url, 0, 2, is_signed=True) == b"ab"
 
 
 @pytest.mark.parametrize("cut", [3, 20, -1])
@@ -246,12 +265,18 @@ def test_a_response_that_ends_early_is_an_error(cut):
 
 
 def test_bytes_that_nobody_requested_end_the_connection():
-    with scripted([[response(b"ab"), b"HTTP/1.1"], None], [[response(b"cd")]]) as (url, requests):
-        assert read(url, 0, 2) == b"ab"
-        while len(requests) < 2:  # the client has closed the connection
-            threading.Event().wait(0.01)
+    async def send_more(url):
+        """Read, then receive more, without a pause in which the connection could be closed."""
+        body = await plain_http.read_range(url, 0, 2)
+        (connections,) = plain_http._idle(asyncio.get_running_loop()).values()
+        connections[0].get_buffer(-1)[:4] = b"HTTP"
+        connections[0].buffer_updated(4)
+        return body
+
+    with scripted([[response(b"ab")], None], [[response(b"cd")]]) as (url, requests):
+        assert storage.start(send_more(url)).result(10) == b"ab"
         assert read(url, 2, 4) == b"cd"
-    assert requests[1] == b""
+    assert requests[1] == b""  # the client has closed the connection
 
 
 @pytest.mark.parametrize(
@@ -264,7 +289,7 @@ def test_requests_that_it_cannot_make_are_errors(url):
 
 def test_a_url_cannot_add_lines_to_a_request():
     with pytest.raises(UnusualResponse):
-        read("http://127.0.0.1:1/a\r\nX: y", 0, 2, verbatim=True)
+        read("http://127.0.0.1:1/a\r\nX: y", 0, 2, is_signed=True)
     with scripted([[response(b"ab")]]) as (url, requests):
         read(f"{url}\r\nX: y", 0, 2)
     assert b"\r\nX" not in requests[0]
@@ -307,7 +332,7 @@ def secure_url(tmp_path, certificate):
 
 def test_files_are_read_by_https(secure_url, certificate, monkeypatch):
     context = ssl.create_default_context(cafile=certificate)
-    monkeypatch.setattr(plain_http, "_certificates", lambda: context)
+    monkeypatch.setattr(plain_http, "_tls_context", lambda: context)
     for begin, end in [(0, 1), (5, 50_000), (9, 3 * BUFFER_BYTES)]:
         assert read(secure_url, begin, end) == DATA[begin:end]
     assert idle_connections() == 1
