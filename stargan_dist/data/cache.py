@@ -130,12 +130,13 @@ class ShardCache:
     def files(self) -> list[CachedFile]:
         """Return the files of the cache."""
         files = []
-        for path in self.folder.iterdir() if self.folder.exists() else ():
-            # Another process may just have finished its download and renamed the file.
-            with suppress(FileNotFoundError):
-                if not path.name.startswith(".lock"):
-                    stat = path.stat()
-                    files.append(CachedFile(path.name, stat.st_size, stat.st_mtime))
+        with suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+            for entry in entries:  # a path and its stat would take three times as long
+                # Another process may just have finished its download and renamed the file.
+                with suppress(FileNotFoundError):
+                    if not entry.name.startswith(".lock"):
+                        stat = entry.stat()
+                        files.append(CachedFile(entry.name, stat.st_size, stat.st_mtime))
         return files
 
     def remove_abandoned(self) -> None:
