@@ -1,9 +1,9 @@
 """Cheap reads of ranges of S3 objects: many ranges of an object with one signed URL.
 
-s3fs takes ten times as long for a request as plain HTTP (benchmarks/request_cost.py), because botocore
-builds, signs and parses each one anew, and it has 10 connections. A URL that is signed once serves any
-range of its object for minutes, and is read by plain HTTP (plain_http.py). s3fs signs it, with its own
-endpoint, region and credentials.
+s3fs takes ten times as long for a request as plain HTTP (benchmarks/request_cost.py), because
+botocore builds, signs and parses each one anew, and it has 10 connections. A URL that is signed
+once serves any range of its object for minutes, and is read by plain HTTP (plain_http.py). s3fs
+signs it, with its own endpoint, region and credentials.
 """
 
 import time
