@@ -70,6 +70,7 @@ class CacheFiller:
             url = storage.join(reader.url, shard.name)
             self._files[reader, shard] = File(cache.name(url, shard), url, shard)
         self._names = {file.name for file in self._files.values()}
+        self._order: dict[str, int] = {}  # name of a file -> its number among those read next
         self._kept: set[str] = set()  # names of the files that are read next, as many as fit
         self._failed: dict[str, float] = {}  # name of a file -> time of the failure
         self._stopped = threading.Event()
@@ -116,6 +117,7 @@ class CacheFiller:
         present = self.cache.files()
         others = sum(f.bytes for f in present if f.name not in self._names and _is_in_use(f))
         files = self.next_files()
+        self._order = {file.name: number for number, file in enumerate(files)}
         kept = files[: how_many_fit((f.shard for f in files), self.cache.limit_bytes - others)]
         self._kept = {file.name for file in kept}
         absent = self._kept - {f.name for f in present} - self._recently_failed()
@@ -144,7 +146,10 @@ class CacheFiller:
     def _eviction(self, present: list[CachedFile]) -> list[CachedFile]:
         expendable = (f for f in present if f.name not in self._kept)
         unused = [f for f in expendable if f.name in self._names or not _is_in_use(f)]
-        return least_recently_used(unused)
+        # Those of other trainings come first, then those that are read last.
+        return sorted(
+            least_recently_used(unused), key=lambda f: -self._order.get(f.name, len(self._order))
+        )
 
     def _read_blocks(self, size: int, url: str) -> Iterator[bytes]:
         with storage.Ahead(storage.blocks_of(url, size), BLOCKS_AHEAD) as ahead:

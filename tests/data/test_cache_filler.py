@@ -124,6 +124,21 @@ def test_a_tiny_cache_keeps_its_shards_until_their_window_ends(make_filler):
     assert fill(filler)
 
 
+def test_the_file_that_is_read_last_is_removed_first_whenever_it_was_used(make_filler):
+    """Samples that are read soon were seen in the cache, and are not fetched ahead."""
+    filler = make_filler()
+    fill(filler)
+    order = filler.next_files()
+    for seconds, file in enumerate(order):  # those that are read last were used last
+        os.utime(filler.cache.folder / file.name, (seconds, seconds))
+    (filler.cache.folder / order[0].name).unlink()
+    filler.missing_files()
+    filler._kept = {order[0].name}
+    filler.cache.limit_bytes = 50 * SHARD_BYTES
+    filler.download(order[0])
+    assert {file.name for file in filler.cache.files()} == {file.name for file in order[:50]}
+
+
 def test_files_that_another_training_uses_are_not_removed(make_filler):
     filler = make_filler(limit_bytes=5 * SHARD_BYTES)
     used, unused = (filler.cache.folder / name for name in ("used", "unused"))
