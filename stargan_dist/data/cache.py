@@ -127,6 +127,10 @@ class ShardCache:
         """Remove a shard whose file is damaged."""
         self._path(url, shard).unlink(missing_ok=True)
 
+    def remove_partial(self, name: str) -> None:
+        """Remove the incomplete download of a file by this process."""
+        (self.folder / name).with_suffix(PARTIAL).unlink(missing_ok=True)
+
     def files(self) -> list[CachedFile]:
         """Return the files of the cache."""
         files = []

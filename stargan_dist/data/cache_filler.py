@@ -72,6 +72,7 @@ class CacheFiller:
         self._names = {file.name for file in self._files.values()}
         self._order: dict[str, int] = {}  # name of a file -> its number among those read next
         self._kept: set[str] = set()  # names of the files that are read next, as many as fit
+        self._downloading = ""  # name of the file that this process is downloading
         self._failed: dict[str, float] = {}  # name of a file -> time of the failure
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fill-cache", daemon=True)
@@ -86,6 +87,8 @@ class CacheFiller:
         """Stop the thread, also in the middle of a download."""
         self._stopped.set()
         self._thread.join(STOP_SECONDS)
+        if self._downloading:  # the thread waits for the store, and ends with this process
+            self.cache.remove_partial(self._downloading)
 
     def _run(self) -> None:
         training = hashlib.sha256(repr((sorted(self._names), self.slots.seed)).encode())
@@ -130,7 +133,7 @@ class CacheFiller:
     def download(self, file: File) -> None:
         """Download a file; a failure is reported."""
         try:
-            read_blocks = partial(self._read_blocks, file.shard.bytes)
+            read_blocks = partial(self._read_blocks, file)
             self.cache.download(file.url, file.shard, self._eviction, read_blocks).close()
         except _StoppedError:
             return
@@ -142,8 +145,12 @@ class CacheFiller:
             )  # fmt: skip
             if isinstance(error, CacheFault):
                 self._stopped.wait(RETRY_SECONDS)
+        finally:
+            self._downloading = ""
 
     def _eviction(self, present: list[CachedFile]) -> list[CachedFile]:
+        if self._stopped.is_set():  # another try would begin after `stop` has removed the file
+            raise _StoppedError
         expendable = (f for f in present if f.name not in self._kept)
         unused = [f for f in expendable if f.name in self._names or not _is_in_use(f)]
         # Those of other trainings come first, then those that are read last.
@@ -151,8 +158,9 @@ class CacheFiller:
             least_recently_used(unused), key=lambda f: -self._order.get(f.name, len(self._order))
         )
 
-    def _read_blocks(self, size: int, url: str) -> Iterator[bytes]:
-        with storage.Ahead(storage.blocks_of(url, size), BLOCKS_AHEAD) as ahead:
+    def _read_blocks(self, file: File, url: str) -> Iterator[bytes]:
+        self._downloading = file.name
+        with storage.Ahead(storage.blocks_of(url, file.shard.bytes), BLOCKS_AHEAD) as ahead:
             for block in storage.read_blocks(url, ahead.read):
                 if self._stopped.is_set():
                     raise _StoppedError

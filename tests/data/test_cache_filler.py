@@ -208,6 +208,19 @@ def test_a_filler_that_stops_removes_its_incomplete_download(far, tmp_path):
     assert cache.files() == []
 
 
+@pytest.mark.parametrize("fault", ["503", "stall"])
+def test_a_filler_that_waits_for_a_store_leaves_nothing_either(far, tmp_path, fault, monkeypatch):
+    monkeypatch.setattr(cache_filler, "STOP_SECONDS", 0.1)
+    storage.configure(StorageConfig(tries=4, wait_seconds=1.0, timeout_seconds=1.0))
+    far.faults["tar"] = [fault] * 100
+    cache = ShardCache(str(tmp_path / "cache"), UNLIMITED)
+    filler = start_filler(far.url, cache)
+    filler.stop()
+    assert filler._thread.is_alive() and cache.files() == []
+    filler._thread.join(10)  # another try
+    assert not filler._thread.is_alive() and cache.files() == []
+
+
 def test_a_killed_process_holds_no_lock_and_the_next_one_removes_its_download(far, tmp_path):
     far.faults[rf"\.tar bytes=0-{storage.BLOCK_BYTES - 1}"] = ["stall"]
     cache = ShardCache(str(tmp_path / "cache"), UNLIMITED)
