@@ -29,10 +29,10 @@ from typing import Any
 from far_store import far_server, s3_environment
 
 from stargan_dist import storage
+from stargan_dist.storage.background import MAX_REQUESTS
 
 RANGE_BYTES, FILE_BYTES = 40_000, 2**23
 DELAY_MS = 30
-AT_ONCE = 64  # as many as the background has under way
 BASELINE = "aiohttp"
 
 Reader = Callable[[list[storage.Range]], Coroutine[Any, Any, Any]]
@@ -40,7 +40,7 @@ Reader = Callable[[list[storage.Range]], Coroutine[Any, Any, Any]]
 
 async def by_filesystem(parts: list[storage.Range]) -> list[bytes]:
     fs, _ = storage.filesystem(parts[0].url)
-    slots = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(MAX_REQUESTS)
 
     async def read(part: storage.Range) -> bytes:
         async with slots:
@@ -55,7 +55,7 @@ def milliseconds(read: Reader, url: str, requests: int) -> float:
     rng = random.Random(0)
     begins = [rng.randrange(FILE_BYTES - RANGE_BYTES) for _ in range(requests)]
     parts = [storage.Range(url, begin, begin + RANGE_BYTES) for begin in begins]
-    storage.start(read(parts[:AT_ONCE])).result()  # connections, a signed URL
+    storage.start(read(parts[:MAX_REQUESTS])).result()  # connections, a signed URL
     start = time.process_time()
     results = storage.start(read(parts)).result()
     seconds = time.process_time() - start

@@ -9,6 +9,7 @@ again. Started several times at once on one machine, the command shares the runs
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -207,7 +208,7 @@ def conduct(
     options: Callable[[Run], Sequence[str]],
     measure: Callable[[Run], Figures],
     report: Callable[[], str],
-    most_processes: Callable[[Run], int] | None = None,
+    most_processes: Callable[[Run], int] = lambda run: sys.maxsize,
 ) -> None:
     """Perform the remaining runs of a study, and print its report after each.
 
@@ -217,11 +218,11 @@ def conduct(
         options: returns the command line of a run's training.
         measure: judges a trained run.
         report: writes the results of all finished runs, and returns them as text.
-        most_processes: returns how many processes can share a run's batch; None: any number.
+        most_processes: returns how many processes can share a run's batch (default: any number).
     """
 
     def perform_run(run: Run) -> None:
-        processes = min([args.processes, *([most_processes(run)] if most_processes else [])])
+        processes = min(args.processes, most_processes(run))
         perform(run, args.steps, options(run), processes, measure)
 
     def print_report() -> None:

@@ -135,7 +135,7 @@ class ShardCache:
         """Return the files of the cache."""
         files = []
         with suppress(FileNotFoundError), os.scandir(self.folder) as entries:
-            for entry in entries:  # a path and its stat would take three times as long
+            for entry in entries:  # a Path for each takes twice as long
                 # Another process may just have finished its download and renamed the file.
                 with suppress(FileNotFoundError):
                     if not entry.name.startswith(".lock"):

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from stargan_dist import storage
-from stargan_dist.data.cache import CachedFile, CacheFault, ShardCache, least_recently_used
+from stargan_dist.data.cache import CachedFile, CacheFault, ShardCache
 from stargan_dist.data.index import Shard
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.stream import Slots
@@ -154,9 +154,8 @@ class CacheFiller:
         expendable = (f for f in present if f.name not in self._kept)
         unused = [f for f in expendable if f.name in self._names or not _is_in_use(f)]
         # Those of other trainings come first, then those that are read last.
-        return sorted(
-            least_recently_used(unused), key=lambda f: -self._order.get(f.name, len(self._order))
-        )
+        last = len(self._order)
+        return sorted(unused, key=lambda f: (-self._order.get(f.name, last), f.used))
 
     def _read_blocks(self, file: File, url: str) -> Iterator[bytes]:
         self._downloading = file.name

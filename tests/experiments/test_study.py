@@ -97,14 +97,14 @@ def trainings(monkeypatch):
     return folders
 
 
-def conduct(runs, measure, reports, most_processes=None):
+def conduct(runs, measure, reports, **options):
     args = SimpleNamespace(steps=STEPS, processes=2)
 
     def report():
         reports.append(len(study.finished(runs, STEPS)))
         return "a table"
 
-    study.conduct(runs, args, lambda run: [str(run.folder)], measure, report, most_processes)
+    study.conduct(runs, args, lambda run: [str(run.folder)], measure, report, **options)
 
 
 def test_a_killed_study_resumes_with_the_run_that_it_was_judging(tmp_path, trainings):
@@ -132,7 +132,7 @@ def test_a_training_has_no_more_processes_than_can_share_its_batch(tmp_path, mon
     monkeypatch.setattr(study, "train", lambda _, count: processes.append(count))
     monkeypatch.setattr(study, "write_json", lambda *_: None)
     most = dict(zip(runs, (1, 2, 8), strict=True))
-    conduct(runs, lambda _: {}, [], most.__getitem__)
+    conduct(runs, lambda _: {}, [], most_processes=most.__getitem__)
     assert processes == [1, 2, 2]
 
 
