@@ -132,6 +132,9 @@ def test_the_file_that_is_read_last_is_removed_first_whenever_it_was_used(make_f
     for seconds, file in enumerate(order):  # those that are read last were used last
         os.utime(filler.cache.folder / file.name, (seconds, seconds))
     (filler.cache.folder / order[0].name).unlink()
+    of_another_training = filler.cache.folder / "unused"  # goes before all of this one
+    of_another_training.write_bytes(bytes(SHARD_BYTES))
+    os.utime(of_another_training, (10_000, 10_000))
     filler.missing_files()
     filler._kept = {order[0].name}
     filler.cache.limit_bytes = 50 * SHARD_BYTES
