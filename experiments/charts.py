@@ -10,8 +10,8 @@ WIDTH, HEIGHT = 420, 300  # of a panel, px
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 50  # margins of a panel's axes
 LEGEND = 36  # height
 TEXT_PIXELS = 14
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = ("black", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
+# Okabe and Ito's colours, which the colour-blind can tell apart; grey in place of their yellow.
+COLOURS = ("black", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#999999")
 
 
 class Point(NamedTuple):

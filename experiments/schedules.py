@@ -1,12 +1,14 @@
 """Measure the quality that each schedule keeps, on the drawn animals.
 
-    python experiments/schedules.py [--schedules published sparse …] [--seeds 5]
+    python experiments/schedules.py [--schedules published sparse …] [--half fast …] [--seeds 5]
         [--out build/schedules]
 
 A schedule is a row of objectives/schedules.py: what an iteration computes, and when. Each is
-trained as the demo (configs/demo.yaml) for equal numbers of images. Runs of one seed see the same
-samples in the same order. The demo's judge (demo_quality.py) measures a checkpoint every `--every`
-steps, and the protocol `demo` measures distance and diversity at the end.
+trained as the demo (configs/demo.yaml) for equal numbers of images; with `--half`, some are trained
+once more, for the images that they see with half the FLOPs of a training under `published`. Runs of
+one seed see the same samples in the same order. The demo's judge (demo_quality.py) measures a
+checkpoint every `--every` steps, and the protocol `demo` measures distance and diversity at the
+end.
 
 After each run OUT/table.md, OUT/table.json and OUT/plot.png are written anew. The table has means ±
 standard errors over seeds; the plot shows quality against images seen, FLOPs and seconds of
@@ -25,14 +27,15 @@ The same command resumes an interrupted experiment.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from charts import draw_charts
 from launching import CONFIGS, ROOT
-from schedules_table import panels, summary, table
+from schedules_table import REFERENCE, panels, summary, table
 from study import (
     PROTOCOL,
     Figures,
@@ -69,15 +72,48 @@ STEPS = 820
 JUDGED = 5  # checkpoints of a run, unless --every is given
 
 
+# What is trained.
+
+
+class Training(NamedTuple):
+    """A row of the experiment.
+
+    Attributes:
+        schedule: a key of SCHEDULES.
+        steps: its length.
+        every: steps between judged checkpoints.
+        evaluate_every: steps between evaluations.
+    """
+
+    schedule: str
+    steps: int
+    every: int
+    evaluate_every: int
+
+
+def plan_trainings(args: argparse.Namespace, gflop: Mapping[str, float]) -> dict[str, Training]:
+    """Return the trainings by row: all schedules at equal images, then those at half the FLOPs."""
+    full = {
+        name: Training(name, args.steps, args.every, args.evaluate_every) for name in args.schedules
+    }
+    halves = {f"{name}-half": half_training(name, args.steps, gflop) for name in args.half}
+    return full | halves
+
+
+def half_training(schedule: str, steps: int, gflop: Mapping[str, float]) -> Training:
+    """Return a training with at most half the FLOPs of one of `steps` steps under `published`."""
+    every = max(int(steps * gflop[REFERENCE] / gflop[schedule] / 2 / JUDGED), 1)
+    return Training(schedule, every * JUDGED, every, every * JUDGED)
+
+
 # One run.
 
 
-def training_options(
-    run: Run, steps: int, every: int, evaluate_every: int, shards: str
-) -> list[str]:
+def training_options(run: Run, training: Training, shards: str) -> list[str]:
     """Return the training's command line: the demo's, with checkpoints to judge."""
+    schedule, steps, every, evaluate_every = training
     settings = {
-        "run": run.folder, "seed": run.seed, "steps": steps, "schedule": run.row,
+        "run": run.folder, "seed": run.seed, "steps": steps, "schedule": schedule,
         "loss.ds_iter": steps, "data.shards": shards, "monitor.sample_every": 0,
         "checkpoint.every": every, "checkpoint.keep_every": every, "checkpoint.keep_last": 1,
         "evaluation.every": evaluate_every, "evaluation.protocol": PROTOCOL,
@@ -175,6 +211,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="SCHEDULE", help=f"some of {', '.join(SCHEDULES)} (default: all)",
     )  # fmt: skip
     parser.add_argument(
+        "--half", nargs="*", choices=SCHEDULES, default=[], metavar="SCHEDULE",
+        help=f"schedules to train also for half the FLOPs of {REFERENCE} (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
         "--every", type=int, help=f"steps between judged checkpoints (default: 1/{JUDGED} of all)"
     )
     parser.add_argument(
@@ -193,24 +233,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, judge and compare."""
     args = parse(argv)
     domains = len(read_index(args.shards).domains)  # fails early if there are no shards
-    runs = list_runs(args.schedules, args.seeds, args.out)
     print("counting FLOPs", flush=True)
-    gflop = count_flops(tuple(args.schedules), domains)
+    gflop = count_flops(tuple(dict.fromkeys((REFERENCE, *args.schedules, *args.half))), domains)
+    trainings = plan_trainings(args, gflop)
+    by_row = {row: gflop[training.schedule] for row, training in trainings.items()}
+    by_row["literal"] = gflop["literal"]
+    runs = list_runs([*trainings], args.seeds, args.out)
     conduct(
         runs,
         args,
-        partial(
-            training_options,
-            steps=args.steps,
-            every=args.every,
-            evaluate_every=args.evaluate_every,
-            shards=args.shards,
-        ),
-        partial(judge_run, steps=args.steps, shards=args.shards),
-        partial(report, runs, args.steps, gflop, args.out),
+        lambda run: training_options(run, trainings[run.row], args.shards),
+        lambda run: judge_run(run, trainings[run.row].steps, args.shards),
+        partial(report, runs, args.steps, by_row, args.out),
     )
     print(f"written to {args.out}: table.md, table.json, plot.png")
-    print(json.dumps(summary(list(finished(runs, args.steps).values()), gflop)))
+    print(json.dumps(summary(list(finished(runs, args.steps).values()), by_row)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Comparison of schedules: means over seeds, the table, and the curves of the charts.
 
-All functions are pure. They take the figures of runs: `row` (a schedule), `seed`, and
-`checkpoints` in the order of their steps, each with `step`, `images`, `train_seconds`, `accuracy`
-and `MEASURES`. Only evaluated checkpoints, such as the last one, have `demo_fid` and `demo_lpips`.
+All functions are pure. They take the figures of runs: `row` (a schedule, or a schedule trained for
+half the FLOPs), `seed`, and `checkpoints` in the order of their steps, each with `step`, `images`,
+`train_seconds`, `accuracy` and `MEASURES`. Only evaluated checkpoints, such as the last one, have
+`demo_fid` and `demo_lpips`.
 """
 
 import math
@@ -46,6 +47,7 @@ MEASURES = {
     "demo_fid": Measure("demo_fid", _lower),
     "demo_lpips": Measure("demo_lpips", _higher),
 }
+SECONDS = "train_seconds"
 # Of the charts. The accuracy is the mean of those by latents and by references.
 CURVES = {"accuracy": "right species", "demo_fid": "demo_fid"}
 AXES = {"images": "images seen", "tflop": "TFLOP", "train_seconds": "seconds of training"}
@@ -80,15 +82,14 @@ def values_at(checkpoints: Sequence[Mapping[str, Any]], name: str) -> list[float
 
 
 def last_checkpoints(runs: Sequence[Figures], schedule: str) -> list[dict[str, Any]]:
-    """Return the last checkpoint of each run of a schedule, with its images per second."""
-    ends = [figures["checkpoints"][-1] for figures in runs if figures["row"] == schedule]
-    return [end | {"images_per_second": end["images"] / end["train_seconds"]} for end in ends]
+    """Return the last checkpoint of each run of a schedule."""
+    return [figures["checkpoints"][-1] for figures in runs if figures["row"] == schedule]
 
 
 def estimates(runs: Sequence[Figures], schedule: str) -> dict[str, Estimate]:
     """Return the estimates of a schedule by name: images per second, and the measures."""
     ends = last_checkpoints(runs, schedule)
-    found = {name: estimate(values_at(ends, name)) for name in ("images_per_second", *MEASURES)}
+    found = {name: estimate(values_at(ends, name)) for name in (SECONDS, *MEASURES)}
     return {name: value for name, value in found.items() if value}
 
 
@@ -157,8 +158,8 @@ def table(runs: Sequence[Figures], gflop: Mapping[str, float]) -> str:
     Args:
         gflop: GFLOP per image of each schedule, and of the `literal` iteration.
     """
-    heads = ["schedule", "seeds", "GFLOP per image", "/ literal", f"/ {REFERENCE}", "img/s",
-             *(measure.heading for measure in MEASURES.values()),
+    heads = ["schedule", "seeds", "GFLOP per image", "/ literal", f"/ {REFERENCE}", "images",
+             "seconds of training", *(measure.heading for measure in MEASURES.values()),
              f"as good as {REFERENCE}", "not measurably worse"]  # fmt: skip
     rows = [row for row in gflop if row != "literal"]
     lines = [heads, ["---"] * len(heads), *(table_line(runs, gflop, row) for row in rows)]
@@ -168,10 +169,11 @@ def table(runs: Sequence[Figures], gflop: Mapping[str, float]) -> str:
 def table_line(runs: Sequence[Figures], gflop: Mapping[str, float], schedule: str) -> list[str]:
     """Return the cells of one schedule."""
     found, flops = estimates(runs, schedule), gflop[schedule]
-    seeds = str(len(last_checkpoints(runs, schedule)))
+    ends = last_checkpoints(runs, schedule)
     ratios = [flops / gflop[name] if name in gflop else None for name in ("literal", REFERENCE)]
-    cells = [str(found.get(name, "–")) for name in ("images_per_second", *MEASURES)]
-    return [schedule, seeds, f"{flops:.4g}", *(f"{r:.3f}" if r else "–" for r in ratios), *cells,
+    return [schedule, str(len(ends)), f"{flops:.4g}", *(f"{r:.3f}" if r else "–" for r in ratios),
+            str(ends[0]["images"]) if ends else "–",
+            *(str(found.get(name, "–")) for name in (SECONDS, *MEASURES)),
             *(verdict(runs, schedule, by) for by in (worse_measures, measurably_worse))
             ]  # fmt: skip
 
@@ -180,9 +182,10 @@ def summary(runs: Sequence[Figures], gflop: Mapping[str, float]) -> dict[str, di
     """Return the table for programs: [mean, standard error] of each figure, by schedule."""
     rows = {}
     for schedule in (row for row in gflop if row != "literal"):
-        worse = worse_measures(runs, schedule)
+        ends, worse = last_checkpoints(runs, schedule), worse_measures(runs, schedule)
         rows[schedule] = {
-            "seeds": len(last_checkpoints(runs, schedule)),
+            "seeds": len(ends),
+            "images": ends[0]["images"] if ends else None,
             "gflop_per_image": gflop[schedule],
             "of_literal": gflop[schedule] / gflop["literal"],
             **{name: found[:2] for name, found in estimates(runs, schedule).items()},

@@ -52,11 +52,19 @@ def cells(runs):
 
 def test_a_training_is_the_demos_with_the_schedule_and_checkpoints_to_judge(tmp_path):
     (run,) = study.list_runs(["sparse"], 1, tmp_path)
-    options = schedules.training_options(run, STEPS, every=5, evaluate_every=STEPS, shards="s")
+    training = schedules.Training("sparse", STEPS, every=5, evaluate_every=STEPS)
+    options = schedules.training_options(run, training, "s")
     settings = dict(zip(options[::2], options[1::2], strict=True))
     assert Path(settings["--config"]).name == "demo.yaml" and settings["--schedule"] == "sparse"
     assert settings["--checkpoint.every"] == settings["--checkpoint.keep_every"] == "5"
     assert settings["--loss.ds_iter"] == settings["--evaluation.every"] == str(STEPS)
+
+
+def test_half_the_flops_buy_a_cheaper_schedule_more_images_than_half():
+    args = schedules.parse(["--schedules", "published", "--half", "sparse", "--steps", "820"])
+    full, half = schedules.plan_trainings(args, {"published": 5.0, "sparse": 3.0}).items()
+    assert full == ("published", ("published", 820, 164, 820))
+    assert half == ("sparse-half", ("sparse", 680, 136, 680))  # of 683, a multiple of checkpoints
 
 
 def test_all_checkpoints_are_judged_and_those_with_an_evaluation_have_distances(
@@ -106,14 +114,14 @@ def test_the_table_has_ratios_means_and_standard_errors():
     runs = [*PUBLISHED, figures("sparse", 0, seconds=2.0)]
     heads, _, published, sparse = cells(runs)
     assert len(heads) == len(published) == len(sparse)
-    assert published[:6] == ["published", "3", "2", "0.500", "1.000", "80.00 ± 0"]
-    assert published[6] == "0.9200 ± 0.012"  # a deviation of 0.02, over the root of 3
-    assert sparse[:7] == ["sparse", "1", "1", "0.250", "0.500", "160.00", "0.9000"]
+    assert published[:7] == ["published", "3", "2", "0.500", "1.000", "320", "4.0000 ± 0"]
+    assert published[7] == "0.9200 ± 0.012"  # a deviation of 0.02, over the root of 3
+    assert sparse[:8] == ["sparse", "1", "1", "0.250", "0.500", "320", "2.0000", "0.9000"]
     assert published[-2:] == ["–", "–"] and sparse[-2:] == ["unknown", "unknown"]
 
 
 def test_a_schedule_without_runs_has_no_figures():
-    assert cells(PUBLISHED)[3][5:] == ["–"] * 7 + ["unknown"] * 2
+    assert cells(PUBLISHED)[3][5:] == ["–"] * 8 + ["unknown"] * 2
 
 
 @pytest.mark.parametrize(
@@ -183,7 +191,8 @@ def test_the_study_trains_what_is_left_and_ends_with_json(tmp_path, monkeypatch,
 
     def train(options, processes):
         settings = dict(zip(options[::2], options[1::2], strict=True))
-        trained.append((settings["--schedule"], settings["--seed"], settings["--checkpoint.every"]))
+        names = ("schedule", "seed", "steps", "checkpoint.every")
+        trained.append(tuple(settings[f"--{name}"] for name in names))
         Path(settings["--run"]).mkdir(parents=True)
 
     def judge_run(run, steps, shards):
@@ -194,13 +203,15 @@ def test_the_study_trains_what_is_left_and_ends_with_json(tmp_path, monkeypatch,
     monkeypatch.setattr(schedules, "count_flops", lambda names, domains: GFLOP)
     monkeypatch.setattr(schedules, "judge_run", judge_run)
     monkeypatch.setattr(study, "train", train)
-    options = ["--schedules", "published", "sparse", "--steps", "20", "--out", str(tmp_path)]
+    options = ["--schedules", "published", "sparse", "--half", "sparse"]
+    options += ["--steps", "20", "--out", str(tmp_path)]
     schedules.main([*options, "--seeds", "1"])
     schedules.main([*options, "--seeds", "2"])
-    assert trained == [(row, seed, "4") for seed in "01" for row in ("published", "sparse")]
+    lengths = [("published", "20"), ("sparse", "20"), ("sparse", "20")]  # half: 20 too, of 2 to 1
+    assert trained == [(row, seed, steps, "4") for seed in "01" for row, steps in lengths]
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["sparse"]["seeds"] == 2 and last["sparse"]["demo_fid"] == [6.0, 0.0]
     table = json.loads((tmp_path / "table.json").read_text())
-    assert table["schedules"] == last and len(table["runs"]) == 4
+    assert table["schedules"] == last and len(table["runs"]) == 6
     assert (tmp_path / "plot.png").is_file()
     assert "| sparse | 2 |" in (tmp_path / "table.md").read_text()
