@@ -1,13 +1,13 @@
 """Measure the quality that each schedule keeps, on the drawn animals.
 
-    python experiments/schedules.py [--schedules published sparse …] [--half fast …] [--seeds 5]
-        [--out build/schedules]
+    python experiments/schedules.py [--schedules published sparse …] [--budgets fast:0.75 …]
+        [--seeds 5] [--out build/schedules]
 
 A schedule is a row of objectives/schedules.py: what an iteration computes, and when. Each is
-trained as the demo (configs/demo.yaml) for equal numbers of images; with `--half`, some are trained
-once more, for the images that they see with half the FLOPs of a training under `published`. Runs of
-one seed see the same samples in the same order. The demo's judge (demo_quality.py) measures a
-checkpoint every `--every` steps, and the protocol `demo` measures distance and diversity at the
+trained as the demo (configs/demo.yaml) for equal numbers of images. `--budgets` trains some once
+more, for the images that they see with a share of the FLOPs of that training under `published`.
+Runs of one seed see the same samples in the same order. The demo's judge (demo_quality.py) measures
+a checkpoint every `--every` steps, and the protocol `demo` measures distance and diversity at the
 end.
 
 After each run OUT/table.md, OUT/table.json and OUT/plot.png are written anew. The table has means ±
@@ -92,17 +92,20 @@ class Training(NamedTuple):
 
 
 def plan_trainings(args: argparse.Namespace, gflop: Mapping[str, float]) -> dict[str, Training]:
-    """Return the trainings by row: all schedules at equal images, then those at half the FLOPs."""
+    """Return the trainings by row: all schedules at equal images, then those with a budget."""
     full = {
         name: Training(name, args.steps, args.every, args.evaluate_every) for name in args.schedules
     }
-    halves = {f"{name}-half": half_training(name, args.steps, gflop) for name in args.half}
-    return full | halves
+    limited = {
+        f"{name}-{share:g}": limited_training(name, share * args.steps, gflop)
+        for name, share in args.budgets
+    }
+    return full | limited
 
 
-def half_training(schedule: str, steps: int, gflop: Mapping[str, float]) -> Training:
-    """Return a training with at most half the FLOPs of one of `steps` steps under `published`."""
-    every = max(int(steps * gflop[REFERENCE] / gflop[schedule] / 2 / JUDGED), 1)
+def limited_training(schedule: str, steps: float, gflop: Mapping[str, float]) -> Training:
+    """Return a training with at most the FLOPs of one of `steps` steps under `published`."""
+    every = max(int(steps * gflop[REFERENCE] / gflop[schedule] / JUDGED), 1)
     return Training(schedule, every * JUDGED, every, every * JUDGED)
 
 
@@ -203,6 +206,14 @@ def report(runs: Sequence[Run], steps: int, gflop: dict[str, float], out: Path) 
     return text
 
 
+def parse_budget(text: str) -> tuple[str, float]:
+    """Parse a schedule and a share of FLOPs, as in `fast:0.75`."""
+    schedule, _, share = text.partition(":")
+    if schedule not in SCHEDULES or not float(share) > 0:
+        raise ValueError
+    return schedule, float(share)
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -211,8 +222,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="SCHEDULE", help=f"some of {', '.join(SCHEDULES)} (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--half", nargs="*", choices=SCHEDULES, default=[], metavar="SCHEDULE",
-        help=f"schedules to train also for half the FLOPs of {REFERENCE} (default: none)",
+        "--budgets", nargs="*", type=parse_budget, default=[], metavar="SCHEDULE:SHARE",
+        help=f"schedules to train also for a share of the FLOPs of {REFERENCE} (default: none)",
     )  # fmt: skip
     parser.add_argument(
         "--every", type=int, help=f"steps between judged checkpoints (default: 1/{JUDGED} of all)"
@@ -234,7 +245,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     domains = len(read_index(args.shards).domains)  # fails early if there are no shards
     print("counting FLOPs", flush=True)
-    gflop = count_flops(tuple(dict.fromkeys((REFERENCE, *args.schedules, *args.half))), domains)
+    gflop = count_flops(
+        tuple(dict.fromkeys((REFERENCE, *args.schedules, *dict(args.budgets)))), domains
+    )
     trainings = plan_trainings(args, gflop)
     by_row = {row: gflop[training.schedule] for row, training in trainings.items()}
     by_row["literal"] = gflop["literal"]

@@ -60,11 +60,20 @@ def test_a_training_is_the_demos_with_the_schedule_and_checkpoints_to_judge(tmp_
     assert settings["--loss.ds_iter"] == settings["--evaluation.every"] == str(STEPS)
 
 
-def test_half_the_flops_buy_a_cheaper_schedule_more_images_than_half():
-    args = schedules.parse(["--schedules", "published", "--half", "sparse", "--steps", "820"])
-    full, half = schedules.plan_trainings(args, {"published": 5.0, "sparse": 3.0}).items()
-    assert full == ("published", ("published", 820, 164, 820))
-    assert half == ("sparse-half", ("sparse", 680, 136, 680))  # of 683, a multiple of checkpoints
+def test_a_share_of_the_flops_buys_a_cheaper_schedule_a_larger_share_of_the_images():
+    words = ["--schedules", "published", "--budgets", "sparse:0.5", "--steps", "820"]
+    trainings = schedules.plan_trainings(schedules.parse(words), {"published": 5.0, "sparse": 3.0})
+    assert trainings == {
+        "published": ("published", 820, 164, 820),
+        "sparse-0.5": ("sparse", 680, 136, 680),  # of 683, a multiple of the checkpoints
+    }
+
+
+@pytest.mark.parametrize("budget", ["sparse", "sparse:", "sparse:0", "sparse:x", "spars:1"])
+def test_a_budget_is_a_schedule_and_a_share(budget, capsys):
+    with pytest.raises(SystemExit):
+        schedules.parse(["--budgets", budget])
+    assert "--budgets" in capsys.readouterr().err
 
 
 def test_all_checkpoints_are_judged_and_those_with_an_evaluation_have_distances(
@@ -203,11 +212,11 @@ def test_the_study_trains_what_is_left_and_ends_with_json(tmp_path, monkeypatch,
     monkeypatch.setattr(schedules, "count_flops", lambda names, domains: GFLOP)
     monkeypatch.setattr(schedules, "judge_run", judge_run)
     monkeypatch.setattr(study, "train", train)
-    options = ["--schedules", "published", "sparse", "--half", "sparse"]
+    options = ["--schedules", "published", "sparse", "--budgets", "sparse:0.5"]
     options += ["--steps", "20", "--out", str(tmp_path)]
     schedules.main([*options, "--seeds", "1"])
     schedules.main([*options, "--seeds", "2"])
-    lengths = [("published", "20"), ("sparse", "20"), ("sparse", "20")]  # half: 20 too, of 2 to 1
+    lengths = [("published", "20"), ("sparse", "20"), ("sparse", "20")]  # half of 2 FLOPs to 1
     assert trained == [(row, seed, steps, "4") for seed in "01" for row, steps in lengths]
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["sparse"]["seeds"] == 2 and last["sparse"]["demo_fid"] == [6.0, 0.0]
