@@ -9,9 +9,11 @@ from types import ModuleType
 from typing import Any
 
 from stargan_dist.errors import OutsideFault, UserError, printable
+from stargan_dist.models import landmarks
 from stargan_dist.models.folder import CONFIG, WEIGHTS
 
 NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+FILES = (CONFIG, WEIGHTS, landmarks.FILE)  # that a model is read from
 REFUSED = (401, 403)  # HTTP status: no token, or not that of the owner
 
 
@@ -45,7 +47,7 @@ def download(name: str) -> str:
     where = f"{name} is no local folder"
     hub = _package(where)
     try:
-        return str(hub.snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+        return str(hub.snapshot_download(name, allow_patterns=[*FILES]))
     except hub.errors.GatedRepoError as error:
         raise UserError(
             f"{name} on the Hugging Face hub is gated: accept its conditions there, and log in "

@@ -36,6 +36,9 @@ results = {"private": translator.push_to_hub("me/private", private=True, license
 results["public"] = hub.upload(folder, "me/public")
 results["origin"] = Translator.from_pretrained("me/public", device="cpu").saved.origin
 results["cached"] = hub.download("me/public")
+Translator.from_pretrained(sys.argv[2], device="cpu").push_to_hub("me/faces")
+faces = Translator.from_pretrained("me/faces", device="cpu").saved
+results["landmarks"] = faces.landmarks.fingerprint()
 
 def attempt(name, function, *args):
     try:
@@ -58,6 +61,7 @@ def session(tmp_path_factory):
     files = tmp_path_factory.mktemp("hub")
     model = tiny_model().without("D")
     folder.write(str(files / "model"), model, "# A model\n")
+    folder.write(str(files / "faces"), tiny_model(w_hpf=1.0).without("D"), "")
     with hub_server() as server:
         server.faults = {
             "me/gated": (403, "GatedRepo"), "me/missing": (404, "RepoNotFound"),
@@ -65,7 +69,7 @@ def session(tmp_path_factory):
         }  # fmt: skip
         client = {"HF_ENDPOINT": server.address, "HF_HOME": str(files / "home"), "HF_TOKEN": TOKEN}
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(files / "model")],
+            [sys.executable, "-c", SCRIPT, str(files / "model"), str(files / "faces")],
             env=os.environ | client | {"HF_HUB_DISABLE_XET": "1", "TMPDIR": str(files)},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -83,6 +87,12 @@ def test_an_uploaded_model_is_downloaded_as_it_was(session):
     assert sorted(p.name for p in cached.iterdir()) == ["config.json", "model.safetensors"]
     ours, theirs = open_model(str(files / "model")), open_model(str(cached))
     assert all(torch.equal(tensor, theirs.tensors[n]) for n, tensor in ours.tensors.items())
+
+
+def test_the_landmark_network_of_a_model_is_downloaded_with_it(session):
+    server, results, files = session
+    assert "landmarks.safetensors" in server.repositories["me/faces"]
+    assert results["landmarks"] == open_model(str(files / "faces")).landmarks.fingerprint()
 
 
 def test_a_translator_is_uploaded_with_its_card(session):
