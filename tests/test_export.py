@@ -9,10 +9,13 @@ import torch
 from PIL import Image
 
 from stargan_dist.data import sources
+from stargan_dist.data.index import read_index
+from stargan_dist.data.reader import ShardReader
 from stargan_dist.errors import UserError
 from stargan_dist.models import authors, folder, hub
 from stargan_dist.models.opening import open_model
 from stargan_dist.runs.scores import COMPARISON_FIELDS
+from stargan_dist.shards.build import build
 from tests.conftest import here
 from tests.helpers.models import tiny_model
 
@@ -71,6 +74,18 @@ def test_a_folder_is_exported_again(run, tmp_path):
     assert "There is no sample grid" in (tmp_path / "second" / "README.md").read_text()
     weights = [(tmp_path / f / "model.safetensors").read_bytes() for f in ("first", "second")]
     assert weights[0] == weights[1]
+
+
+def test_without_validation_images_there_is_no_grid(run, animals, tmp_path, monkeypatch):
+    build(str(animals), str(tmp_path / "set"), val_fraction=0)
+    index = read_index(str(tmp_path / "set"))
+    monkeypatch.setattr(
+        sources, "open_readers", lambda *_: [ShardReader(str(tmp_path / "set"), index, "val")]
+    )
+    done = here("export", run, tmp_path / "model")
+    assert done.stderr.startswith("the model card has no sample grid: ")
+    assert "domain cat has no images in split val" in done.stderr
+    assert "There is no sample grid" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_without_the_shards_there_is_no_grid(run, tmp_path, monkeypatch):

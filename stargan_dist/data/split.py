@@ -1,5 +1,6 @@
 """Images of a split in memory, as grids and small networks use them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,7 @@ from stargan_dist.data.fetch import fetch_in_order
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.sample import Sample
-from stargan_dist.errors import UserError
+from stargan_dist.errors import UserError, printable
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ def load_split(
 
     Raises:
         UserError: an image cannot be read or decoded; with `replace_unreadable`, none of its
-            domain.
+            domain; or a domain has no images in the split.
     """
     images, locations, paths = [], [], []
     numbers = _numbers(reader, first, per_domain, domains)
+    _check_not_empty(reader, {domain for domain, _ in numbers})
     wanted = (reader.locate(d, number % reader.num_images(d)) for d, number in numbers)
     for (domain, number), _ in zip(numbers, fetch_in_order(reader, wanted), strict=True):
         candidates = reader.num_images(domain) if replace_unreadable else 1
@@ -85,6 +87,17 @@ def _numbers(
         for domain in range(len(reader.index.domains[:domains]))
         for i in range(reader.num_images(domain) if per_domain is None else per_domain)
     ]
+
+
+def _check_not_empty(reader: ShardReader, domains: Iterable[int]) -> None:
+    """Raise UserError if a domain has no images in the split."""
+    for domain in domains:
+        if not reader.num_images(domain):
+            raise UserError(
+                f"{reader.url}: domain {printable(reader.index.domains[domain], 200)} has no "
+                f"images in split {reader.split}: name other pictures, or rebuild the shards with "
+                "some"
+            )
 
 
 def _load_next(

@@ -8,6 +8,7 @@ import pytest
 
 from stargan_dist.errors import UserError
 from stargan_dist.inference import examples
+from stargan_dist.shards.build import build
 from tests.helpers.models import tiny_model
 from tests.helpers.pictures import picture
 
@@ -28,6 +29,14 @@ def test_validation_images_of_the_first_run_that_has_them(shards):
 
 def test_shards_that_are_elsewhere_give_no_examples(shards, tmp_path):
     assert examples.validation_images([model_of(tmp_path / "moved")]) == []
+
+
+def test_shards_without_validation_images_give_no_examples(animals, tmp_path):
+    build(str(animals), str(tmp_path / "set"), val_fraction=0)
+    model = model_of(tmp_path / "set")
+    assert examples.validation_images([model]) == []
+    with pytest.raises(UserError, match=r"--sources: name pictures, .* no images in split val"):
+        examples.instead_of_sources(model)
 
 
 def test_examples_stand_for_sources_or_say_why_not(shards, tmp_path):
