@@ -111,10 +111,19 @@ def _of_files(location: str, outside: str) -> list[Source]:
     if not paths:
         where = f" outside {outside}" if outside else ""
         raise UserError(f"{location} has no images ({', '.join(SUFFIXES)}){where}")
-    counts = Counter(_stem(path) for path in paths)
-    names = [_stem(path) if counts[_stem(path)] == 1 else path for path in paths]
     return [
-        _of_file(storage.join(folder, path), name) for path, name in zip(paths, names, strict=True)
+        _of_file(storage.join(folder, path), name)
+        for path, name in zip(paths, _names(paths), strict=True)
+    ]
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """Return a name for each path: without its suffix if no other path or stem is equal to that."""
+    stems = [_stem(path) for path in paths]
+    counts = Counter([*stems, *paths])  # photo.jpg is the stem of photo.jpg.webp
+    return [
+        stem if counts[stem] == 1 + (stem == path) else path
+        for stem, path in zip(stems, paths, strict=True)
     ]
 
 

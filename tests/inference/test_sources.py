@@ -7,13 +7,27 @@ import pytest
 
 from stargan_dist.errors import UserError
 from stargan_dist.inference import sources
-from stargan_dist.inference.sources import AHEAD, READERS, Source, read_ahead, read_all
+from stargan_dist.inference.sources import (
+    AHEAD,
+    READERS,
+    Source,
+    list_sources,
+    read_ahead,
+    read_all,
+)
 
 MANY = 3 * AHEAD
 
 
 def numbered(read, count=MANY):
     return [Source(str(i), str(i), lambda i=i: read(i)) for i in range(count)]
+
+
+def test_all_names_differ(tmp_path):
+    for name in ("a.jpg", "a.jpg.webp", "a.png", "b.jpg", "c.jpg"):
+        (tmp_path / name).touch()
+    names = [source.name for source in list_sources(str(tmp_path))]
+    assert names == ["a.jpg", "a.jpg.webp", "a.png", "b", "c"]
 
 
 def test_pictures_come_in_order_and_several_are_read_at_a_time():
