@@ -1,6 +1,7 @@
 """Translation of folders: stable files, shared by processes, resumable."""
 
 import json
+import os
 import subprocess
 
 import numpy as np
@@ -144,6 +145,17 @@ def test_bad_pictures_are_listed_and_skipped(model, photos, tmp_path):
     assert {*digest(out)} == {"c_cat_seed0.jpg", "index.jsonl", "translation.json"}
     assert here("translate", model, sources, out, "--domain", "cat", "--format", "jpg",
                 code=1).stdout == done.stdout  # fmt: skip
+
+
+def test_a_picture_whose_name_is_not_utf8_is_listed_and_skipped(model, tmp_path):
+    sources, out = tmp_path / "sources", tmp_path / "out"
+    sources.mkdir()
+    for name in (b"a.png", b"caf\xe9.png"):
+        Image.new("RGB", (40, 40), "red").save(sources / os.fsdecode(name))
+    done = here("translate", model, sources, out, "--domain", "cat", code=1)
+    assert "1 of 2 pictures" in done.stdout
+    assert r"sources/caf\udce9.png: its name is not UTF-8: rename it" in done.stdout
+    assert {*digest(out)} == {"a_cat_seed0.png", "index.jsonl", "translation.json"}
 
 
 def test_references_name_the_outputs(model, photos, tmp_path):

@@ -16,7 +16,7 @@ from stargan_dist.config import DataConfig
 from stargan_dist.data.index import INDEX
 from stargan_dist.data.order import Location
 from stargan_dist.data.reader import ShardReader, open_reader
-from stargan_dist.errors import UserError, explained
+from stargan_dist.errors import UserError, explained, is_utf8, printable
 from stargan_dist.inference.pictures import read_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -138,7 +138,12 @@ def _split_pattern(location: str) -> tuple[str, str]:
 
 
 def _of_file(url: str, name: str) -> Source:
-    return Source(_safe(name), url, partial(read_image, url))
+    # Tables of outputs cannot hold such a name.
+    return Source(_safe(name), url, partial(read_image if is_utf8(url) else _refuse_name, url))
+
+
+def _refuse_name(url: str) -> Image.Image:
+    raise UserError(f"cannot read the image {printable(url)}: its name is not UTF-8: rename it")
 
 
 def _stem(path: str) -> str:
