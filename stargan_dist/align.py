@@ -67,7 +67,7 @@ def prepare(args: argparse.Namespace) -> Work:
         )
     points = tuple((x, y) for x, y in reference.tolist())
     face = read_face(args.face, reference)
-    settings = Settings(saved.fingerprint(), points, face, args.size, args.format)
+    settings = Settings(saved.fingerprint(), points, face, args.size, args.format, args.split)
     return Work(settings, args.landmarks, args.min_heat, args.out)
 
 

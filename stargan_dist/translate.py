@@ -70,7 +70,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     attributes = None if args.attributes is None else parse_attributes(args.attributes)
     return Settings(
         tuple(args.domain or ()), attributes, args.data_source, tuple(args.seeds),
-        tuple(args.references), args.strength, args.fit, args.format,
+        tuple(args.references), args.strength, args.fit, args.format, args.split,
     )  # fmt: skip
 
 

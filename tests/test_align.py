@@ -152,6 +152,15 @@ def test_other_settings_are_not_mixed(aligned, place, change, differing):
     assert expected in refused.stderr
 
 
+def test_outputs_of_other_photographs_are_not_mixed(place, tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        photograph(200, 200, placed(100, 100, 150, 0)).save(tmp_path / name / "a.png")
+    align(place, tmp_path / "out", photos=tmp_path / "first")
+    refused = align(place, tmp_path / "out", photos=tmp_path / "second", code=2)
+    assert f"has a.png of {tmp_path}/first/a.png, not of {tmp_path}/second/a.png" in refused.stderr
+
+
 def test_urls_and_a_reference_in_json(aligned, place):
     for path in (place / "photos").rglob("*.*"):
         name = path.relative_to(place / "photos")

@@ -124,6 +124,25 @@ def test_other_settings_are_not_mixed(translated, photos, model, options, differ
     assert f"with other settings ({differing} differ): name another folder" in refused.stderr
 
 
+def test_outputs_of_other_pictures_are_not_mixed(model, tmp_path, monkeypatch):
+    first, second, out = (tmp_path / name for name in ("first", "second", "out"))
+    for folder_of_one, colour in ((first, "red"), (second, "blue")):
+        folder_of_one.mkdir()
+        Image.new("RGB", (40, 40), colour).save(folder_of_one / "a.png")
+    here("translate", model, first, out, "--domain", "cat")
+    refused = here("translate", model, second, out, "--domain", "cat", code=2)
+    assert f"{out} has a_cat_seed0.png of {first}/a.png, not of {second}/a.png" in refused.stderr
+    monkeypatch.chdir(tmp_path)
+    assert "1 of 1 pictures" in here("translate", model, "first", out, "--domain", "cat").stdout
+
+
+def test_splits_of_shards_are_not_mixed(model, shards, tmp_path):
+    here("translate", model, shards, tmp_path, "--domain", "cat")
+    refused = here("translate", model, shards, tmp_path, "--domain", "cat", "--split", "train",
+                   code=2)  # fmt: skip
+    assert "with other settings (split differ): name another folder" in refused.stderr
+
+
 def test_another_model_is_not_mixed(translated, photos, tmp_path):
     folder.write(str(tmp_path / "model"), tiny_model(seed=1), "")
     refused = here("translate", tmp_path / "model", photos, translated, *OPTIONS, code=2)

@@ -30,6 +30,7 @@ class Settings:
         face: the landmarks that the alignment goes by.
         size: width and height of the outputs, in pixels.
         format: suffix of the outputs: jpg, png or webp.
+        split: of photographs that are in shards.
     """
 
     landmarks: str
@@ -37,6 +38,7 @@ class Settings:
     face: Face
     size: int
     format: str
+    split: str
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,13 @@ def align_all(work: Work, sources: Sequence[Source], num_processes: int) -> list
         for source, error in zip(missing, results, strict=True):
             errors |= {source.name: error} if error else {}
             progress.update(1)
-    lines = [
-        {"file": work.file(source), "source": source.origin}
-        for source in sources
-        if source.name not in errors
-    ]
-    output_folder.write_index(work.out, lines)
+    aligned = [source for source in sources if source.name not in errors]
+    output_folder.write_index(work.out, _lines(work, aligned))
     return [*errors.values()]
+
+
+def _lines(work: Work, sources: Sequence[Source]) -> list[dict[str, str]]:
+    return [{"file": work.file(source), "source": source.origin} for source in sources]
 
 
 def _missing(work: Work, sources: Sequence[Source]) -> list[Source]:
@@ -90,6 +92,8 @@ def _missing(work: Work, sources: Sequence[Source]) -> list[Source]:
     if len(missing) < len(sources) and SETTINGS not in existing:
         raise UserError(f"{out} has files of the names of the outputs: name another folder")
     output_folder.check_settings(out, SETTINGS, asdict(work.settings), "aligned pictures")
+    present = [source for source in sources if work.file(source) in existing]
+    output_folder.check_sources(out, _lines(work, present))
     return missing
 
 

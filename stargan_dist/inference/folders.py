@@ -45,6 +45,7 @@ class Settings:
         strength: of the style.
         fit: how pictures are fitted into a square.
         format: suffix of the outputs: jpg, png or webp.
+        split: of sources that are shards.
     """
 
     domains: tuple[str, ...] = ()
@@ -55,6 +56,7 @@ class Settings:
     strength: float = 1.0
     fit: str = "crop"
     format: str = "png"
+    split: str = "val"
 
 
 class Guide(NamedTuple):
@@ -167,8 +169,9 @@ def translate_all(work: Work, world: World) -> list[str]:
     Rank 0 writes the table of all outputs, `index.jsonl`, at the end.
 
     Raises:
-        UserError: an output cannot be written.
+        UserError: an output is there of another picture, or cannot be written.
     """
+    world.broadcast_from_main(lambda: _check_existing(work))
     chunks = work.chunks()
     errors = world.run_on_all_ranks(lambda: _translate_share(work, chunks, world))
     failed = dict(pair for pairs in world.all_gather(errors) for pair in pairs.items())
@@ -215,9 +218,18 @@ def _translate_chunk(
     return errors
 
 
+def _check_existing(work: Work) -> None:
+    lines = [line for line in _lines(work) if line["file"] in work.existing]
+    output_folder.check_sources(work.out, lines)
+
+
 def _write_index(work: Work, failed: Collection[str]) -> None:
-    """Write a line for each output, in the order of sources and guides."""
-    lines = [
+    output_folder.write_index(work.out, _lines(work, failed))
+
+
+def _lines(work: Work, failed: Collection[str] = ()) -> list[dict[str, str]]:
+    """Return a line for each output, in the order of sources and guides."""
+    return [
         {
             "file": guide.file_name(source, work.settings.format),
             "source": source.origin,
@@ -228,4 +240,3 @@ def _write_index(work: Work, failed: Collection[str]) -> None:
         if source.name not in failed
         for guide in work.guides.guides
     ]
-    output_folder.write_index(work.out, lines)

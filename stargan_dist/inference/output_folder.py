@@ -61,6 +61,32 @@ def check_settings(out: str, file: str, settings: Mapping[str, Any], outputs: st
         )
 
 
+def check_sources(out: str, lines: Iterable[Mapping[str, str]]) -> None:
+    """Check that outputs in a folder are those of the pictures that they would be made of now.
+
+    Args:
+        lines: of the table, for outputs that exist.
+
+    Raises:
+        UserError: the folder's table names another source, or cannot be read.
+    """
+    url = storage.join(out, INDEX)
+    try:
+        rows = storage.read_bytes(url).splitlines() if storage.exists(url) else []
+    except OSError as error:
+        raise explained(f"cannot read {url}: {error}", error) from error
+    found = (storage.decode_json(row, dict[str, str], url) for row in rows)
+    sources = {row.get("file", ""): row.get("source", "") for row in found}
+    for line in lines:
+        old, new = sources.get(line["file"], line["source"]), line["source"]
+        if old != new and _absolute(old) != _absolute(new):
+            raise UserError(f"{out} has {line['file']} of {old}, not of {new}: name another folder")
+
+
+def _absolute(location: str) -> str:
+    return str(storage.filesystem(location)[1])
+
+
 def write_image(url: str, image: Image.Image) -> None:
     """Write an image in the format of its suffix. Raises UserError if it cannot be written."""
     encoding = ENCODINGS[url.rpartition(".")[2]]
