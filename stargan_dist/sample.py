@@ -24,6 +24,7 @@ from stargan_dist.data.split import LoadedSplit
 from stargan_dist.errors import UserError, explained, run_command
 from stargan_dist.inference import grids
 from stargan_dist.inference.model import TrainedModel
+from stargan_dist.models import hub
 from stargan_dist.runs.checkpoint import step_name
 
 
@@ -213,14 +214,27 @@ def draw_grids(args: argparse.Namespace, translator: TrainedModel) -> dict[str, 
     return images
 
 
+def default_out(run: str) -> str:
+    """Return the folder of the grids of a model.
+
+    Raises:
+        UserError: the model is on the hub. A folder of its name would be taken for it from then on.
+    """
+    if hub.is_name(run) and not storage.exists(run):
+        raise UserError(
+            f"--out is missing: {run} is on the Hugging Face hub: name a folder for the grids"
+        )
+    return storage.join(run, "translations")
+
+
 def main() -> None:
     args = parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     translator = TrainedModel.load(args.run, args.checkpoint, device)
     storage.configure(translator.config.storage)
     check_arguments(args, translator)
+    out = args.out or default_out(args.run)
     images = draw_grids(args, translator)
-    out = args.out or storage.join(args.run, "translations")
     for name, image in images.items():
         url = storage.join(out, f"{name}_{step_name(translator.step)}.png")
         storage.write_bytes(url, grids.to_png(image))

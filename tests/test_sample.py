@@ -8,7 +8,7 @@ import pytest
 from stargan_dist.config import Config, DataConfig
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
-from stargan_dist.sample import check_arguments, parse_args, source_label
+from stargan_dist.sample import check_arguments, default_out, parse_args, source_label
 
 FACES = LabelSpace("faces", ("black", "blond", "male"), binary=True)
 KINDS = LabelSpace("kinds", ("cat", "dog"), key="kind")
@@ -55,6 +55,14 @@ def test_options_that_do_not_suit_the_run_are_rejected(options, message):
     translator = SimpleNamespace(labels=BOTH, guided_by_references=False, config=config)
     with pytest.raises(UserError, match=message):
         check_arguments(argparse.Namespace(**unset | options), translator)
+
+
+def test_grids_of_a_model_on_the_hub_need_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--out is missing: me/cats is on the Hugging Face hub"):
+        default_out("me/cats")
+    (tmp_path / "runs" / "cats").mkdir(parents=True)
+    assert default_out("runs/cats") == "runs/cats/translations"
 
 
 def parse(monkeypatch, *options):
