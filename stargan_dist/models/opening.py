@@ -35,12 +35,17 @@ def open_model(
         options: what files of the authors do not say.
 
     Raises:
-        UserError: there is no such model, or it is damaged.
+        UserError: there is no such model, it is damaged, or the options do not suit it.
     """
     options = options or Options()
     saved = _open(location.rstrip("/"), checkpoint, options, discriminator=discriminator)
     if not options.landmarks:
         return saved
+    if not saved.config.model.w_hpf:
+        raise UserError(
+            f"--landmarks: {saved.origin} was trained without the high-pass option (model.w_hpf), "
+            "which alone has a landmark network: leave it out"
+        )
     return replace(saved, landmarks=landmarks.read(options.landmarks))
 
 

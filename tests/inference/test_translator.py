@@ -15,7 +15,7 @@ from stargan_dist.errors import UserError
 from stargan_dist.inference import translator as module
 from stargan_dist.inference.model import TrainedModel
 from stargan_dist.models import folder, landmarks
-from tests.helpers.models import tiny_model
+from tests.helpers.models import tiny_landmarks, tiny_model
 from tests.helpers.pictures import picture
 
 SIZE = 32
@@ -236,6 +236,15 @@ def test_high_pass_models_need_a_landmark_network(tmp_path):
     assert [[o.tobytes() for o in each] for each in outputs[:1]] == [
         [o.tobytes() for o in outputs[1]]
     ]
+
+
+def test_other_models_take_no_landmark_network(tmp_path):
+    folder.write(str(tmp_path / "model"), tiny_model().without("D"), "")
+    landmarks.write(str(tmp_path / "l.safetensors"), tiny_landmarks())
+    with pytest.raises(UserError, match=r"--landmarks: .*model was trained without the high-pass"):
+        Translator.from_pretrained(
+            str(tmp_path / "model"), landmarks=str(tmp_path / "l.safetensors")
+        )
 
 
 def test_huge_pictures_are_refused_before_they_are_decoded(translator, tmp_path, monkeypatch):
