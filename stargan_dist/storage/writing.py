@@ -73,7 +73,7 @@ def published_file(url: str) -> Iterator[Path]:
     local = isinstance(fs, LocalFileSystem)
     folder, prefix = _staging_place(fs, fs._parent(path))
     folder.mkdir(parents=True, exist_ok=True)
-    staging = folder / f"{prefix}{Path(path).name}-{uuid.uuid4().hex[:8]}"
+    staging = folder / f"{prefix}{uuid.uuid4().hex}"  # the file's own name may be as long as can be
     try:
         yield staging
         if not staging.exists():

@@ -176,3 +176,9 @@ def test_the_parent_of_a_file_is_its_folder(url, folder):
 )
 def test_a_name_is_joined_to_a_url_with_one_slash(url, joined):
     assert storage.join(url, "x") == joined
+
+
+def test_a_file_may_have_the_longest_name(tmp_path):
+    name = "n" * 255
+    storage.write_bytes(str(tmp_path / name), b"data")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
