@@ -19,7 +19,7 @@ from torch import Tensor
 from stargan_dist import storage
 from stargan_dist.data import transforms
 from stargan_dist.data.labels import Labels
-from stargan_dist.data.sources import load_labelled_images, open_sources
+from stargan_dist.data.sources import DataSources, load_labelled_images, open_sources
 from stargan_dist.data.split import LoadedSplit
 from stargan_dist.errors import UserError, explained, run_command
 from stargan_dist.inference import grids
@@ -186,12 +186,23 @@ def check_arguments(args: argparse.Namespace, translator: TrainedModel) -> None:
         raise UserError("--data-source, --attributes: they describe images that --sources names")
 
 
+def check_labels(data_sources: DataSources, names: list[str]) -> None:
+    """Raise UserError if shards do not hold the labels of the networks: they were rebuilt."""
+    if data_sources.domains != names:
+        urls = ", ".join(reader.url for reader in data_sources.readers)
+        raise UserError(
+            f"the shards at {urls} hold the labels {', '.join(data_sources.domains)}; the networks "
+            f"were trained on {', '.join(names)}: name images (--sources, --references)"
+        )
+
+
 def draw_grids(args: argparse.Namespace, translator: TrainedModel) -> dict[str, Image.Image]:
     """Translate and return the grids by name: `latent`, and `reference` where it applies."""
     size, names = translator.config.model.image_size, translator.labels.names
 
     def validation_images(batch: int) -> LoadedSplit:
         data_sources = open_sources(translator.config.data, "val")
+        check_labels(data_sources, names)
         first = batch * args.count
         return load_labelled_images(data_sources, size, first=first, per_domain=args.count)
 

@@ -8,7 +8,13 @@ import pytest
 from stargan_dist.config import Config, DataConfig
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
 from stargan_dist.errors import UserError
-from stargan_dist.sample import check_arguments, default_out, parse_args, source_label
+from stargan_dist.sample import (
+    check_arguments,
+    default_out,
+    draw_grids,
+    parse_args,
+    source_label,
+)
 
 FACES = LabelSpace("faces", ("black", "blond", "male"), binary=True)
 KINDS = LabelSpace("kinds", ("cat", "dog"), key="kind")
@@ -63,6 +69,14 @@ def test_grids_of_a_model_on_the_hub_need_a_folder(tmp_path, monkeypatch):
         default_out("me/cats")
     (tmp_path / "runs" / "cats").mkdir(parents=True)
     assert default_out("runs/cats") == "runs/cats/translations"
+
+
+def test_validation_images_with_other_labels_are_rejected(shards):
+    config = Config(data=DataConfig(shards=shards))
+    translator = SimpleNamespace(labels=domain_labels(["dog", "cat", "rabbit"]), config=config)
+    message = "hold the labels cat, dog, rabbit; the networks were trained on dog, cat, rabbit"
+    with pytest.raises(UserError, match=message):
+        draw_grids(argparse.Namespace(sources=None, count=1), translator)
 
 
 def parse(monkeypatch, *options):
