@@ -9,6 +9,7 @@ exclusive group; --attributes gives the attributes of the images of --sources.
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,19 @@ def check_arguments(args: argparse.Namespace, translator: TrainedModel) -> None:
         raise UserError("--data-source, --attributes: they describe images that --sources names")
 
 
+def of_targets(references: LoadedSplit, targets: list[str] | None) -> LoadedSplit:
+    """Return the references of some domains. None: all."""
+    if not targets:
+        return references
+    kept = [i for i, y in enumerate(references.labels) if references.domains[y] in targets]
+    return replace(
+        references,
+        images=references.images[kept],
+        labels=references.labels[kept],
+        paths=[references.paths[i] for i in kept],
+    )
+
+
 def check_labels(data_sources: DataSources, names: list[str]) -> None:
     """Raise UserError if shards do not hold the labels of the networks: they were rebuilt."""
     if data_sources.domains != names:
@@ -219,7 +233,7 @@ def draw_grids(args: argparse.Namespace, translator: TrainedModel) -> dict[str, 
         references = (
             load_references(args.references, names, size)
             if args.references
-            else validation_images(1)
+            else of_targets(validation_images(1), args.targets)
         )
         images["reference"] = grids.reference_grid(translator, sources, references)
     return images

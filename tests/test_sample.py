@@ -4,14 +4,17 @@ import argparse
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from stargan_dist.config import Config, DataConfig
 from stargan_dist.data.labels import Labels, LabelSpace, domain_labels
+from stargan_dist.data.split import LoadedSplit
 from stargan_dist.errors import UserError
 from stargan_dist.sample import (
     check_arguments,
     default_out,
     draw_grids,
+    of_targets,
     parse_args,
     source_label,
 )
@@ -77,6 +80,16 @@ def test_validation_images_with_other_labels_are_rejected(shards):
     message = "hold the labels cat, dog, rabbit; the networks were trained on dog, cat, rabbit"
     with pytest.raises(UserError, match=message):
         draw_grids(argparse.Namespace(sources=None, count=1), translator)
+
+
+def test_references_of_the_chosen_targets_are_shown():
+    images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    split = LoadedSplit(images, torch.tensor([0, 0, 1, 2]), [*"wxyz"], ["cat", "dog", "fox"])
+    chosen = of_targets(split, ["fox", "cat"])
+    assert chosen.labels.tolist() == [0, 0, 2]
+    assert chosen.images[:, 0, 0, 0].tolist() == [0, 1, 3]
+    assert chosen.paths == [*"wxz"]
+    assert of_targets(split, None) is split
 
 
 def parse(monkeypatch, *options):
