@@ -6,6 +6,7 @@ It listens on this machine alone, unless --host names another address.
 
 import argparse
 
+from stargan_dist import storage
 from stargan_dist.data import transforms
 from stargan_dist.errors import run_command
 from stargan_dist.inference import examples, page_server
@@ -56,6 +57,7 @@ def load(args: argparse.Namespace) -> dict[str, Translator]:
     translators = {}
     for name in args.model:
         saved = open_model(name, args.checkpoint, options=options)
+        storage.configure(saved.config.storage)  # for the validation images of a run
         translators[name] = Translator(saved, batch_size=args.batch_size)
         print(f"{saved.origin}: {len(saved.labels.names)} labels", flush=True)
     return translators

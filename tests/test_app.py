@@ -54,3 +54,11 @@ def test_numbers_have_limits(model, option, value, expected):
 def test_the_batch_size_is_that_of_each_model(model, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["app", str(model), "--batch-size", "3"])
     assert [each.batch_size for each in app.load(app.parse_args()).values()] == [3]
+
+
+def test_the_stores_of_a_run_are_configured(model, monkeypatch):
+    configured = []
+    monkeypatch.setattr(app.storage, "configure", configured.append)
+    monkeypatch.setattr(sys, "argv", ["app", str(model)])
+    (translator,) = app.load(app.parse_args()).values()
+    assert configured == [translator.saved.config.storage]
