@@ -129,7 +129,7 @@ class ModelConfig:
     DRIT: 64)."""
     max_width: NonNegativeInt = 0
     """Channels double with each downsampling, up to this number; 0: the paper's, 512 (StarGAN:
-    2048)."""
+    2048). In StarGAN, CycleGAN, MUNIT and DRIT it bounds those of D alone."""
     latent_dim: NonNegativeInt = 0
     """Length of a latent z; 0: the paper's, 16 (MUNIT, DRIT: 8)."""
     style_dim: PositiveInt = 64

@@ -104,7 +104,7 @@ class PatchGAN(nn.Module):
         super().__init__()
         widths = [min(width * 2**i, max_width) for i in range(4)]
         strides = (2, 2, 1)
-        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
         for (a, b), stride in zip(pairwise(widths), strides, strict=True):
             layers += [nn.Conv2d(a, b, 4, stride, 1), nn.InstanceNorm2d(b), nn.LeakyReLU(0.2)]
         self.trunk = Trunk(*layers)

@@ -40,6 +40,12 @@ def test_d_scores_patches_of_70_pixels():
     assert rows.max() - rows.min() + 1 == 70
 
 
+def test_no_layer_of_d_is_wider_than_the_largest_width():
+    D = cyclegan.PatchGAN(64, 32)
+    assert {m.out_channels for m in D.trunk if isinstance(m, nn.Conv2d)} == {32}
+    assert D(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+
+
 @pytest.mark.parametrize(("size", "blocks"), [(32, 6), (128, 6), (256, 9)])
 def test_networks_equal_the_paper_layer_by_layer(size, blocks):
     torch.manual_seed(0)
