@@ -63,6 +63,7 @@ def test_later_files_override_earlier_ones_and_the_command_line_overrides_files(
         (["--data.workers", "-1"], "data.workers"),
         (["--optim.ema", "1"], "optim.ema"),
         (["--optim.betas", "[0, 1.5]"], "optim.betas"),
+        (["--optim.weight_decay", "-1"], "optim.weight_decay"),
         (["--loss.ds_iter", "0"], "loss.ds_iter"),
         (["--run", ""], "--run"),
         (["--data.shards", ""], "--data.shards"),

@@ -49,6 +49,7 @@ def _training_rules(config: Config) -> list[Rule]:
          "optim.lr, optim.lr_mapping, optim.lr_content: must be positive"),
         (optim.ema is None or 0 <= optim.ema < 1, "optim.ema: must be in [0, 1)"),
         (all(0 <= beta < 1 for beta in optim.betas or ()), "optim.betas: each must be in [0, 1)"),
+        ((optim.weight_decay or 0) >= 0, "optim.weight_decay: must not be negative; 0 is off"),
         (config.model.w_hpf >= 0, "model.w_hpf: must not be negative; 0 is off"),
         (not optim.decay_end or 0 <= (optim.decay_begin or 0) < optim.decay_end,
          "optim.decay_begin: must not be negative, and must be less than optim.decay_end"),
