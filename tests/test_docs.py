@@ -76,6 +76,15 @@ def test_names_in_the_documentation_exist(page):
     assert [f"{owner}.{member}" for owner, member in members if not is_member(owner, member)] == []
 
 
+def test_commands_name_files_before_the_options_that_override_them():
+    """A file after an option overrides it: a command would train another run than it names."""
+    files = [path for f in ("configs", "launchers", "slurm") for path in (ROOT / f).rglob("*.*")]
+    for path in (*PAGES, *files):
+        text = re.sub(r"\\\n[#\s]*", "", path.read_text())
+        for options in re.findall(r"-m stargan_dist\.(?:train|pairs|memory)\b([^\n`]*)", text):
+            assert not re.search(r"--(?!config )[\w.]+ [^-].*--config ", options), (path, options)
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/inference.md"])
 def test_examples_in_python_translate_images(page, finished_run, animals, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

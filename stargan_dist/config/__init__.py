@@ -1,7 +1,8 @@
-"""The configuration of a run: typed, from defaults < YAML files < command line.
+"""The configuration of a run: typed, from defaults, YAML files and options; the last one wins.
 
-`--config a.yaml --config b.yaml --optim.lr 2e-4`; `--print_config` prints the result. The resolved
-configuration is written into the run folder, and a resumed run must agree with it.
+`--config a.yaml --config b.yaml --optim.lr 2e-4`; `--print_config` prints the result. A file after
+an option overrides it. The resolved configuration is written into the run folder, and a resumed run
+must agree with it.
 """
 
 from stargan_dist.config.fields import (
