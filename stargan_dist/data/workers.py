@@ -7,7 +7,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from stargan_dist.config import StorageConfig
 from stargan_dist.errors import LOADER_ENDED, SHARED_MEMORY_FULL, OutsideFault, UserError
 
 RANK_ENDS_SECONDS = 2.0  # until a killed rank has gone, after its connections were reset
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 T = TypeVar("T")
 
@@ -29,7 +32,7 @@ def _init_worker(storage_config: StorageConfig, _worker_id: int) -> None:
     """
     storage.configure(storage_config)
     sys.excepthook = _report_unless_rank_ended
-    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    for signal_number in STOP_SIGNALS:
         signal.signal(signal_number, signal.SIG_IGN)
     threading.Thread(target=_end_with_rank, name="end-with-rank", daemon=True).start()
 
@@ -82,6 +85,23 @@ def open_loader(
     )
 
 
+@contextmanager
+def _signals_blocked(loader: DataLoader[Any]) -> Iterator[None]:
+    """Block signals while workers are started, which inherit the mask: none can end them.
+
+    A spawned worker ignores signals only after its imports, and the server of forked ones, without
+    which they end, never does.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        if loader.num_workers and loader.multiprocessing_context.get_start_method() != "fork":
+            resource_tracker.ensure_running()  # its start unblocks some of them
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def iterate(loader: DataLoader[T]) -> Generator[T, None, None]:
     """Iterate over a loader. Its workers end when the generator is closed or fails.
 
@@ -92,7 +112,8 @@ def iterate(loader: DataLoader[T]) -> Generator[T, None, None]:
     """
     iterator: Iterator[T] | None = None
     try:
-        iterator = iter(loader)
+        with _signals_blocked(loader):
+            iterator = iter(loader)
         yield from iterator
     except UserError as error:
         kind = type(error)

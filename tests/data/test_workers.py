@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -47,6 +48,43 @@ def test_a_killed_worker_is_explained_in_one_line(start_method, end):
         list(iterate(loader))
     with pytest.raises(OutsideFault, match=KILLED):
         raise as_user_error(caught.value)
+
+
+def signal_loader(number):
+    """Send a signal to every process that a loader has started, as a scheduler does."""
+    for process in psutil.Process().children(recursive=True):
+        if not any("resource_tracker" in word for word in process.cmdline()):
+            process.send_signal(number)
+
+
+@pytest.mark.parametrize(
+    ("start_method", "number"),
+    [
+        ("forkserver", signal.SIGTERM),
+        ("spawn", signal.SIGUSR1),
+        pytest.param("forkserver", signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param("spawn", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
+def test_no_signal_to_all_processes_ends_a_worker(monkeypatch, start_method, number):
+    """Neither a worker that still imports, nor the server that forks them."""
+    start = DataLoader.__iter__
+
+    def start_and_signal(loader):
+        iterator = start(loader)
+        signal_loader(number)
+        return iterator
+
+    monkeypatch.setattr(DataLoader, "__iter__", start_and_signal)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    loader = open_loader(
+        Items(int), [[i] for i in range(8)], default_collate, workers=1, start_method=start_method
+    )
+    batches = iterate(loader)
+    next(batches)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    signal_loader(number)
+    assert len(list(batches)) == 7
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError()])
