@@ -78,7 +78,8 @@ def initialise(
     if checkpoint_state:
         state.restore(checkpoint_state)
     elif spec.config.init.model:
-        table = world.run_on_all_ranks(lambda: state.inherit(_initial_model(spec.config.init)))
+        model = world.broadcast_from_main(lambda: _initial_model(spec.config.init))
+        table = world.run_on_all_ranks(lambda: state.inherit(model))
         if world.is_main:
             logger.info("initial weights from %s\n%s", spec.config.init.model, table)
     engine = make_engine(spec.config, state.parts, world)

@@ -42,3 +42,10 @@ def test_all_ranks_resume_from_the_step_that_rank_0_reads(train, run_of_two, tmp
     result = train(run, processes=2, driver=DIFFERING, RANK_1_SEES="2")
     assert "steps 4 to 6" in result.stderr + result.stdout
     assert_same_bits(run, run_of_two)
+
+
+def test_all_ranks_start_from_the_model_that_rank_0_reads(train, run_of_two, tmp_path):
+    """Another rank may see another state of it, or nothing: here a step that is not there."""
+    steps = ("--steps", "1", "--monitor.sample_every", "0")
+    options = ("--init", str(run_of_two), *steps)
+    train(tmp_path / "run", *options, processes=2, driver=DIFFERING, RANK_1_SEES="7")
