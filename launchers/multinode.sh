@@ -37,6 +37,7 @@
 # fault of storage, a disk or a machine, after which the same command may succeed; otherwise the exit
 # code of the machine that failed first.
 set -euo pipefail
+unset CDPATH # with it, `cd` searches other folders and prints what it found
 
 # [USER@]MACHINE. A name is a word of ssh's command line, where it must not be an option, and the name
 # of a log file.

@@ -262,6 +262,22 @@ def test_when_a_machine_fails_the_others_receive_a_control_message(tmp_path, cod
     assert command.endswith(r" '--' '-m' 'x' 'it'\''s'") and "SECRET" not in command
 
 
+def test_the_virtual_environment_is_that_of_the_current_folder(tmp_path):
+    """Whatever folders CDPATH names."""
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        (folder / ".venv").mkdir(parents=True)
+    (tmp_path / "hosts").write_text("one")
+    (tmp_path / "rsh").write_text('#!/bin/sh\necho "$2" >command\n')
+    (tmp_path / "rsh").chmod(0o755)
+    env = os.environ | {"STARGAN_RSH": "./rsh", "CDPATH": f"{tmp_path / 'elsewhere'}:."}
+    env.pop("STARGAN_VENV", None)
+    subprocess.run(
+        [SCRIPT, "hosts", "-m", "x"], cwd=tmp_path, env=env, check=True, capture_output=True,
+        timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+    assert f" && exec '{tmp_path}/.venv/bin/python' '-m' " in (tmp_path / "command").read_text()
+
+
 @pytest.mark.parametrize("full", ["logs", "both"])
 def test_output_that_cannot_be_written_does_not_change_the_exit_code(tmp_path, full):
     """The limit of the size of files makes every write to a log fail, as a full disk does."""
