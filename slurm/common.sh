@@ -252,10 +252,13 @@ requeue() {
 
 # After a failure, or a stop without progress: requeue the job if that may help, but not forever.
 handle_failure() {
-  local before=$1 after=$2
-  echo "$START_LOGS: exit code $CODE, from step $before to $after" >>"$FAILURES"
-  if (($(wc -l <"$FAILURES") > ${STARGAN_MAX_FAILURES:-3})); then
+  local before=$1 after=$2 counted=yes
+  local failure="$START_LOGS: exit code $CODE, from step $before to $after"
+  { echo "$failure" >>"$FAILURES"; } 2>/dev/null || counted= # a full disk
+  if [[ $counted ]] && (($(wc -l <"$FAILURES") > ${STARGAN_MAX_FAILURES:-3})); then
     log "failed too often: $(cat "$FAILURES")"
+  elif [[ ! $counted ]] && ((after <= before)); then # it could fail so forever
+    log "failed, and $FAILURES cannot be written, which counts failures: not requeued"
   elif [[ $STEP_UNKNOWN ]]; then
     requeue "the check of the saved step took more than $BESIDE_SECONDS s"
   elif ((after > before)); then

@@ -127,6 +127,18 @@ def test_faults_of_the_outside_are_bounded_as_other_failures(shell, tmp_path):
     assert done.requeues == 3
 
 
+@pytest.mark.parametrize(("after", "requeues"), [(4, 0), (8, 1)])
+def test_failures_that_cannot_be_counted_requeue_a_job_that_advances(
+    shell, tmp_path, after, requeues
+):
+    """Such as on a full disk. Without progress the number of requeues would have no limit."""
+    (tmp_path / "failures").mkdir()
+    done = shell(f"CODE=74; handle_failure 4 {after}")
+    assert (done.returncode, done.requeues) == (0 if requeues else 74, requeues)
+    unwritable = "failed, and failures cannot be written, which counts failures: not requeued"
+    assert (unwritable in done.stdout) == (not requeues)
+
+
 @pytest.mark.parametrize("state", ["COMPLETING", "PREEMPTED", "NODE_FAIL"])
 def test_a_job_that_slurm_ends_or_requeues_is_not_requeued(shell, state):
     done = shell("CODE=75; exit_if_slurm_decided; requeue stopped", STATE=state)
