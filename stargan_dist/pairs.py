@@ -162,7 +162,7 @@ def main() -> int:
     stop_with_launcher()
     setup_logging()
     args, options = parse_args()
-    config, _ = configure(options, PROGRAM)
+    config, _ = configure(options, PROGRAM, take_settings({**os.environ}))  # the training's own
     storage.configure(config.storage)
     domains = read_domains(config)
     selected = select(pairs.list_pairs(config.run, domains), args.index)

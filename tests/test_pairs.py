@@ -192,6 +192,14 @@ def test_the_steps_of_one_pair_are_told_in_the_words_of_status(pair_runs, shards
     assert told == of_run
 
 
+def test_settings_of_the_launcher_count_as_for_any_training(shards, tmp_path):
+    """An option may need one of them."""
+    of_set = options(tmp_path / "set", shards, "--engine.offload_optimizer", "true")
+    launcher = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    told = here("pairs", "--list", "--index", 0, *of_set, **launcher).stdout
+    assert told.startswith("0 of 2 steps saved in ")
+
+
 # Errors.
 
 
