@@ -1,8 +1,6 @@
 """Direction of imports: from the command lines through the rooms of the package to `errors`."""
 
 import ast
-import configparser
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -165,11 +163,3 @@ def test_benchmarks_experiments_and_baselines_do_not_import_tests():
     for folder in ("benchmarks", "experiments", "baselines"):
         for path in (PACKAGE.parent / folder).glob("*.py"):
             assert not any(name.split(".")[0] == "tests" for name in imports(path)), path
-
-
-def test_no_torch_that_may_be_installed_lacks_is_exporting():
-    """torch 2.6 does, and every pass of a `PerDomain` calls it."""
-    setup = configparser.ConfigParser(interpolation=None)
-    setup.read(PACKAGE.parent / "setup.cfg")
-    lowest = re.search(r"^torch>=(\d+)\.(\d+)$", setup["options"]["install_requires"], re.M)
-    assert (int(lowest[1]), int(lowest[2])) >= (2, 7)
