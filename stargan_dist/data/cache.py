@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ from stargan_dist.storage import with_retries
 
 DOWNLOAD_LOCKS = 64
 PARTIAL = ".partial"
+# Names of the cache's files. Other files of its folder are neither counted nor removed.
+FILE_NAME = re.compile(rf"[0-9a-f]{{64}}({re.escape(PARTIAL)})?")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -57,7 +60,7 @@ class ShardCache:
 
     Args:
         folder: local folder, created if it is missing. Several caches may share it.
-        limit_bytes: bound of all files in the folder. Downloads in progress count; several at once
+        limit_bytes: bound of the shards in the folder. Downloads in progress count; several at once
             may exceed it for a time.
     """
 
@@ -138,7 +141,7 @@ class ShardCache:
             for entry in entries:  # a Path for each takes twice as long
                 # Another process may just have finished its download and renamed the file.
                 with suppress(FileNotFoundError):
-                    if not entry.name.startswith(".lock"):
+                    if FILE_NAME.fullmatch(entry.name):
                         stat = entry.stat()
                         files.append(CachedFile(entry.name, stat.st_size, stat.st_mtime))
         return files

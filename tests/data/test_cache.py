@@ -134,7 +134,7 @@ def test_processes_share_a_cache_that_is_too_small(tmp_path):
 def test_partial_files_of_killed_processes_are_evicted(tmp_path):
     cache = ShardCache(str(tmp_path / "cache"), 150)
     cache.folder.mkdir()
-    leftover = cache.folder / "0.partial"
+    leftover = cache.folder / f"{'0' * 64}.partial"
     leftover.write_bytes(b"x" * 100)
     url = str(tmp_path / "a.tar")
     shard = write_shard(url, b"y" * 100)
@@ -144,6 +144,22 @@ def test_partial_files_of_killed_processes_are_evicted(tmp_path):
     cache.discard(url, shard)
     cache.read_range(url, shard, 0, 1)
     assert not leftover.exists()
+
+
+def test_other_files_in_the_folder_are_neither_counted_nor_removed(tmp_path):
+    cache = ShardCache(str(tmp_path / "disk"), 150)
+    (cache.folder / "folder").mkdir(parents=True)
+    others = [cache.folder / name for name in ("thesis.tex", "download.partial", "0.tar")]
+    for path in others:
+        path.write_bytes(b"x" * 200)
+        os.utime(path, (1, 1))
+    urls = [str(tmp_path / f"{i}.tar") for i in range(2)]
+    shards = [write_shard(url, bytes([i]) * 100) for i, url in enumerate(urls)]
+    for url, shard in zip(urls, shards, strict=True):
+        cache.read_range(url, shard, 0, 1)
+    cache.remove_abandoned()
+    assert all(path.exists() for path in others)
+    assert [cache.has(url, shard) for url, shard in zip(urls, shards, strict=True)] == [False, True]
 
 
 def test_a_full_disk_of_the_cache_is_not_the_fault_of_a_shard(tmp_path, monkeypatch):

@@ -132,7 +132,7 @@ def test_the_file_that_is_read_last_is_removed_first_whenever_it_was_used(make_f
     for seconds, file in enumerate(order):  # those that are read last were used last
         os.utime(filler.cache.folder / file.name, (seconds, seconds))
     (filler.cache.folder / order[0].name).unlink()
-    of_another_training = filler.cache.folder / "unused"  # goes before all of this one
+    of_another_training = filler.cache.folder / ("a" * 64)  # goes before all of this one
     of_another_training.write_bytes(bytes(SHARD_BYTES))
     os.utime(of_another_training, (10_000, 10_000))
     filler.missing_files()
@@ -144,7 +144,7 @@ def test_the_file_that_is_read_last_is_removed_first_whenever_it_was_used(make_f
 
 def test_files_that_another_training_uses_are_not_removed(make_filler):
     filler = make_filler(limit_bytes=5 * SHARD_BYTES)
-    used, unused = (filler.cache.folder / name for name in ("used", "unused"))
+    used, unused = (filler.cache.folder / (letter * 64) for letter in "ab")
     for path in (used, unused):
         path.write_bytes(bytes(SHARD_BYTES))
     os.utime(unused, (1, 1))
