@@ -119,7 +119,8 @@ def cached_pass(
     burst = 0.0
     for begin, interval in intervals(reads, slots):
         ahead = [shard for _, shard in slots.next_shards(begin)]
-        kept = [numbers[s] for s in ahead[: how_many_fit(ahead, int(limit_bytes))]]
+        fit = how_many_fit((s.bytes for s in ahead), int(limit_bytes))
+        kept = [numbers[s] for s in ahead[:fit]]
         missing = [number for number in kept if not cached[number]]
         arrived = missing[: int(np.searchsorted(np.cumsum(sizes[missing]), interval_bytes))]
         ranges += int((~cached[interval]).sum())

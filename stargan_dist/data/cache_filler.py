@@ -36,6 +36,8 @@ STOP_SECONDS = 2.0
 RETRY_SECONDS = 600.0  # after which a failed download is tried again
 # For so long after a read, a file of another training counts as in use.
 OTHERS_SECONDS = 600.0
+# The processes of a training do not leave a window of shards at the same moment.
+LATE_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +71,10 @@ class CacheFiller:
         for reader, shard in slots.next_shards(0):
             url = storage.join(reader.url, shard.name)
             self._files[reader, shard] = File(cache.name(url, shard), url, shard)
-        self._names = {file.name for file in self._files.values()}
         self._order: dict[str, int] = {}  # name of a file -> its number among those read next
         self._kept: set[str] = set()  # names of the files that are read next, as many as fit
+        # Name of a file that this training downloaded -> time at which it was last kept.
+        self._own: dict[str, float] = {}
         self._downloading = ""  # name of the file that this process is downloading
         self._failed: dict[str, float] = {}  # name of a file -> time of the failure
         self._stopped = threading.Event()
@@ -91,7 +94,8 @@ class CacheFiller:
             self.cache.remove_partial(self._downloading)
 
     def _run(self) -> None:
-        training = hashlib.sha256(repr((sorted(self._names), self.slots.seed)).encode())
+        names = sorted(file.name for file in self._files.values())
+        training = hashlib.sha256(repr((names, self.slots.seed)).encode())
         lock = FileLock(self.cache.folder / f".lock-fill-{training.hexdigest()[:16]}", timeout=0)
         while not self._stopped.wait(POLL_SECONDS):  # the first batches come first
             with suppress(Timeout), lock:
@@ -118,13 +122,24 @@ class CacheFiller:
     def missing_files(self) -> list[File]:
         """Return the files to be downloaded: of those that are read next, as many as fit."""
         present = self.cache.files()
-        others = sum(f.bytes for f in present if f.name not in self._names and _is_in_use(f))
+        names = {file.name for file in present}
+        self._own |= dict.fromkeys(self._kept & self._own.keys(), time.time())
+        others = {f.name: f.bytes for f in present if self._others_use(f)}
         files = self.next_files()
+        is_first = not self._order
         self._order = {file.name: number for number, file in enumerate(files)}
-        kept = files[: how_many_fit((f.shard for f in files), self.cache.limit_bytes - others)]
+        sizes = (0 if f.name in others else f.shard.bytes for f in files)
+        kept = files[: how_many_fit(sizes, max(0, self.cache.limit_bytes - sum(others.values())))]
         self._kept = {file.name for file in kept}
-        absent = self._kept - {f.name for f in present} - self._recently_failed()
+        if is_first:  # an earlier process of this training may have downloaded them
+            self._own = dict.fromkeys(self._kept & names, time.time())
+        absent = self._kept - names - self._recently_failed()
         return [file for file in kept if file.name in absent]
+
+    def _others_use(self, file: CachedFile) -> bool:
+        """Return True for a file that another training, maybe of the same dataset, reads again."""
+        own_use_ended = self._own.get(file.name, 0.0) + LATE_SECONDS
+        return file.in_progress or file.used > max(time.time() - OTHERS_SECONDS, own_use_ended)
 
     def _recently_failed(self) -> set[str]:
         after = time.monotonic() - RETRY_SECONDS
@@ -135,6 +150,7 @@ class CacheFiller:
         try:
             read_blocks = partial(self._read_blocks, file)
             self.cache.download(file.url, file.shard, self._eviction, read_blocks).close()
+            self._own[file.name] = time.time()
         except _StoppedError:
             return
         except (OSError, UserError) as error:
@@ -151,8 +167,7 @@ class CacheFiller:
     def _eviction(self, present: list[CachedFile]) -> list[CachedFile]:
         if self._stopped.is_set():  # another try would begin after `stop` has removed the file
             raise _StoppedError
-        expendable = (f for f in present if f.name not in self._kept)
-        unused = [f for f in expendable if f.name in self._names or not _is_in_use(f)]
+        unused = [f for f in present if f.name not in self._kept and not self._others_use(f)]
         # Those of other trainings come first, then those that are read last.
         last = len(self._order)
         return sorted(unused, key=lambda f: (-self._order.get(f.name, last), f.used))
@@ -166,11 +181,6 @@ class CacheFiller:
                 yield block
 
 
-def how_many_fit(shards: Iterable[Shard], limit_bytes: int) -> int:
-    """Return how many shards, from the first one on, have at most `limit_bytes` together."""
-    return sum(1 for total in accumulate(s.bytes for s in shards) if total <= limit_bytes)
-
-
-def _is_in_use(file: CachedFile) -> bool:
-    """Return True for a file that its training, another one than this, is going to read again."""
-    return file.in_progress or time.time() - file.used < OTHERS_SECONDS
+def how_many_fit(sizes: Iterable[int], limit_bytes: int) -> int:
+    """Return how many sizes, from the first one on, are at most `limit_bytes` together."""
+    return sum(1 for total in accumulate(sizes) if total <= limit_bytes)

@@ -66,13 +66,15 @@ def make_filler(tmp_path):
     shards = {domain: [write(folder, domain, i) for i in range(SHARDS)] for domain in "01"}
     index = Index([*shards], {"train": shards}, "")
 
-    def make(limit_bytes=UNLIMITED):
+    def make(limit_bytes=UNLIMITED, seed=3):
         cache = ShardCache(str(tmp_path / "cache"), limit_bytes)
         cache.folder.mkdir(exist_ok=True)
         sources = DataSources(
             [ShardReader(str(folder), index, "train", cache)], domain_labels(index.domains)
         )
-        slots = Slots(sources, 3, image_size=8, latent_dim=1, batch_size=4, with_references=False)
+        slots = Slots(
+            sources, seed, image_size=8, latent_dim=1, batch_size=4, with_references=False
+        )
         return CacheFiller(slots, cache)
 
     return make
@@ -155,6 +157,23 @@ def test_files_that_another_training_uses_are_not_removed(make_filler):
     filler.slot = 2 * SHARDS * SHARD_SAMPLES // 2  # the files of this training are not needed
     assert fill(filler)
     assert used.exists()
+
+
+def test_trainings_of_one_dataset_do_not_remove_what_the_other_one_reads(make_filler):
+    """Together they want more than fits: each gets a part, and nothing is downloaded twice."""
+    limit_bytes = 40 * SHARD_BYTES
+    fillers = [make_filler(limit_bytes, seed) for seed in (3, 4)]
+    urls = [url for _ in range(100) for filler in fillers for url in fill(filler, 1)]
+    assert len(urls) == len(set(urls)) == 40
+    assert sum(file.bytes for file in fillers[0].cache.files()) == limit_bytes
+
+
+def test_shards_of_an_ended_window_make_room_beside_another_training(make_filler):
+    fillers = [make_filler(20 * SHARD_BYTES, seed) for seed in (3, 4)]
+    for filler in fillers:
+        fill(filler)
+    fillers[0].slot = 2 * SHARDS * SHARD_SAMPLES // 2
+    assert fill(fillers[0])
 
 
 def test_a_shard_that_cannot_be_cached_is_reported_once_and_the_others_follow(make_filler, caplog):
