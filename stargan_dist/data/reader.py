@@ -252,7 +252,7 @@ def open_readers(config: DataConfig, split: str) -> list[ShardReader]:
 
     Raises:
         UserError: there are no shards, or not the pair of domains; the cache is too small to be
-            useful, or not writable.
+            useful, not local, or not writable.
     """
     urls = [source.shards for source in config.all_sources.values()]
     indexes = {url: _read_index(url, config.pair) for url in urls}
@@ -288,6 +288,8 @@ def _open_cache(config: DataConfig, indexes: Iterable[Index]) -> ShardCache | No
     """Return the configured cache, if any."""
     if not config.cache:
         return None
+    if not storage.is_local(config.cache):
+        raise UserError(f"data.cache: {config.cache} is no local folder: name one of this machine")
     storage.check_writable(config.cache)
     limit = int(config.cache_gib * 2**30)
     largest = max((shard.bytes for index in indexes for shard in index.shards()), default=0)
@@ -296,7 +298,8 @@ def _open_cache(config: DataConfig, indexes: Iterable[Index]) -> ShardCache | No
             f"data.cache_gib: {config.cache_gib} GiB cannot hold the largest shard, which has "
             f"{largest / 2**30:.2g} GiB: raise it, or leave data.cache empty"
         )
-    return ShardCache(config.cache, limit)
+    _, folder = storage.filesystem(config.cache)  # without `~` and `file://`
+    return ShardCache(folder, limit)
 
 
 def working_set_bytes(index: Index, split: str) -> int:

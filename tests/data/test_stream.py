@@ -221,6 +221,22 @@ def test_a_cache_smaller_than_the_working_set_requires_reading_ahead(shards, tmp
             open_reader(config, "train")
 
 
+@pytest.mark.parametrize("cache", ["~/cache", "file://{home}/cache", "{home}/cache"])
+def test_a_cache_is_where_its_setting_says(shards, tmp_path, monkeypatch, cache):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    reader = open_reader(DataConfig(shards, cache=cache.format(home=tmp_path)), "train")
+    reader.read(Location(0, 0, 0))
+    assert reader.cache.files()
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_cache_in_a_store_is_rejected(shards):
+    with pytest.raises(UserError, match=r"data\.cache: memory://cache is no local folder"):
+        open_reader(DataConfig(shards, cache="memory://cache"), "train")
+    assert not storage.exists("memory://cache")
+
+
 # Faults.
 
 

@@ -155,6 +155,13 @@ def test_ranges_end_at_the_end_of_the_file(base):
     assert storage.read_range(url, 8, 12) == b"89"
 
 
+def test_a_path_may_begin_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    storage.write_bytes("~/set/file", b"0123456789")
+    assert storage.read_bytes("~/set/file") == b"0123456789"
+    assert storage.read_range("~/set/file", 3, 6) == b"345"
+
+
 def test_blocks_add_up_to_the_file(base, monkeypatch):
     monkeypatch.setattr(reading, "BLOCK_BYTES", 4)
     url = storage.join(base, "file")
