@@ -245,6 +245,7 @@ class ShardCache:
 
 def _read(file: BinaryIO, begin: int, end: int) -> bytes:
     with file:
-        os.utime(file.fileno())  # marks it as the most recently used
+        with suppress(PermissionError):  # another user's file
+            os.utime(file.fileno())  # marks it as the most recently used
         file.seek(begin)
         return file.read(end - begin)

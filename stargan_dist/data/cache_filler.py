@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from itertools import accumulate
 from multiprocessing.util import Finalize
@@ -98,8 +97,14 @@ class CacheFiller:
         training = hashlib.sha256(repr((names, self.slots.seed)).encode())
         lock = FileLock(self.cache.folder / f".lock-fill-{training.hexdigest()[:16]}", timeout=0)
         while not self._stopped.wait(POLL_SECONDS):  # the first batches come first
-            with suppress(Timeout), lock:
-                self._fill()
+            try:
+                with lock:
+                    self._fill()
+            except Timeout:  # another process fills
+                continue
+            except OSError as error:  # of the folder, its locks or its list: no shard is at fault
+                logger.warning("the cache %s is not filled: %s", self.cache.folder, error)
+                self._stopped.wait(RETRY_SECONDS)
 
     def _fill(self) -> None:
         self.cache.remove_abandoned()

@@ -162,6 +162,17 @@ def test_other_files_in_the_folder_are_neither_counted_nor_removed(tmp_path):
     assert [cache.has(url, shard) for url, shard in zip(urls, shards, strict=True)] == [False, True]
 
 
+def test_files_of_another_user_are_read(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    url = str(tmp_path / "a.tar")
+    shard = write_shard(url, b"x" * 100)
+    cache = ShardCache(str(tmp_path / "cache"), 1000)
+    assert cache.read_range(url, shard, 0, 2) == cache.read_cached(url, shard, 0, 2) == b"xx"
+
+
 def test_a_full_disk_of_the_cache_is_not_the_fault_of_a_shard(tmp_path, monkeypatch):
     """The disk is found full when the download is flushed."""
     storage.configure(RETRY_AT_ONCE)

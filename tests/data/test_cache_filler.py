@@ -201,6 +201,25 @@ def test_one_process_of_a_node_fills_and_another_one_takes_over(make_filler, mon
     second.stop()
 
 
+def test_a_fault_of_the_folder_is_reported_and_filling_goes_on(make_filler, monkeypatch, caplog):
+    for name in ("POLL_SECONDS", "RETRY_SECONDS"):
+        monkeypatch.setattr(cache_filler, name, 0.01)
+    filler = make_filler()
+    faults = [PermissionError("the lock of another user")]
+    lock = cache_filler.FileLock.acquire
+
+    def acquire(self, *args, **options):
+        if "fill" in str(self.lock_file) and faults:
+            raise faults.pop()
+        return lock(self, *args, **options)
+
+    monkeypatch.setattr(cache_filler.FileLock, "acquire", acquire)
+    filler.start()
+    wait_for(filler.cache.files)
+    filler.stop()
+    assert "is not filled: the lock of another user" in caplog.text
+
+
 def wait_for(condition):
     """Wait until a condition holds."""
     deadline = time.monotonic() + 60
