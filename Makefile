@@ -105,7 +105,7 @@ ablation: $(DEMO)/shards/index.json
 	$(BIN)/python experiments/ablation.py
 
 schedules: $(DEMO)/shards/index.json
-	$(BIN)/python experiments/schedules.py --budgets fast:0.75
+	$(BIN)/python experiments/schedules.py
 
 comparison: $(DEMO)/shards/index.json
 	$(BIN)/python experiments/comparison.py
