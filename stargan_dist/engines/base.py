@@ -182,9 +182,8 @@ def _start_accelerator(plugins: dict[str, DeepSpeedPlugin] | None) -> Accelerato
     # The reference-guided step leaves F and E unused. find_unused_parameters also keeps DDP's
     # buckets as they are first built: rebuilt buckets sum in another order, and a resumed run of
     # three or more ranks would differ in the last bits. Never static_graph: with R1 the ranks
-    # diverge without an error. Buffers are constants, and writing to them between two forwards of
-    # one backward pass is an error before torch 2.9.
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    # diverge without an error.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(
         device_placement=False,
         mixed_precision="no",
