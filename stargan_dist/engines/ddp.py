@@ -21,8 +21,8 @@ class DDP(Engine):
             name: self.accelerator.prepare_model(module, evaluation_mode=world.size == 1)
             for name, module in parts.loss_modules.items()
         }
-        # Buffers are constants, and torch 2.8 takes an exchange between two forwards of one backward
-        # pass for a change of them. As an argument of DDP this is deprecated.
+        # Buffers are constants, and torch 2.8 takes an exchange between two forwards of one
+        # backward pass for a change of them. As an argument of DDP this is deprecated.
         for module in self._modules.values():
             module.broadcast_buffers = False
         self._optimizers = {
