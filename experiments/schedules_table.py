@@ -1,7 +1,7 @@
 """Comparison of schedules: means over seeds, the table, and the curves of the charts.
 
-All functions are pure. They take the figures of runs: `row` (a schedule, or a schedule trained for
-half the FLOPs), `seed`, and `checkpoints` in the order of their steps, each with `step`, `images`,
+All functions are pure. They take the figures of runs: `row` (a schedule, or a schedule with a
+budget), `seed`, and `checkpoints` in the order of their steps, each with `step`, `images`,
 `train_seconds`, `accuracy` and `MEASURES`. Only evaluated checkpoints, such as the last one, have
 `demo_fid` and `demo_lpips`.
 """
@@ -50,7 +50,7 @@ MEASURES = {
 SECONDS = "train_seconds"
 # Of the charts. The accuracy is the mean of those by latents and by references.
 CURVES = {"accuracy": "right species", "demo_fid": "demo_fid"}
-AXES = {"images": "images seen", "tflop": "TFLOP", "train_seconds": "seconds of training"}
+AXES = {"images": "images seen", "tflop": "TFLOP", SECONDS: "seconds of training"}
 
 
 class Estimate(NamedTuple):
@@ -159,7 +159,7 @@ def table(runs: Sequence[Figures], gflop: Mapping[str, float]) -> str:
         gflop: GFLOP per image of each schedule, and of the `literal` iteration.
     """
     heads = ["schedule", "seeds", "GFLOP per image", "/ literal", f"/ {REFERENCE}", "images",
-             "seconds of training", *(measure.heading for measure in MEASURES.values()),
+             AXES[SECONDS], *(measure.heading for measure in MEASURES.values()),
              f"as good as {REFERENCE}", "not measurably worse"]  # fmt: skip
     rows = [row for row in gflop if row != "literal"]
     lines = [heads, ["---"] * len(heads), *(table_line(runs, gflop, row) for row in rows)]

@@ -24,18 +24,18 @@ PAIRS = ["cat-dog", "cat-rabbit", "dog-rabbit"]
 STEPS = 2
 
 
-def options(folder, shards, *others):
+def options(folder, shards, *extra):
     """Return the options of the fixture `pair_runs` for another folder, and further ones."""
-    return [*Trainer(shards).options(folder), *PAIR_OPTIONS, *others]
+    return [*Trainer(shards).options(folder), *PAIR_OPTIONS, *extra]
 
 
-def rows(folder, shards, *others):
+def rows(folder, shards, *extra):
     """Return the plan as JSON."""
-    return json.loads(here("pairs", *options(folder, shards, *others), "--json").stdout)
+    return json.loads(here("pairs", *options(folder, shards, *extra), "--json").stdout)
 
 
-def states(folder, shards, *others):
-    return [row["state"] for row in rows(folder, shards, *others)]
+def states(folder, shards, *extra):
+    return [row["state"] for row in rows(folder, shards, *extra)]
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_a_plan_names_all_pairs_and_trains_none(shards, tmp_path):
 
 
 def test_a_pair_is_trained_as_a_run_of_two_domains(pair_runs, shards, train, tmp_path):
-    others = ["--data.pair", "[cat, rabbit]", "--run", str(tmp_path / "run")]
-    here("train", *options("replaced", shards, *others))
+    extra = ["--data.pair", "[cat, rabbit]", "--run", str(tmp_path / "run")]
+    here("train", *options("replaced", shards, *extra))
     assert_same_bits(pair_runs / "cat-rabbit", tmp_path / "run")
     assert json.loads((pair_runs / "pairs.json").read_text()) == {"domains": SPECIES}
 
@@ -185,19 +185,19 @@ def test_a_number_trains_one_pair_alone(shards, tmp_path):
     assert states(tmp_path / "set", shards) == ["not begun", "not begun", "finished"]
 
 
-def test_the_steps_of_one_pair_are_told_in_the_words_of_status(pair_runs, shards):
-    told = here("pairs", "--list", "--index", 1, *options(pair_runs, shards)).stdout
-    assert told == f"2 of 2 steps saved in {pair_runs}/cat-rabbit\n"
+def test_the_steps_of_one_pair_are_reported_in_the_words_of_status(pair_runs, shards):
+    output = here("pairs", "--list", "--index", 1, *options(pair_runs, shards)).stdout
+    assert output == f"2 of 2 steps saved in {pair_runs}/cat-rabbit\n"
     of_run = here("status", *options(pair_runs / "cat-rabbit", shards)).stdout
-    assert told == of_run
+    assert output == of_run
 
 
 def test_settings_of_the_launcher_count_as_for_any_training(shards, tmp_path):
     """An option may need one of them."""
-    of_set = options(tmp_path / "set", shards, "--engine.offload_optimizer", "true")
+    set_options = options(tmp_path / "set", shards, "--engine.offload_optimizer", "true")
     launcher = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
-    told = here("pairs", "--list", "--index", 0, *of_set, **launcher).stdout
-    assert told.startswith("0 of 2 steps saved in ")
+    output = here("pairs", "--list", "--index", 0, *set_options, **launcher).stdout
+    assert output.startswith("0 of 2 steps saved in ")
 
 
 # Errors.
@@ -209,31 +209,31 @@ def error(*args, **env):
     return text
 
 
-def test_a_number_without_a_pair_is_told(shards, tmp_path):
-    told = error("--index", 3, *options(tmp_path / "set", shards))
-    assert "--index: there is no pair 3, the last one is 2" in told
+def test_a_number_without_a_pair_is_rejected(shards, tmp_path):
+    output = error("--index", 3, *options(tmp_path / "set", shards))
+    assert "--index: there is no pair 3, the last one is 2" in output
 
 
 def test_another_configuration_is_refused_before_anything_is_trained(pair_runs, shards, in_process):
-    told = error(*options(pair_runs, shards, "--loss.cyc", 5, "--steps", 3))
-    assert "cat-dog was trained with another configuration (loss.cyc was 10.0, is 5.0)" in told
+    output = error(*options(pair_runs, shards, "--loss.cyc", 5, "--steps", 3))
+    assert "cat-dog was trained with another configuration (loss.cyc was 10.0, is 5.0)" in output
     assert in_process[0] == []
 
 
 def test_ranks_do_not_each_train_all_pairs(shards, tmp_path):
-    told = error(*options(tmp_path / "set", shards), WORLD_SIZE="2", RANK="0")
-    assert "start it without a launcher" in told
+    output = error(*options(tmp_path / "set", shards), WORLD_SIZE="2", RANK="0")
+    assert "start it without a launcher" in output
 
 
 def test_data_sources_have_no_pairs_of_domains(tmp_path):
-    told = error("--config", ROOT / "configs" / "joint.yaml", "--run", tmp_path, "--list")
-    assert "data.sources" in told
+    output = error("--config", ROOT / "configs" / "joint.yaml", "--run", tmp_path, "--list")
+    assert "data.sources" in output
 
 
 def test_one_domain_has_no_pair(shards, tmp_path):
     write_index(str(tmp_path / "shards"), read_index(shards).of_domains(["cat"]))
-    told = error(*options(tmp_path / "set", tmp_path / "shards"), "--list")
-    assert "has one domain, and a pair needs two" in told
+    output = error(*options(tmp_path / "set", tmp_path / "shards"), "--list")
+    assert "has one domain, and a pair needs two" in output
 
 
 # The set as one translator.
@@ -248,8 +248,8 @@ def evaluated(pair_runs, tmp_path_factory):
     return folder, [evaluate(run, folder.parent / "cache") for run in runs]
 
 
-def evaluate(run, cache, *others, code=0):
-    arguments = ("--run", run, "--protocol", "demo", "--cache", cache, "--json", *others)
+def evaluate(run, cache, *extra, code=0):
+    arguments = ("--run", run, "--protocol", "demo", "--cache", cache, "--json", *extra)
     printed = here("evaluate", *arguments, code=code)
     assert code == 0, printed.stderr
     return json.loads(printed.stdout)[0]
@@ -267,29 +267,29 @@ METRICS = ["demo_fid", "demo_kid", "demo_lpips"]
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_table_of_a_set_is_that_of_its_pairs(evaluated, metric):
     """CycleGAN has no latents, so each pair's own run has the same outputs."""
-    _, (of_set, *of_pairs) = evaluated
+    _, (set_result, *pair_results) = evaluated
     by_direction = {}
-    for result in of_pairs:
+    for result in pair_results:
         by_direction |= values(result, metric, "latent")
     assert by_direction.keys() == set(permutations(SPECIES, 2))
-    assert values(of_set, metric, "latent") == pytest.approx(by_direction, rel=1e-9)
+    assert values(set_result, metric, "latent") == pytest.approx(by_direction, rel=1e-9)
     mean = np.mean([*by_direction.values()])
-    assert of_set["means"][f"{metric}_latent"] == pytest.approx(mean, rel=1e-9)
+    assert set_result["means"][f"{metric}_latent"] == pytest.approx(mean, rel=1e-9)
 
 
 def test_the_bound_of_a_set_is_the_mean_over_its_domains(evaluated):
-    _, (of_set, *of_pairs) = evaluated
+    _, (set_result, *pair_results) = evaluated
     by_domain = {}
-    for result in of_pairs:
+    for result in pair_results:
         by_domain |= values(result, "demo_fid", "real")
     assert len(by_domain) == 3
     expected = np.mean([*by_domain.values()])
-    assert of_set["means"]["demo_fid_real"] == pytest.approx(expected, rel=1e-9)
-    assert of_set["score"] == of_set["means"]["demo_fid_latent"]
+    assert set_result["means"]["demo_fid_real"] == pytest.approx(expected, rel=1e-9)
+    assert set_result["score"] == set_result["means"]["demo_fid_latent"]
 
 
-def test_an_evaluated_set_is_told_and_not_measured_again(evaluated, shards):
-    folder, (of_set, *_) = evaluated
+def test_an_evaluated_set_is_reported_and_not_measured_again(evaluated, shards):
+    folder, (set_result, *_) = evaluated
     assert states(folder, shards) == ["evaluated"] * 3
     arguments = (
         "--run",
@@ -301,18 +301,21 @@ def test_an_evaluated_set_is_told_and_not_measured_again(evaluated, shards):
         "--json",
     )
     again = here("evaluate", *arguments)
-    assert json.loads(again.stdout) == [of_set]
+    assert json.loads(again.stdout) == [set_result]
     assert "sources" not in again.stderr
 
 
 def test_a_set_is_compared_with_a_run_of_all_domains(evaluated, finished_run, tmp_path):
-    folder, (of_set, *_) = evaluated
+    folder, (set_result, *_) = evaluated
     shutil.copytree(finished_run, tmp_path / "f")
     evaluate(tmp_path / "f", folder.parent / "cache")
     groups = json.loads(here("evaluate", "--compare", folder, tmp_path / "f", "--json").stdout)
     assert len(groups) == 1
     assert [row["run"] for row in groups[0]["rows"]] == [str(folder), str(tmp_path / "f")]
-    assert groups[0]["rows"][0]["means"]["demo_fid_latent"][0] == of_set["means"]["demo_fid_latent"]
+    assert (
+        groups[0]["rows"][0]["means"]["demo_fid_latent"][0]
+        == set_result["means"]["demo_fid_latent"]
+    )
     assert groups[0]["domains"] == SPECIES
 
 
@@ -321,8 +324,8 @@ def test_pairs_that_were_trained_differently_are_no_set(evaluated, shards, tmp_p
     shutil.copytree(folder, tmp_path / "set")
     shutil.rmtree(tmp_path / "set" / "dog-rabbit")
     here("pairs", "--index", 2, *options(tmp_path / "set", shards, "--seed", 1))
-    told = here("evaluate", "--run", tmp_path / "set", "--protocol", "demo", code=2).stderr
-    assert "dog-rabbit was not trained as" in told and "(seed was 0, is 1)" in told
+    output = here("evaluate", "--run", tmp_path / "set", "--protocol", "demo", code=2).stderr
+    assert "dog-rabbit was not trained as" in output and "(seed was 0, is 1)" in output
 
 
 def test_pairs_of_a_recipe_with_styles_are_measured_by_latents_and_references(
@@ -341,11 +344,11 @@ def test_pairs_of_a_recipe_with_styles_are_measured_by_latents_and_references(
         return encode(self, model, label, images)
 
     monkeypatch.setattr(Collector, "reference_conditioning", record)
-    of_set = evaluate(folder, cache)
+    set_result = evaluate(folder, cache)
     assert encoded == [(name, name) for name in SPECIES for _ in range(2)]  # by each of its pairs
     of_pair = evaluate(folder / "cat-dog", cache)
     for guide in ("latent", "reference"):
-        measured = values(of_set, "demo_fid", guide)
+        measured = values(set_result, "demo_fid", guide)
         assert measured.keys() == set(permutations(SPECIES, 2))
         expected = values(of_pair, "demo_fid", guide)
         assert {names: measured[names] for names in expected} == pytest.approx(expected, rel=1e-9)

@@ -129,19 +129,20 @@ class CacheFiller:
         present = self.cache.files()
         names = {file.name for file in present}
         self._own |= dict.fromkeys(self._kept & self._own.keys(), time.time())
-        others = {f.name: f.bytes for f in present if self._others_use(f)}
+        used_by_others = {f.name: f.bytes for f in present if self._is_used_by_others(f)}
         files = self.next_files()
         is_first = not self._order
         self._order = {file.name: number for number, file in enumerate(files)}
-        sizes = (0 if f.name in others else f.shard.bytes for f in files)
-        kept = files[: how_many_fit(sizes, max(0, self.cache.limit_bytes - sum(others.values())))]
+        sizes = (0 if f.name in used_by_others else f.shard.bytes for f in files)
+        room_bytes = max(0, self.cache.limit_bytes - sum(used_by_others.values()))
+        kept = files[: how_many_fit(sizes, room_bytes)]
         self._kept = {file.name for file in kept}
         if is_first:  # an earlier process of this training may have downloaded them
             self._own = dict.fromkeys(self._kept & names, time.time())
         absent = self._kept - names - self._recently_failed()
         return [file for file in kept if file.name in absent]
 
-    def _others_use(self, file: CachedFile) -> bool:
+    def _is_used_by_others(self, file: CachedFile) -> bool:
         """Return True for a file that another training, maybe of the same dataset, reads again."""
         own_use_ended = self._own.get(file.name, 0.0) + LATE_SECONDS
         return file.in_progress or file.used > max(time.time() - OTHERS_SECONDS, own_use_ended)
@@ -172,7 +173,7 @@ class CacheFiller:
     def _eviction(self, present: list[CachedFile]) -> list[CachedFile]:
         if self._stopped.is_set():  # another try would begin after `stop` has removed the file
             raise _StoppedError
-        unused = [f for f in present if f.name not in self._kept and not self._others_use(f)]
+        unused = [f for f in present if f.name not in self._kept and not self._is_used_by_others(f)]
         # Those of other trainings come first, then those that are read last.
         last = len(self._order)
         return sorted(unused, key=lambda f: (-self._order.get(f.name, last), f.used))
