@@ -103,41 +103,45 @@ def scheduled_iteration(networks, optimizers, batch, weights, lambda_ds, row, it
 
     Args:
         row: a `Schedule`; only what it says is used: which networks step once for both guides, and
-            the terms that are left out of most iterations, and weigh more in the others. They take
-            turns: the n-th of them is due n iterations earlier, and of the second guide of a joint
-            step one iteration earlier.
+            whether an iteration has one guide alone, and the terms that are left out of most
+            iterations, and weigh more in the others. They take turns: the n-th of them is due n
+            iterations earlier, and of the second guide one iteration earlier.
         iteration: the number of earlier iterations.
 
     Returns:
         Every loss term that counts, under the name that the project gives it.
     """
 
-    def factor(name, position=0):
+    both = ("latent", "reference")
+    guides = (both[iteration % 2],) if row.alternating else both
+
+    def factor(name, guide=None):
         k = row.every.get(name, 1)
-        turn = iteration + 1 + position + (list(row.every).index(name) if k > 1 else 0)
+        iterations = iteration // 2 if row.alternating and guide else iteration
+        position = both.index(guide) if guide else 0
+        turn = iterations + 1 + position + (list(row.every).index(name) if k > 1 else 0)
         return k if turn % k == 0 else 0
 
-    guides = ("latent", "reference")
     found = {}
-    for joint in [guides] if row.joint_discriminator else [("latent",), ("reference",)]:
+    for joint in [guides] if row.joint_discriminator else [(guide,) for guide in guides]:
         each = [_discriminator_terms(networks, batch, guide, no_masks) for guide in joint]
         terms = {name: sum(t[name] for t in each) / len(each) for name in each[0]}
         reg = factor("reg") * weights.reg * terms["reg"]
         _step(networks, optimizers, terms["real"] + terms["fake"] + reg, ("D",))
         found |= {f"D/{'+'.join(joint)}/{name}": terms[name] for name in terms if factor(name)}
-    for joint in [guides] if row.joint_generator else [("latent",), ("reference",)]:
+    for joint in [guides] if row.joint_generator else [(guide,) for guide in guides]:
         gradients = dict.fromkeys(LATENT_STEPS, ())
-        for i, guide in enumerate(joint):
+        for guide in joint:
             terms = _generator_terms(networks, batch, guide, no_masks)
             loss = terms["adv"] + weights.sty * terms["sty"]
-            loss = loss - factor("ds", i) * lambda_ds * terms["ds"]
-            loss = loss + factor("cyc", i) * weights.cyc * terms["cyc"]
+            loss = loss - factor("ds", guide) * lambda_ds * terms["ds"]
+            loss = loss + factor("cyc", guide) * weights.cyc * terms["cyc"]
             for letter in LATENT_STEPS if guide == "latent" else ("G",):
                 parameters = [*networks[letter].parameters()]
                 gradient = torch.autograd.grad(loss, parameters, retain_graph=True)
                 before = gradients[letter] or [0] * len(parameters)
                 gradients[letter] = [a + b for a, b in zip(before, gradient, strict=True)]
-            found |= {f"G/{guide}/{name}": terms[name] for name in terms if factor(name, i)}
+            found |= {f"G/{guide}/{name}": terms[name] for name in terms if factor(name, guide)}
         for letter, gradient in gradients.items():
             for parameter, g in zip(networks[letter].parameters(), gradient, strict=False):
                 parameter.grad = g

@@ -95,7 +95,7 @@ def count_gflop(
     It is the mean over the iterations in which every network steps and every term is computed.
     """
     objective = Objective(recipe, networks, labels, schedule, masks)
-    steps = objective.schedule.period * recipe.discriminator_steps
+    steps = objective.period
     with FlopCount() as counter:
         if literal:
             weights = resolve(Config()).config.loss

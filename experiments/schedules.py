@@ -1,11 +1,12 @@
 """Measure the quality that each schedule keeps, on the drawn animals.
 
-    python experiments/schedules.py [--schedules published sparse …] [--budgets fast:0.75 …]
+    python experiments/schedules.py [--schedules published sparse …] [--budgets fast:0.5 …]
         [--seeds 5] [--out build/schedules]
 
 A schedule is a row of objectives/schedules.py: what an iteration computes, and when. Each is
 trained as the demo (configs/demo.yaml) for equal numbers of images. `--budgets` trains some once
-more, for the images that they see with a share of the FLOPs of that training under `published`.
+more, for the images that they see with a share of the FLOPs of that training under `published`, and
+at other learning rates if asked: `published:0.5:2` has half of the images and twice the rates.
 Runs of one seed see the same samples in the same order. The demo's judge (demo_quality.py) measures
 a checkpoint every `--every` steps, and the protocol `demo` measures distance and diversity at the
 end.
@@ -60,6 +61,7 @@ from iteration_flops import count_gflop
 
 from baselines.networks import make_plain
 from stargan_dist import config as configs
+from stargan_dist.config import Config
 from stargan_dist.data.index import read_index
 from stargan_dist.errors import run_command
 from stargan_dist.nets.masks import no_masks
@@ -75,12 +77,18 @@ JUDGED = 5  # checkpoints of a run, unless --every is given
 # What is trained.
 
 
+def demo_config() -> Config:
+    """Return the configuration of the demo."""
+    return configs.parse(["--config", str(DEMO)])
+
+
 class Training(NamedTuple):
     """A row of the experiment.
 
     Attributes:
         schedule: a key of SCHEDULES.
         steps: its length.
+        rates: a factor of the learning rates.
         every: steps between judged checkpoints.
         evaluate_every: steps between evaluations.
     """
@@ -89,6 +97,21 @@ class Training(NamedTuple):
     steps: int
     every: int
     evaluate_every: int
+    rates: float = 1.0
+
+
+class Budget(NamedTuple):
+    """A training for a share of the FLOPs of one under `published`."""
+
+    schedule: str
+    share: float
+    rates: float = 1.0
+
+    @property
+    def row(self) -> str:
+        """The name of its row."""
+        rates = f"-rates-{self.rates:g}" if self.rates != 1 else ""
+        return f"{self.schedule}-{self.share:g}{rates}"
 
 
 def plan_trainings(args: argparse.Namespace, gflop: Mapping[str, float]) -> dict[str, Training]:
@@ -96,17 +119,16 @@ def plan_trainings(args: argparse.Namespace, gflop: Mapping[str, float]) -> dict
     full = {
         name: Training(name, args.steps, args.every, args.evaluate_every) for name in args.schedules
     }
-    limited = {
-        f"{name}-{share:g}": limited_training(name, share * args.steps, gflop)
-        for name, share in args.budgets
+    return full | {
+        budget.row: limited_training(budget, args.steps, gflop) for budget in args.budgets
     }
-    return full | limited
 
 
-def limited_training(schedule: str, steps: float, gflop: Mapping[str, float]) -> Training:
-    """Return a training with at most the FLOPs of one of `steps` steps under `published`."""
-    every = max(int(steps * gflop[REFERENCE] / gflop[schedule] / JUDGED), 1)
-    return Training(schedule, every * JUDGED, every, every * JUDGED)
+def limited_training(budget: Budget, steps: int, gflop: Mapping[str, float]) -> Training:
+    """Return a training with at most its share of the FLOPs of `steps` steps under `published`."""
+    ratio = gflop[REFERENCE] / gflop[budget.schedule]
+    every = max(int(budget.share * steps * ratio / JUDGED), 1)
+    return Training(budget.schedule, every * JUDGED, every, every * JUDGED, budget.rates)
 
 
 # One run.
@@ -114,12 +136,16 @@ def limited_training(schedule: str, steps: float, gflop: Mapping[str, float]) ->
 
 def training_options(run: Run, training: Training, shards: str) -> list[str]:
     """Return the training's command line: the demo's, with checkpoints to judge."""
-    schedule, steps, every, evaluate_every = training
+    schedule, steps, every, evaluate_every, rates = training
+    demo = demo_config().optim
+    assert demo.lr is not None
+    assert demo.lr_mapping is not None
     settings = {
         "run": run.folder, "seed": run.seed, "steps": steps, "schedule": schedule,
         "loss.ds_iter": steps, "data.shards": shards, "monitor.sample_every": 0,
         "checkpoint.every": every, "checkpoint.keep_every": every, "checkpoint.keep_last": 1,
         "evaluation.every": evaluate_every, "evaluation.protocol": PROTOCOL,
+        "optim.lr": rates * demo.lr, "optim.lr_mapping": rates * demo.lr_mapping,
     }  # fmt: skip
     return command_line([DEMO], settings)
 
@@ -133,7 +159,7 @@ def judge_run(run: Run, steps: int, shards: str) -> Figures:
 
 def measure(run: Run, step: int, shards: str) -> dict[str, float]:
     """Return the figures of a checkpoint."""
-    images = step * configs.parse(["--config", str(DEMO)]).batch_size
+    images = step * demo_config().batch_size
     return {
         "step": step,
         "images": images,
@@ -180,7 +206,7 @@ def train_seconds(folder: Path, images: int) -> float:
 @cache
 def count_flops(schedules: tuple[str, ...], domains: int) -> dict[str, float]:
     """Count the GFLOP per image of schedules, and of the `literal` iteration, for the demo."""
-    model = configs.parse(["--config", str(DEMO)]).model
+    model = demo_config().model
     with torch.device("meta"):
         networks = starganv2_networks(domains, model)
         batch = random_batch(model.image_size, domains, 1)
@@ -206,12 +232,13 @@ def report(runs: Sequence[Run], steps: int, gflop: dict[str, float], out: Path) 
     return text
 
 
-def parse_budget(text: str) -> tuple[str, float]:
-    """Parse a schedule and a share of FLOPs, as in `fast:0.75`."""
-    schedule, _, share = text.partition(":")
-    if schedule not in SCHEDULES or not float(share) > 0:
+def parse_budget(text: str) -> Budget:
+    """Parse a schedule, a share of FLOPs, and maybe a factor of rates, as in `fast:0.5:2`."""
+    schedule, *numbers = text.split(":")
+    budget = Budget(schedule, *map(float, numbers))
+    if schedule not in SCHEDULES or not min(budget.share, budget.rates) > 0:
         raise ValueError
-    return schedule, float(share)
+    return budget
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -222,8 +249,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="SCHEDULE", help=f"some of {', '.join(SCHEDULES)} (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--budgets", nargs="*", type=parse_budget, default=[], metavar="SCHEDULE:SHARE",
-        help=f"schedules to train also for a share of the FLOPs of {REFERENCE} (default: none)",
+        "--budgets", nargs="*", type=parse_budget, default=[], metavar="SCHEDULE:SHARE[:RATES]",
+        help=f"schedules to train also for a share of the FLOPs of {REFERENCE}, and with a factor "
+        "of the rates (default: none)",
     )  # fmt: skip
     parser.add_argument(
         "--every", type=int, help=f"steps between judged checkpoints (default: 1/{JUDGED} of all)"
@@ -246,7 +274,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     domains = len(read_index(args.shards).domains)  # fails early if there are no shards
     print("counting FLOPs", flush=True)
     gflop = count_flops(
-        tuple(dict.fromkeys((REFERENCE, *args.schedules, *dict(args.budgets)))), domains
+        tuple(dict.fromkeys((REFERENCE, *args.schedules, *(b.schedule for b in args.budgets)))),
+        domains,
     )
     trainings = plan_trainings(args, gflop)
     by_row = {row: gflop[training.schedule] for row, training in trainings.items()}

@@ -348,9 +348,8 @@ class Config:
         "published", "summed", "lazy", "joint", "joint_lazy", "sparse", "fast", "exact"
     ] = "published"
     """What an iteration computes (docs/engines.md). published: a step of D and of the generator for
-    each guide. Others cost less, fast about half (their quality: docs/benchmarks.md). Summed and
-    those after lazy have one generator step, which ZeRO 3 needs. (exact: former name of
-    published.)"""
+    each guide. Others cost less, fast a third (their quality: docs/benchmarks.md). Summed, joint,
+    joint_lazy and sparse are those that ZeRO 3 accepts. (exact: former name of published.)"""
     engine: EngineConfig = field(default_factory=EngineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)

@@ -8,7 +8,7 @@ from stargan_dist.config.values import flat, to_dict
 from stargan_dist.errors import UserError, is_utf8, printable
 
 # Schedules of objectives/schedules.py with one step of the generator an iteration.
-ONE_GENERATOR_STEP = ("summed", "joint", "joint_lazy", "sparse", "fast")
+ONE_GENERATOR_STEP = ("summed", "joint", "joint_lazy", "sparse")
 
 MAX_ERROR = 1000  # characters of an error, which may show a value of a file
 

@@ -5,7 +5,7 @@ The order is known beforehand (data/order.py), and any sample can be read by its
 load it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
@@ -194,7 +194,8 @@ class Slots(Dataset[LoaderOutput]):
         image_size: width and height of the images, in pixels.
         latent_dim: length of a latent.
         batch_size: size of the global batch: the number of slots of a step.
-        with_references: load reference images, whose domain is y_trg.
+        reference_turns: whether successive steps of a data source load reference images, whose
+            domain is y_trg, again and again.
         targets: choice of y_trg, a key of `TARGETS`.
         crop: random crop of an image.
         fast_decoding: decode plain JPEGs faster (`transforms.load_augmented`).
@@ -210,19 +211,20 @@ class Slots(Dataset[LoaderOutput]):
         latent_dim: int,
         batch_size: int,
         *,
-        with_references: bool = True,
+        reference_turns: Sequence[bool] = (True,),
         targets: str = DRAWN,
         crop: transforms.Crop = transforms.RANDOM_CROP,
         fast_decoding: bool = False,
         replace_unreadable: bool = False,
     ) -> None:
+        with_references = any(reference_turns)
         assert not with_references or targets == DRAWN, "references have a domain of their own"
         assert targets == PERMUTED or sources.labels.by_domain, (
             "labels that are not domains can only be permuted"
         )
         assert targets != OTHER or sources.labels.num_labels == PAIR
         self.seed, self.latent_dim, self.batch_size = seed, latent_dim, batch_size
-        self.with_references, self.targets = with_references, targets
+        self.reference_turns, self.targets = (*reference_turns,), targets
         self.readers = sources.readers
         self.images = [
             AugmentedImages(
@@ -252,12 +254,17 @@ class Slots(Dataset[LoaderOutput]):
         images, source_slot = self.images_of_slot(slot)
         return images.order.references(source_slot)
 
+    def loads_references(self, slot: int) -> bool:
+        """Return True if the step of a slot has reference images."""
+        step_of_source = slot // self.batch_size // len(self.images)
+        return self.reference_turns[step_of_source % len(self.reference_turns)]
+
     def samples(self, slots: Iterable[int]) -> Iterator[tuple[ShardReader, Location]]:
         """Yield the samples that loading some slots reads, if all of them can be read."""
         for slot in slots:
             images, _ = self.images_of_slot(slot)
             yield images.reader, self.source(slot)
-            if self.with_references:
+            if self.loads_references(slot):
                 yield from ((images.reader, reference) for reference in self.references(slot))
             if self.targets == PERMUTED and not images.labels_are_domains():
                 yield images.reader, self.source(self._target_slot(slot))
@@ -268,7 +275,7 @@ class Slots(Dataset[LoaderOutput]):
         source_slot = step // len(self.images) * self.batch_size + i
         shards = []
         for images in self.images:
-            uses = images.order.next_uses(source_slot, with_references=self.with_references)
+            uses = images.order.next_uses(source_slot, with_references=any(self.reference_turns))
             for domain, slots in enumerate(uses):
                 for shard, use in enumerate(slots.tolist()):
                     shards.append(
@@ -286,7 +293,7 @@ class Slots(Dataset[LoaderOutput]):
             images.load_labelled, self.source(slot), "source", slot, set(), faults
         )
         x_ref, x_ref2 = (
-            self._load_references(slot, faults) if self.with_references else (None, None)
+            self._load_references(slot, faults) if self.loads_references(slot) else (None, None)
         )
         return LoaderOutput(
             Batch(x, y, x_ref, x_ref2, TARGETS[self.targets](self, slot), z, z2, mix), faults
@@ -346,7 +353,7 @@ def describe_step(slots: Slots, step: int) -> list[dict[str, Any]]:
     descriptions = []
     for slot in range(step * slots.batch_size, (step + 1) * slots.batch_size):
         roles = {"x": slots.source(slot)}
-        if slots.with_references:
+        if slots.loads_references(slot):
             roles["x_ref"], roles["x_ref2"] = slots.references(slot)
         images, _ = slots.images_of_slot(slot)
         keys = {role: _key(images.reader, location) for role, location in roles.items()}

@@ -83,9 +83,25 @@ class Objective:
         return {"D": self.discriminator, "G": self.generator, **content}
 
     @property
-    def phases(self) -> Phases:
-        """The guides of each generator step."""
-        return self.schedule.generator_phases(self.recipe.guides)
+    def turns(self) -> Phases:
+        """The guides of successive iterations with generator steps, which take turns."""
+        return self.schedule.turns(self.recipe.guides)
+
+    def guides(self, step: int) -> tuple[Guide, ...]:
+        """Return the guides of an iteration."""
+        turn = self._round(step) // self.recipe.discriminator_steps
+        return self.turns[turn % len(self.turns)]
+
+    @property
+    def reference_turns(self) -> list[bool]:
+        """Whether successive iterations of a data source need references, again and again."""
+        rounds = range(self.recipe.discriminator_steps * len(self.turns))
+        steps = [len(self.source_names) * i for i in rounds]
+        return [any(guide.reference for guide in self.guides(step)) for step in steps]
+
+    def phases(self, step: int) -> Phases:
+        """Return the guides of each generator step of an iteration that has some."""
+        return self.schedule.generator_phases(self.guides(step))
 
     def rate_factor(self, letter: str) -> float:
         """Return the factor of a network's learning rate under the schedule."""
@@ -107,10 +123,9 @@ class Objective:
         """Return True if a discriminator steps in the iteration."""
         return letter in self.recipe.every_iteration or self.generator_steps(step)
 
-    @property
-    def discriminator_phases(self) -> Phases:
-        """The guides of each step of D."""
-        guides = self.recipe.guides
+    def discriminator_phases(self, step: int) -> Phases:
+        """Return the guides of each step of D in an iteration that has some."""
+        guides = self.guides(step)
         by_guide = self.recipe.discriminator.by_guide
         return (guides,) if by_guide else self.schedule.discriminator_phases(guides)
 
@@ -118,11 +133,17 @@ class Objective:
         """Return how often each data source had an iteration before a step."""
         return step // len(self.source_names)
 
+    @property
+    def period(self) -> int:
+        """The number of iterations of a data source in which all others of it repeat themselves."""
+        return self.recipe.discriminator_steps * len(self.turns) * self.schedule.period
+
     def kind_of_iteration(self, step: int) -> tuple[object, ...]:
-        """Return the terms that an iteration computes; those of one kind need the same memory."""
-        guides = self.phases[0] if self.generator_steps(step) else ()
+        """Return what an iteration computes: guides and terms. One kind needs the same memory."""
+        guides = self.phases(step)[0] if self.generator_steps(step) else ()
         due = [self._due_of_discriminator(step), *self._due_of_generator(step, guides)]
-        return tuple(tuple(term.name for term in terms) for terms in due)
+        names = tuple(tuple(term.name for term in terms) for terms in due)
+        return tuple(guide.name for guide in guides), names
 
     def _due_of_discriminator(self, step: int) -> list[Term]:
         if not self.discriminator_steps(step):
@@ -135,9 +156,12 @@ class Objective:
 
     def _due_of_generator(self, step: int, guides: Sequence[Guide]) -> list[list[Term]]:
         """Return the terms of each guide of a generator step."""
-        turn = self._round(step) // self.recipe.discriminator_steps
-        terms = [self.recipe.terms_of(guide) for guide in guides]
-        return [self.schedule.due(of_guide, turn, i) for i, of_guide in enumerate(terms)]
+        of_guides = self._round(step) // self.recipe.discriminator_steps // len(self.turns)
+        terms = {guide: self.recipe.terms_of(guide) for guide in guides}
+        return [
+            self.schedule.due(terms[guide], of_guides, self.recipe.guides.index(guide))
+            for guide in guides
+        ]
 
     def iterate(self, engine: Updater, micro_batches: Sequence[Batch], step: int) -> Terms:
         """Run one iteration: D with each guide, then the generator with each (or with all at once).
@@ -159,9 +183,10 @@ class Objective:
         keep = has_generator_steps and len(micro_batches) == 1 and engine.keeps_graphs
         micro_batches = [b._replace(masks=self.masks(b.x)) for b in micro_batches]
         encoded = [self._encode(batch, graphs=keep) for batch in micro_batches]
-        guides = self.recipe.guides if self.discriminator_steps(step) else ()
+        guides = self.guides(step) if self.discriminator_steps(step) else ()
+        with_graphs = self.phases(step)[0] if keep else ()
         translations = [
-            self._translate(batch, guides, of_batch, graphs=keep)
+            self._translate(batch, guides, of_batch, with_graphs)
             for batch, of_batch in zip(micro_batches, encoded, strict=True)
         ]
         kept = translations[0] if keep else {}
@@ -183,7 +208,7 @@ class Objective:
         step: int,
     ) -> Terms:
         terms: Terms = {}
-        for guides in self.discriminator_phases if self.discriminator_steps(step) else ():
+        for guides in self.discriminator_phases(step) if self.discriminator_steps(step) else ():
             fakes = [torch.cat([x for g in guides for x in of[g].fakes]) for of in translations]
             fakes = self.pool.exchange(fakes, micro_batches, step)
             terms |= self._step_discriminator(engine, guides, micro_batches, fakes, step)
@@ -211,8 +236,8 @@ class Objective:
         step: int,
     ) -> Terms:
         terms: Terms = {}
-        for guides in self.phases if self.generator_steps(step) else ():
-            first = guides == self.phases[0]
+        for guides in self.phases(step) if self.generator_steps(step) else ():
+            first = guides == self.phases(step)[0]
             shared = [kept[guide] for guide in guides] if kept and first else []
             terms |= self._step_generator(engine, guides, micro_batches, shared, step)
         return terms
@@ -249,12 +274,16 @@ class Objective:
             return self.generator.encode_sources(batch)
 
     def _translate(
-        self, batch: Batch, guides: Sequence[Guide], encoded: Encoded, *, graphs: bool
+        self,
+        batch: Batch,
+        guides: Sequence[Guide],
+        encoded: Encoded,
+        with_graphs: Sequence[Guide],
     ) -> dict[Guide, Translation]:
         """Translate by some guides; with graphs only where the first generator step needs them."""
         translations = {}
         for guide in guides:
-            with torch.set_grad_enabled(graphs and guide in self.phases[0]):
+            with torch.set_grad_enabled(guide in with_graphs):
                 translations[guide] = self.generator.translate(batch, guide, encoded)
         return translations
 

@@ -19,6 +19,7 @@ from stargan_dist.nets import cyclegan, drit, munit, v1
 from stargan_dist.nets.precision import POLICIES, Policy
 from stargan_dist.objectives import builders, terms
 from stargan_dist.objectives.recipe import Recipe, Term
+from stargan_dist.objectives.schedules import SCHEDULES
 
 # Optimizers.
 
@@ -270,6 +271,13 @@ def _recipe_of(config: Config) -> Recipe:
         raise UserError(
             f"model.w_hpf: G of recipe {config.recipe} has no high-pass option; leave it at 0, or "
             f"use --recipe with one of {', '.join(n for n in TABLE if TABLE[n].outlines)}"
+        )
+    if SCHEDULES[config.schedule].alternating and recipe.discriminator.by_guide:
+        others = (name for name, row in SCHEDULES.items() if not row.alternating)
+        raise UserError(
+            f"schedule: recipe {config.recipe} has a discriminator for each guide, which step "
+            f"together, and under {config.schedule} the guides take turns; use --schedule with one "
+            f"of {', '.join(others)}"
         )
     clip = replace(recipe.optim.clip, **_non_null_fields(config.optim.clip))
     if not recipe.content_discriminator:  # a launcher may set one maximum for all networks

@@ -216,8 +216,7 @@ def measure(
 
 def _kinds_of_iterations(objective: Objective) -> list[int]:
     """Return a step of each kind of iteration."""
-    rounds = objective.recipe.discriminator_steps * objective.schedule.period
-    steps = range(0, rounds * len(objective.source_names), len(objective.source_names))
+    steps = range(0, objective.period * len(objective.source_names), len(objective.source_names))
     return [*{objective.kind_of_iteration(step): step for step in steps}.values()]
 
 

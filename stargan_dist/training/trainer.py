@@ -1,7 +1,7 @@
 """The training loop."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any
@@ -119,7 +119,7 @@ class Trainer:
         self.reporter = Reporter(
             self.state, self.sources, world, self.start, lambda: bool(signals.received), origins
         )
-        slots = _slots(spec, self.sources)
+        slots = _slots(spec, self.sources, self.state.objective.reference_turns)
         self.loader = _loader(config, slots, self.start, world)
         samples = partial(describe_step, slots)
         scales = self.engine.loss_scales
@@ -184,8 +184,8 @@ class Trainer:
         return every > 0 and (step % every == 0 or step == self.config.steps)
 
     def _logs_at(self, step: int) -> bool:
-        every, num_sources = self.config.monitor.log_every, len(self.sources.labels.spaces)
-        return logs_at(step, every, self.config.steps, num_sources)
+        kinds = len(self.sources.labels.spaces) * len(self.state.objective.turns)
+        return logs_at(step, self.config.monitor.log_every, self.config.steps, kinds)
 
     def _evaluates_at(self, step: int) -> bool:
         return self._is_due(step, self.config.evaluation.every)
@@ -228,18 +228,18 @@ class Trainer:
         return FINISHED if finished else STOPPED
 
 
-def logs_at(step: int, every: int, steps: int, num_sources: int) -> bool:
+def logs_at(step: int, every: int, steps: int, num_kinds: int) -> bool:
     """Return True if a step is logged: every `every` steps, and at the last step.
 
-    A step belongs to one data source. With several sources, the logged steps alternate between
-    them: interval after interval, the last step of the next source.
+    A step belongs to one data source, and under some schedules to one guide. The logged steps
+    alternate between these kinds of steps: interval after interval, the last one of the next kind.
     """
     interval = -(-step // every)
-    of_next_source = interval * every - step == interval % num_sources
-    return every < num_sources or of_next_source or step == steps
+    of_next_kind = interval * every - step == interval % num_kinds
+    return every < num_kinds or of_next_kind or step == steps
 
 
-def _slots(spec: RunSpec, sources: DataSources) -> Slots:
+def _slots(spec: RunSpec, sources: DataSources, reference_turns: Sequence[bool]) -> Slots:
     config, recipe = spec.config, spec.recipe
     return Slots(
         sources,
@@ -247,7 +247,7 @@ def _slots(spec: RunSpec, sources: DataSources) -> Slots:
         config.model.image_size,
         config.model.latent_dim,
         config.batch_size,
-        with_references=recipe.uses_references,
+        reference_turns=reference_turns,
         targets=recipe.targets,
         crop=recipe.crop,
         fast_decoding=config.data.fast_decoding,

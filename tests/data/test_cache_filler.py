@@ -73,7 +73,7 @@ def make_filler(tmp_path):
             [ShardReader(str(folder), index, "train", cache)], domain_labels(index.domains)
         )
         slots = Slots(
-            sources, seed, image_size=8, latent_dim=1, batch_size=4, with_references=False
+            sources, seed, image_size=8, latent_dim=1, batch_size=4, reference_turns=(False,)
         )
         return CacheFiller(slots, cache)
 

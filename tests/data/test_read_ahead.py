@@ -48,7 +48,7 @@ def test_a_filesystem_without_coroutines_is_read_ahead(shards, sequence):
 
 
 def test_labels_of_other_slots_are_read_ahead(shards, far):
-    options = {"with_references": False, "targets": "permuted"}
+    options = {"reference_turns": (False,), "targets": "permuted"}
     expected = load(make_slots(shards, **options))
     assert_same(load(make_slots(far.url, **options), **AHEAD), expected)
 

@@ -85,8 +85,8 @@ def joint(faces, kinds):
     return open_sources(DataConfig(sources={"faces": faces, "kinds": kinds}), "train")
 
 
-def make_slots(sources, with_references=False, targets="permuted", **options):
-    options |= {"with_references": with_references, "targets": targets}
+def make_slots(sources, reference_turns=(False,), targets="permuted", **options):
+    options |= {"reference_turns": reference_turns, "targets": targets}
     return Slots(sources, 3, 32, 5, BATCH_SIZE, **options)
 
 
@@ -151,7 +151,7 @@ def test_a_pair_of_domains_is_a_dataset_of_its_own(shards):
 
 def test_without_references_other_fields_are_equal_and_only_sources_are_read(shards, monkeypatch):
     sources = open_sources(DataConfig(shards), "train")
-    complete = load(make_slots(sources, with_references=True, targets="drawn"), range(2))
+    complete = load(make_slots(sources, reference_turns=(True,), targets="drawn"), range(2))
     reads = []
     read = ShardReader.read
     monkeypatch.setattr(
@@ -167,14 +167,31 @@ def test_without_references_other_fields_are_equal_and_only_sources_are_read(sha
     assert len(reads) == 4 * BATCH_SIZE
 
 
+def test_steps_load_references_in_turn_and_what_they_load_is_what_is_listed(shards, monkeypatch):
+    sources = open_sources(DataConfig(shards), "train")
+    complete = load(make_slots(sources, (True,), "drawn"), range(4))
+    slots, reads, read = make_slots(sources, (False, True), "drawn"), [], ShardReader.read
+    monkeypatch.setattr(
+        ShardReader, "read", lambda self, location: reads.append(location) or read(self, location)
+    )
+    batches = load(slots, range(4))
+    assert reads == [location for _, location in slots.samples(range(4 * BATCH_SIZE))]
+    assert len(reads) == 2 * BATCH_SIZE * (1 + 3)
+    for step, (batch, expected) in enumerate(zip(batches, complete, strict=True)):
+        left_out = {} if step % 2 else {"x_ref": None, "x_ref2": None}
+        assert_same([batch], [expected._replace(**left_out)])
+        described = {"slot", "x", "x_ref", "x_ref2"} - {*left_out}
+        assert {*describe_step(slots, step)[0]} == described
+
+
 def test_a_named_source_of_domains_equals_plain_shards(shards):
     config = DataConfig(sources={"animals": SourceConfig(shards)})
     named, plain = open_sources(config, "train"), open_sources(DataConfig(shards), "train")
     assert config.by_domain and named.labels.by_domain and named.domains == plain.domains
     assert plain.fingerprint == plain.readers[0].index.fingerprint != named.fingerprint
     assert_same(
-        load(make_slots(named, True, "drawn"), range(2)),
-        load(make_slots(plain, True, "drawn"), range(2)),
+        load(make_slots(named, (True,), "drawn"), range(2)),
+        load(make_slots(plain, (True,), "drawn"), range(2)),
     )
 
 

@@ -27,7 +27,7 @@ from tests.objectives.test_objective import make_batch, make_pairs
 
 ITERATIONS, BATCH = 3, 8
 # By the prefix of a case; others start at step 0, where pools are filled.
-STARTS = {"recipe_cyclegan": 0, "recipe_": 3, "sparse": 6}
+STARTS = {"recipe_cyclegan": 0, "recipe_": 3, "sparse": 6, "fast": 6}
 TINY = {"base_width": 4, "max_width": 8, "style_dim": 6, "latent_dim": 5, "mapping_dim": 7}
 BASE = [
     *("--run", "r", "--data.shards", "s", "--batch_size", str(BATCH), "--model.image_size", "32"),
@@ -46,6 +46,7 @@ def zero(stage, *more):
 
 SUMMED = ["--schedule", "summed"]
 SPARSE = ["--schedule", "sparse"]
+FAST = ["--schedule", "fast"]
 FLOAT64 = ["--precision", "float64"]
 # By default DeepSpeed does not partition small parameters, and all of these are small.
 RELEASED = ["--engine.deepspeed_config", str(Path(__file__).parent / "release_all.json")]
@@ -81,6 +82,10 @@ CASES = {
     "sparse_float64": SPARSE + FLOAT64,
     "sparse_accumulated": SPARSE + FLOAT64 + TWO,
     "sparse_zero2": zero(2, *SPARSE),
+    "fast": FAST,
+    "fast_float64": FAST + FLOAT64,
+    "fast_accumulated": FAST + FLOAT64 + TWO,
+    "fast_zero2": zero(2, *FAST),
     "high_pass": HIGH_PASS,
     "high_pass_float64": HIGH_PASS + FLOAT64,
     "high_pass_accumulated": HIGH_PASS + FLOAT64 + TWO,

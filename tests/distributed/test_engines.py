@@ -16,7 +16,7 @@ from tests.helpers.stepping import max_difference, results
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install .[deepspeed])")
 ONE = (
     "ddp", "ddp_float64", "ddp_float64_accumulated", "ddp_summed_float64", "zero2", *MISTAKES,
-    "high_pass_float64", "sparse_float64",
+    "high_pass_float64", "sparse_float64", "fast_float64",
 )  # fmt: skip
 
 
@@ -45,11 +45,13 @@ def test_zero_accumulates_and_clips_gradients_as_ddp(two):
     assert max_difference(two["ddp_clipped"], two["ddp"]) > 1e-4
 
 
-def test_a_schedule_with_lazy_terms_works_with_every_engine(two, one):
-    assert max_difference(two["sparse_float64"], one["sparse_float64"]) <= 1e-9
-    assert max_difference(two["sparse_accumulated"], two["sparse_float64"]) <= 1e-9
-    assert max_difference(two["sparse_zero2"], two["sparse"]) <= 1e-6
-    assert max_difference(two["sparse"], two["ddp"]) > 1e-4
+@pytest.mark.parametrize("schedule", ["sparse", "fast"])
+def test_a_schedule_with_lazy_terms_works_with_every_engine(schedule, two, one):
+    in_float64 = two[f"{schedule}_float64"]
+    assert max_difference(in_float64, one[f"{schedule}_float64"]) <= 1e-9
+    assert max_difference(two[f"{schedule}_accumulated"], in_float64) <= 1e-9
+    assert max_difference(two[f"{schedule}_zero2"], two[schedule]) <= 1e-6
+    assert max_difference(two[schedule], two["ddp"]) > 1e-4
 
 
 def test_the_high_pass_option_works_with_every_engine(two, one):

@@ -61,15 +61,29 @@ def test_a_training_is_the_demos_with_the_schedule_and_checkpoints_to_judge(tmp_
 
 
 def test_a_share_of_the_flops_buys_a_cheaper_schedule_a_larger_share_of_the_images():
-    words = ["--schedules", "published", "--budgets", "sparse:0.5", "--steps", "820"]
+    words = ["--schedules", "published", "--budgets", "sparse:0.5", "published:0.5:2"]
+    words += ["--steps", "820"]
     trainings = schedules.plan_trainings(schedules.parse(words), {"published": 5.0, "sparse": 3.0})
     assert trainings == {
-        "published": ("published", 820, 164, 820),
-        "sparse-0.5": ("sparse", 680, 136, 680),  # of 683, a multiple of the checkpoints
+        "published": ("published", 820, 164, 820, 1),
+        "sparse-0.5": ("sparse", 680, 136, 680, 1),  # of 683, a multiple of the checkpoints
+        "published-0.5-rates-2": ("published", 410, 82, 410, 2),
     }
 
 
-@pytest.mark.parametrize("budget", ["sparse", "sparse:", "sparse:0", "sparse:x", "spars:1"])
+def test_a_budget_may_have_other_rates(tmp_path):
+    (run,) = study.list_runs(["published-1-rates-2"], 1, tmp_path)
+    training = schedules.Training("published", STEPS, 5, STEPS, rates=2)
+    options = schedules.training_options(run, training, "s")
+    settings = dict(zip(options[::2], options[1::2], strict=True))
+    demo = schedules.demo_config().optim
+    assert float(settings["--optim.lr"]) == 2 * demo.lr
+    assert float(settings["--optim.lr_mapping"]) == 2 * demo.lr_mapping
+
+
+@pytest.mark.parametrize(
+    "budget", ["sparse", "sparse:", "sparse:0", "sparse:x", "spars:1", "sparse:1:0", "sparse:1:2:3"]
+)
 def test_a_budget_is_a_schedule_and_a_share(budget, capsys):
     with pytest.raises(SystemExit):
         schedules.parse(["--budgets", budget])

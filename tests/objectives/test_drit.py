@@ -189,7 +189,7 @@ def test_networks_of_other_iterations_and_guides_stay_as_they_are():
     assert all(p.grad is None for net in nets.values() for p in net.parameters())
 
 
-@pytest.mark.parametrize("schedule", ["summed", "joint", "fast"])
+@pytest.mark.parametrize("schedule", ["summed", "joint", "sparse"])
 def test_rates_do_not_change_where_a_schedule_changes_no_steps(schedule):
     """D and C step once for all guides under any schedule, G half as often with one step."""
     objective = Objective(DRIT, make_networks(DRIT), LABELS, schedule)

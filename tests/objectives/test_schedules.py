@@ -10,8 +10,11 @@ from baselines.iteration import scheduled_iteration
 from baselines.networks import make_plain
 from stargan_dist.config import rules
 from stargan_dist.config.fields import Config
+from stargan_dist.data.labels import Labels, LabelSpace
+from stargan_dist.errors import UserError
+from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipe import Term
-from stargan_dist.objectives.recipes import TABLE
+from stargan_dist.objectives.recipes import TABLE, resolve
 from stargan_dist.objectives.schedules import SCHEDULES, Schedule
 from stargan_dist.training.train_state import build_optimizers
 from tests.objectives.test_objective import (
@@ -25,6 +28,7 @@ from tests.objectives.test_objective import (
     max_parameter_difference,
 )
 
+FAST = SCHEDULES["fast"]
 # Short periods, so that few iterations have all cases.
 PERIODS = {"reg": 2, "ds": 2, "cyc": 3}
 
@@ -95,7 +99,9 @@ def test_a_network_that_steps_once_for_two_guides_has_twice_its_rate():
     assert factors == {"G": 2, "F": 1, "E": 1, "D": 2}  # references train G alone
     only_generator = replace(row, joint_discriminator=False)
     assert [only_generator.rate_factor(letter, guides) for letter in "GD"] == [2, 1]
-    assert {row.rate_factor(letter, TABLE["d"].guides) for letter in "GED"} == {1}
+    assert {FAST.rate_factor(letter, guides) for letter in "GFED"} == {2}
+    for schedule in (row, FAST):
+        assert {schedule.rate_factor(letter, TABLE["d"].guides) for letter in "GED"} == {1}
     assert SCHEDULES["summed"].rate_factor("G", guides) == 1
 
 
@@ -106,11 +112,40 @@ def test_terms_of_the_generator_count_its_own_iterations():
     objective = make_objective(nets, WEIGHTS)
     objective.recipe, objective.schedule = recipe, Schedule("", every={"cyc": 2})
     engine = SingleProcessEngine(objective, build_optimizers(nets, OPTIM))
-    with_cycle = [
-        step for step in range(20)
-        if any("cyc" in name for name in objective.iterate(engine, [make_batch(step)], step))
-    ]  # fmt: skip
-    assert with_cycle == [9, 19]
+    with_cycle = {"latent": [], "reference": []}
+    for step in range(20):
+        terms = objective.iterate(engine, [make_batch(step)], step)
+        for guide in with_cycle:
+            with_cycle[guide] += [step] * (f"G/{guide}/cyc" in terms)
+    assert with_cycle == {"latent": [9, 19], "reference": [4, 14]}
+
+
+def test_alternating_guides_take_turns():
+    """Each guide counts its own iterations; in all of them one guide alone has steps."""
+    nets = make_networks()
+    objective = make_objective(nets, WEIGHTS)
+    objective.schedule = replace(FAST, every={"reg": 4, "cyc": 2})
+    engine = SingleProcessEngine(objective, build_optimizers(nets, OPTIM))
+    terms = [{*objective.iterate(engine, [make_batch(step)], step)} for step in range(4)]
+    names = [sorted({name.split("/")[1] for name in of_step}) for of_step in terms]
+    assert names == [["latent"], ["reference"]] * 2
+    assert [f"G/{name}/cyc" in terms[i] for i, (name,) in enumerate(names)] == [1, 0, 0, 1]
+    assert [f"D/{name}/reg" in terms[i] for i, (name,) in enumerate(names)] == [0, 0, 0, 1]
+    assert objective.period == 8
+
+
+def test_every_data_source_has_all_guides_in_turn():
+    spaces = (LabelSpace("a", ("x", "y")), LabelSpace("b", ("x", "y")))
+    nets = make_networks()
+    objective = Objective(TABLE["f"], nets, Labels(spaces), "fast")
+    names = [objective.guides(step)[0].name for step in range(6)]
+    assert names == ["latent", "latent", "reference", "reference", "latent", "latent"]
+    assert objective.reference_turns == [False, True]
+
+
+def test_a_recipe_with_a_discriminator_for_each_guide_does_not_alternate():
+    with pytest.raises(UserError, match=r"recipe msgan .* under fast .*published"):
+        resolve(Config(recipe="msgan", schedule="fast"))
 
 
 def test_names_in_the_configuration_agree_with_the_table():

@@ -91,15 +91,20 @@ def test_a_run_resumes_with_its_pool_of_fakes(shards, tmp_path, monkeypatch):
     assert images.flatten(2).any(2).all()
 
 
-def test_a_run_stopped_between_two_lazy_steps_resumes_with_the_same_bits(shards, tmp_path):
+@pytest.mark.parametrize(
+    ("schedule", "guides"), [("sparse", "latent+reference"), ("fast", "reference")]
+)
+def test_a_run_stopped_between_two_lazy_steps_resumes_with_the_same_bits(
+    schedule, guides, shards, tmp_path
+):
     """R1 is computed in the 8th and 16th step."""
     uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
-    options = ("--schedule", "sparse", "--monitor.log_every", "1")
+    options = ("--schedule", schedule, "--monitor.log_every", "1")
     assert train(make_config(uninterrupted, shards, *options, "--steps", "16")) == FINISHED
     for steps in ("11", "16"):
         assert train(make_config(resumed, shards, *options, "--steps", steps)) == FINISHED
     assert_same_bits(str(resumed), str(uninterrupted))
-    with_r1 = [step for step, _ in scalars(resumed)["D/latent+reference/reg"]]
+    with_r1 = [step for step, _ in scalars(resumed)[f"D/{guides}/reg"]]
     assert with_r1 == [8, 16]
 
 
