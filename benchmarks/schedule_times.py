@@ -1,11 +1,11 @@
 """Time trainings of the demo under several schedules, against the published one.
 
     OMP_NUM_THREADS=1 python benchmarks/schedule_times.py [--schedules fast …] [--rounds 3]
-        [--steps 216] [options of stargan_dist.train for all schedules]
+        [--steps 192] [options of stargan_dist.train for all schedules]
 
 Each training is a process of its own on drawn animals, with the sizes of configs/demo.yaml, and
 without evaluations and grids. Trainings of the schedules alternate, because the machine's speed
-varies. The first third of the steps is not timed. Which quality a schedule keeps after equally many
+varies. The first half of the steps is not timed. Which quality a schedule keeps after equally many
 images is measured by experiments/schedules.py; what it costs is the ratio here.
 
 The last line is JSON: images/s of each schedule, and the time of an image to that under
@@ -15,6 +15,7 @@ The last line is JSON: images/s of each schedule, and the time of an image to th
 import argparse
 import json
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -31,15 +32,17 @@ Rates = dict[str, float]  # images/s by schedule
 
 
 def time_training(schedule: str, shards: Path, run: Path, steps: int, options: list[str]) -> float:
-    """Return the images/s of the last two thirds of a training."""
+    """Return the images/s of the second half of a training."""
     settings: dict[str, object] = {
         "data.shards": shards, "schedule": schedule, "steps": steps, "loss.ds_iter": steps,
         "evaluation.every": 0, "checkpoint.every": steps, "monitor.sample_every": 0,
-        "monitor.log_every": steps // 3, "monitor.trackers": "[]",
+        "monitor.log_every": steps // 4, "monitor.trackers": "[]",
     }  # fmt: skip
     logged = train(run, ["--config", str(DEMO), *words(settings), *options])
+    images = [scalars["progress/images_seen"] for scalars in logged[-3:]]
     rates = [scalars["speed/images_per_second"] for scalars in logged[-2:]]
-    return len(rates) / sum(1 / rate for rate in rates)
+    intervals = [end - begin for begin, end in pairwise(images)]
+    return sum(intervals) / sum(n / rate for n, rate in zip(intervals, rates, strict=True))
 
 
 def summary(rounds: list[Rates]) -> dict[str, Rates]:
@@ -59,7 +62,7 @@ def main() -> None:
     parser.add_argument("--schedules", nargs="+", choices=others, default=others, metavar="NAME")
     parser.add_argument("--rounds", type=int, default=3, help="of all schedules (default: 3)")
     parser.add_argument(
-        "--steps", type=int, default=216, help="of a training, a multiple of 72 (default: 216)"
+        "--steps", type=int, default=192, help="of a training, a multiple of 96 (default: 192)"
     )
     args, options = parser.parse_known_args()
     rounds: list[Rates] = []

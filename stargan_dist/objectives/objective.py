@@ -164,9 +164,10 @@ class Objective:
         ]
 
     def iterate(self, engine: Updater, micro_batches: Sequence[Batch], step: int) -> Terms:
-        """Run one iteration: D with each guide, then the generator with each (or with all at once).
+        """Run one iteration: D with each of its guides, then the generator with each.
 
-        For StarGAN v2: D by latent, D by reference, G, F and E by latent, G by reference. In some
+        For StarGAN v2: D by latent, D by reference, G, F and E by latent, G by reference. A
+        schedule may have one step for both guides, or one guide an iteration. In some
         recipes the generator steps first; D's fakes are those of before its steps in any case. C,
         the discriminator of contents, steps after D.
 

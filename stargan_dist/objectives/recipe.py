@@ -92,9 +92,9 @@ class Recipe:
         style: the style that G is conditioned on.
         discriminator_terms: terms of D's loss, in the order of their computation.
         generator_terms: terms of the loss of all other networks.
-        guides: each is followed by one step of D and one generator step (or, with the summed
-            schedule, by one generator step for all guides). The first one trains all networks
-            that any of them trains.
+        guides: each is followed by one step of D and one generator step. Schedules may sum them
+            up, or give each iteration one of them (schedules.py). The first one trains all
+            networks that any of them trains.
         optim: defaults of `optim.*`.
         content_discriminator: builds C, which sees the contents that G encodes (None: no C).
         content_terms: terms of C's loss.
