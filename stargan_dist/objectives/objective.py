@@ -156,10 +156,10 @@ class Objective:
 
     def _due_of_generator(self, step: int, guides: Sequence[Guide]) -> list[list[Term]]:
         """Return the terms of each guide of a generator step."""
-        of_guides = self._round(step) // self.recipe.discriminator_steps // len(self.turns)
-        terms = {guide: self.recipe.terms_of(guide) for guide in guides}
+        recipe = self.recipe
+        turn = self._round(step) // recipe.discriminator_steps // len(self.turns)
         return [
-            self.schedule.due(terms[guide], of_guides, self.recipe.guides.index(guide))
+            self.schedule.due(recipe.terms_of(guide), turn, recipe.guides.index(guide))
             for guide in guides
         ]
 
