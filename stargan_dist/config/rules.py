@@ -7,8 +7,8 @@ from stargan_dist.config.fields import Config, DataConfig, SourceConfig
 from stargan_dist.config.values import flat, to_dict
 from stargan_dist.errors import UserError, is_utf8, printable
 
-# Schedules of objectives/schedules.py with one step of the generator an iteration.
-ONE_GENERATOR_STEP = ("summed", "joint", "joint_lazy", "sparse")
+# Schedules of objectives/schedules.py in which each step of the generator is that of all guides.
+STEPS_OF_ALL_GUIDES = ("summed", "joint", "joint_lazy", "sparse")
 
 MAX_ERROR = 1000  # characters of an error, which may show a value of a file
 
@@ -87,8 +87,8 @@ def _engine_rules(config: Config) -> list[Rule]:
         (not deepspeed or config.precision not in ("float16", "float64"),
          "precision: DeepSpeed (engine.name) trains in float32 or bfloat16, not "
          f"{config.precision}"),
-        (not zero3 or config.schedule in ONE_GENERATOR_STEP,
-         "engine.zero_stage: 3 needs --schedule summed. A second step, of G alone, would apply the "
+        (not zero3 or config.schedule in STEPS_OF_ALL_GUIDES,
+         "engine.zero_stage: 3 needs --schedule summed. A step of G alone would apply the "
          "gradients of F and E that stage 3 keeps once more"),
         (not zero3 or not any((clip.G, clip.F, clip.E)),
          "optim.clip: ZeRO 3 has one optimizer for G, F and E, and cannot clip each network; set "

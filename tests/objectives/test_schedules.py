@@ -151,4 +151,4 @@ def test_a_recipe_with_a_discriminator_for_each_guide_does_not_alternate():
 def test_names_in_the_configuration_agree_with_the_table():
     assert {*get_args(get_type_hints(Config)["schedule"])} == {*SCHEDULES, "exact"}
     joint = {name for name, row in SCHEDULES.items() if row.joint_generator}
-    assert {*rules.ONE_GENERATOR_STEP} == joint
+    assert {*rules.STEPS_OF_ALL_GUIDES} == joint
