@@ -131,6 +131,22 @@ def test_a_user_error_is_one_line(finished_run, tmp_path, module, args, expected
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("module", "args"),
+    [
+        ("sample", ["--run", "r"]),
+        ("evaluate", ["--run", "r"]),
+        ("shards", ["build", "images", "out"]),
+        ("data.demo", ["out"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules")
+def test_seeds_are_not_negative(module, args):
+    error = here(module, *args, "--seed", -1, code=2).stderr
+    assert "--seed" in error.splitlines()[-1]
+    assert "at least 0" in error.splitlines()[-1]
+
+
 def test_a_run_without_checkpoints_cannot_be_evaluated(tmp_path):
     assert "train it first" in here("evaluate", "--run", tmp_path, code=2).stderr
 

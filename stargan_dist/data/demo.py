@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from stargan_dist.console.arguments import integer
 from stargan_dist.console.progress import progress_bar
 from stargan_dist.errors import UserError, run_command
 
@@ -311,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--size", type=int, default=64, help="width and height, in pixels (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of all random factors (default: %(default)s)"
+        "--seed", type=integer(0), default=0, help="seed of all random factors (default: %(default)s)"
     )
     parser.add_argument(
         "--expressions",

@@ -148,7 +148,7 @@ def _add_split_options(parser: argparse.ArgumentParser) -> None:
         "--val-fraction",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", type=int, default=0,
+        "--seed", type=integer(0), default=0,
         help="seed of the validation split (default: %(default)s)",
     )  # fmt: skip
 
