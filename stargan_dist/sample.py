@@ -85,7 +85,9 @@ def parse_args() -> argparse.Namespace:
         "--count", type=int, default=3, help="validation images per domain (default: 3)"
     )
     parser.add_argument("--latents", type=int, default=4, help="latents per target (default: 4)")
-    parser.add_argument("--seed", type=integer(0), default=0, help="seed of the latents (default: 0)")
+    parser.add_argument(
+        "--seed", type=integer(0), default=0, help="seed of the latents (default: 0)"
+    )
     args = parser.parse_args()
     if args.count < 1 or args.latents < 1:
         parser.error("--count and --latents must be at least 1")

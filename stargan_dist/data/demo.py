@@ -312,7 +312,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--size", type=int, default=64, help="width and height, in pixels (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=integer(0), default=0, help="seed of all random factors (default: %(default)s)"
+        "--seed",
+        type=integer(0),
+        default=0,
+        help="seed of all random factors (default: %(default)s)",
     )
     parser.add_argument(
         "--expressions",

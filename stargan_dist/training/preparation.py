@@ -21,6 +21,7 @@ from stargan_dist.data.sources import DataSources, open_sources
 from stargan_dist.distributed.world import LAUNCH_REMEDY, World
 from stargan_dist.engines import check_engine
 from stargan_dist.errors import UserError
+from stargan_dist.launch.deepspeed_settings import read_settings
 from stargan_dist.models.landmarks import SavedLandmarks, of_run
 from stargan_dist.objectives.recipes import RunSpec, check_labels, resolve
 from stargan_dist.runs import checkpoint as checkpoints
@@ -73,10 +74,12 @@ def prepared_run(spec: RunSpec, world: World) -> Iterator[PreparedRun]:
     world.check_agreement(_values_to_share(spec.config))
     sources = world.run_on_all_ranks(lambda: _checked_sources(spec, world.size))
     landmarks = world.run_on_all_ranks(lambda: of_run(spec.config.model, run))
+    deepspeed_file = spec.config.engine.deepspeed_config
     world.check_agreement(
         {
             "the fingerprint of the data": sources.fingerprint,
             "the landmark network": landmarks and landmarks.fingerprint(),
+            deepspeed_file: world.run_on_all_ranks(lambda: read_settings(deepspeed_file)),
         }
     )
     # A start that is refused must not take the run over from a training that is in progress.

@@ -1,5 +1,6 @@
 """What ranks must share is compared before anything is loaded, or decided by rank 0 alone."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,18 @@ def test_ranks_with_different_options_are_told_once(train, tmp_path, options, ex
     (error,) = errors(train(tmp_path / "run", code=1, **arguments))
     assert error.startswith(expected)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_contents_of_a_settings_file_are_compared_too(train, tmp_path):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    for rank, size in enumerate((1000, 2000)):
+        settings = {"zero_optimization": {"reduce_bucket_size": size}}
+        (tmp_path / str(rank)).mkdir()
+        (tmp_path / str(rank) / "settings.json").write_text(json.dumps(settings))
+    options = ("--engine.name", "deepspeed", "--engine.deepspeed_config", "settings.json")
+    more = {"driver": DIFFERING, "processes": 2, "FOLDERS": str(tmp_path)}
+    (error,) = errors(train(tmp_path / "run", *options, code=1, **more))
+    assert "settings.json is {'zero_optimization': {'reduce_bucket_size': 1000}} on rank 0" in error
 
 
 def test_all_ranks_resume_from_the_step_that_rank_0_reads(train, run_of_two, tmp_path):
