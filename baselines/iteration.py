@@ -103,7 +103,8 @@ def scheduled_iteration(networks, optimizers, batch, weights, lambda_ds, row, it
 
     Args:
         row: a `Schedule`; only what it says is used: which networks step once for both guides, and
-            whether an iteration has one guide alone, and the terms that are left out of most
+            whether an iteration has one guide alone (the second where its number has an odd number
+            of binary ones), and the terms that are left out of most
             iterations, and weigh more in the others. They take turns: the n-th of them is due n
             iterations earlier, and of the second guide one iteration earlier.
         iteration: the number of earlier iterations.
@@ -113,7 +114,7 @@ def scheduled_iteration(networks, optimizers, batch, weights, lambda_ds, row, it
     """
 
     both = ("latent", "reference")
-    guides = (both[iteration % 2],) if row.alternating else both
+    guides = (both[bin(iteration).count("1") % 2],) if row.alternating else both
 
     def factor(name, guide=None):
         k = row.every.get(name, 1)

@@ -269,7 +269,8 @@ def test_another_recipe_costs_one_training(recipe, letters):
 
 @pytest.mark.parametrize("recipe", recipes.TABLE)
 def test_a_pair_costs_one_training_of_any_recipe(recipe):
-    costs = domain_costs(configs.parse(["--config", str(SMOKE)]), recipe, 2)
+    config = configs.parse(["--config", str(SMOKE), "--schedule", "fast"])
+    costs = domain_costs(config, recipe, 2)
     assert (costs.runs, costs.trained) == (1, size_of(recipe, PAIR))
 
 

@@ -34,6 +34,16 @@ def target_permutation(seed: int, step: int, batch_size: int) -> tuple[int, ...]
     return tuple(seeded_rng(seed, "targets", step).permutation(batch_size).tolist())
 
 
+def turn_of(number: int, num_turns: int) -> int:
+    """Return whose turn it is at a number, of one or two, in the order of Thue and Morse.
+
+    Each pair of numbers (2k, 2k + 1) has both turns. So has what is left if only every 2nd, 4th or
+    8th number counts, as for a loader worker or a lazy term: 0 1 1 0 1 0 0 1 …
+    """
+    assert num_turns <= 2
+    return number.bit_count() % num_turns
+
+
 def data_source_of_slot(slot: int, batch_size: int, num_sources: int) -> tuple[int, int]:
     """Return the index of a slot's data source, and the slot's number among that source's slots.
 

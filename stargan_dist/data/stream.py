@@ -27,6 +27,7 @@ from stargan_dist.data.order import (
     data_source_seed,
     seeded_rng,
     target_permutation,
+    turn_of,
 )
 from stargan_dist.data.reader import ShardReader
 from stargan_dist.data.sample import Sample
@@ -194,8 +195,8 @@ class Slots(Dataset[LoaderOutput]):
         image_size: width and height of the images, in pixels.
         latent_dim: length of a latent.
         batch_size: size of the global batch: the number of slots of a step.
-        reference_turns: whether successive steps of a data source load reference images, whose
-            domain is y_trg, again and again.
+        reference_turns: whether the steps of each turn (order.py) load reference images, whose
+            domain is y_trg.
         targets: choice of y_trg, a key of `TARGETS`.
         crop: random crop of an image.
         fast_decoding: decode plain JPEGs faster (`transforms.load_augmented`).
@@ -257,7 +258,7 @@ class Slots(Dataset[LoaderOutput]):
     def loads_references(self, slot: int) -> bool:
         """Return True if the step of a slot has reference images."""
         step_of_source = slot // self.batch_size // len(self.images)
-        return self.reference_turns[step_of_source % len(self.reference_turns)]
+        return self.reference_turns[turn_of(step_of_source, len(self.reference_turns))]
 
     def samples(self, slots: Iterable[int]) -> Iterator[tuple[ShardReader, Location]]:
         """Yield the samples that loading some slots reads, if all of them can be read."""

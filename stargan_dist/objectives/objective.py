@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stargan_dist.data.batch import Batch
 from stargan_dist.data.labels import Labels
+from stargan_dist.data.order import turn_of
 from stargan_dist.nets.blocks import Encoded
 from stargan_dist.nets.masks import MaskFunction, no_masks
 from stargan_dist.nets.networks import Networks
@@ -84,22 +85,20 @@ class Objective:
 
     @property
     def turns(self) -> Phases:
-        """The guides of successive iterations with generator steps, which take turns."""
+        """The guides of each turn."""
         return self.schedule.turns(self.recipe.guides)
-
-    def guides(self, step: int) -> tuple[Guide, ...]:
-        """Return the guides of an iteration."""
-        turn = self._round(step) // self.recipe.discriminator_steps
-        return self.turns[turn % len(self.turns)]
 
     @property
     def reference_turns(self) -> list[bool]:
-        """Whether successive iterations of a data source need references, again and again."""
-        rounds = range(self.recipe.discriminator_steps * len(self.turns))
-        steps = [len(self.source_names) * i for i in rounds]
-        return [any(guide.reference for guide in self.guides(step)) for step in steps]
+        """Whether the iterations of each turn need references."""
+        return [any(guide.reference for guide in guides) for guides in self.turns]
 
-    def phases(self, step: int) -> Phases:
+    def guides(self, step: int) -> tuple[Guide, ...]:
+        """Return the guides of an iteration."""
+        count = self._round(step) // self.recipe.discriminator_steps
+        return self.turns[turn_of(count, len(self.turns))]
+
+    def generator_phases(self, step: int) -> Phases:
         """Return the guides of each generator step of an iteration that has some."""
         return self.schedule.generator_phases(self.guides(step))
 
@@ -135,12 +134,12 @@ class Objective:
 
     @property
     def period(self) -> int:
-        """The number of iterations of a data source in which all others of it repeat themselves."""
+        """The number of iterations of a data source in which all terms are due as often as ever."""
         return self.recipe.discriminator_steps * len(self.turns) * self.schedule.period
 
     def kind_of_iteration(self, step: int) -> tuple[object, ...]:
         """Return what an iteration computes: guides and terms. One kind needs the same memory."""
-        guides = self.phases(step)[0] if self.generator_steps(step) else ()
+        guides = self.generator_phases(step)[0] if self.generator_steps(step) else ()
         due = [self._due_of_discriminator(step), *self._due_of_generator(step, guides)]
         names = tuple(tuple(term.name for term in terms) for terms in due)
         return tuple(guide.name for guide in guides), names
@@ -151,15 +150,16 @@ class Objective:
         rounds_per_step = (
             1 if "D" in self.recipe.every_iteration else self.recipe.discriminator_steps
         )
-        turn = self._round(step) // rounds_per_step
-        return self.schedule.due(self.recipe.discriminator_terms, turn)
+        count = self._round(step) // rounds_per_step
+        return self.schedule.due(self.recipe.discriminator_terms, count)
 
     def _due_of_generator(self, step: int, guides: Sequence[Guide]) -> list[list[Term]]:
         """Return the terms of each guide of a generator step."""
         recipe = self.recipe
-        turn = self._round(step) // recipe.discriminator_steps // len(self.turns)
+        # Of each of the guides that take turns, as pairs of iterations have one of each.
+        count = self._round(step) // recipe.discriminator_steps // len(self.turns)
         return [
-            self.schedule.due(recipe.terms_of(guide), turn, recipe.guides.index(guide))
+            self.schedule.due(recipe.terms_of(guide), count, recipe.guides.index(guide))
             for guide in guides
         ]
 
@@ -185,7 +185,7 @@ class Objective:
         micro_batches = [b._replace(masks=self.masks(b.x)) for b in micro_batches]
         encoded = [self._encode(batch, graphs=keep) for batch in micro_batches]
         guides = self.guides(step) if self.discriminator_steps(step) else ()
-        with_graphs = self.phases(step)[0] if keep else ()
+        with_graphs = self.generator_phases(step)[0] if keep else ()
         translations = [
             self._translate(batch, guides, of_batch, with_graphs)
             for batch, of_batch in zip(micro_batches, encoded, strict=True)
@@ -237,8 +237,8 @@ class Objective:
         step: int,
     ) -> Terms:
         terms: Terms = {}
-        for guides in self.phases(step) if self.generator_steps(step) else ():
-            first = guides == self.phases(step)[0]
+        for guides in self.generator_phases(step) if self.generator_steps(step) else ():
+            first = guides == self.generator_phases(step)[0]
             shared = [kept[guide] for guide in guides] if kept and first else []
             terms |= self._step_generator(engine, guides, micro_batches, shared, step)
         return terms

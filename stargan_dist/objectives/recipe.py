@@ -25,7 +25,7 @@ class DiscriminatorForm(NamedTuple):
             D(x, y, double_backward=False) -> DiscriminatorOutput (nets/blocks.py).
         by_domain: D has one output per domain, so labels must be domains.
         by_guide: D is a list of such networks, one for the fakes of each guide of the recipe. They
-            step together, under any schedule.
+            step together, so that the guides cannot take turns.
     """
 
     build: NetworkBuilder
@@ -145,7 +145,7 @@ class Recipe:
 
     @property
     def uses_references(self) -> bool:
-        """Batches hold reference images."""
+        """A guide is a reference image."""
         return any(guide.reference for guide in self.guides)
 
     @property

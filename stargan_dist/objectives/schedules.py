@@ -18,12 +18,13 @@ class Schedule:
         joint_discriminator: D steps once for the fakes of all guides, with one pass over the real
             images; otherwise once for each guide.
         joint_generator: the other networks step once, for the sum of the guides' losses.
-        alternating: the guides take turns: an iteration has the steps of one guide alone.
-        every: terms that are computed in every k-th of their network's iterations (and guide's,
-            where guides take turns) alone, with k times their weight: lazy regularisation
-            (StyleGAN2, arXiv 1912.04958, section 3.1). Adam's rates stay, as such a term shares
-            its step with the others. Terms and guides take turns, so that iterations differ little
-            in their work and their gradients.
+        alternating: the guides take turns (data/order.py): an iteration has the steps of one guide
+            alone.
+        every: terms that are computed in every k-th of D's iterations, or of a guide's, alone, with
+            k times their weight: lazy regularisation (StyleGAN2, arXiv 1912.04958, section 3.1).
+            Adam's rates stay, as such a term shares its step with the others. The terms, and the
+            guides of a term, are not due at once, so that iterations differ little in their work
+            and their gradients.
         scales_rates: a network that steps less often than under `published` steps with as many
             times its rate, as Adam's steps have the length of the rate, whatever the gradient.
     """
@@ -41,7 +42,7 @@ class Schedule:
         return math.lcm(*self.every.values())
 
     def turns(self, guides: tuple[Guide, ...]) -> Phases:
-        """Return the guides of each iteration, in the order of their turns."""
+        """Return the guides of each turn."""
         return _phases(guides, joint=not self.alternating)
 
     def discriminator_phases(self, guides: tuple[Guide, ...]) -> Phases:
@@ -56,12 +57,11 @@ class Schedule:
         """Return the factor of a network's learning rate."""
         if not self.scales_rates:
             return 1.0
-        return PUBLISHED.steps_per_iteration(letter, guides) / self.steps_per_iteration(
-            letter, guides
-        )
+        ours, published = (row.mean_steps(letter, guides) for row in (self, PUBLISHED))
+        return published / ours
 
-    def steps_per_iteration(self, letter: str, guides: tuple[Guide, ...]) -> float:
-        """Return the mean number of a network's steps, in iterations in which it steps at all."""
+    def mean_steps(self, letter: str, guides: tuple[Guide, ...]) -> float:
+        """Return the mean number of a network's steps in an iteration, over all turns."""
         turns = self.turns(guides)
         phases_of = self.discriminator_phases if letter == "D" else self.generator_phases
         phases = [phase for turn in turns for phase in phases_of(turn)]
@@ -72,16 +72,16 @@ class Schedule:
 
         Args:
             terms: of a loss.
-            iteration: the number of earlier iterations in which its networks stepped, with the
-                guide.
-            guide: the position of the guide among those of the step.
+            iteration: the number of earlier iterations in which D stepped, for a term of D; or in
+                which the generator stepped with the guide.
+            guide: the position of the guide in the recipe.
         """
-        turns = {name: iteration + 1 + guide + i for i, name in enumerate(self.every)}
+        counts = {name: iteration + 1 + guide + i for i, name in enumerate(self.every)}
         periods = [self.every.get(term.name, 1) for term in terms]
         return [
             term._replace(weight=term.weight * period)
             for term, period in zip(terms, periods, strict=True)
-            if turns.get(term.name, 0) % period == 0 and (term.weight or not term.optional)
+            if counts.get(term.name, 0) % period == 0 and (term.weight or not term.optional)
         ]
 
 

@@ -43,8 +43,9 @@ def domain_costs(config: Config, recipe: str, domains: int) -> DomainCosts:
     Raises:
         UserError: there is no such recipe, or it does not accept the configuration.
     """
-    # Weights of terms and learning rates of another recipe may not exist in this one.
-    spec = resolve(replace(config, recipe=recipe, loss=LossConfig(), optim=OptimConfig()))
+    # Weights and learning rates of another recipe may not exist in this one, nor its schedule.
+    config = replace(config, loss=LossConfig(), optim=OptimConfig(), schedule="published")
+    spec = resolve(replace(config, recipe=recipe))
     takes_pairs = spec.recipe.takes_pairs
     of_run = domain_labels([*map(str, range(2 if takes_pairs else domains))])
     runs = domains * (domains - 1) // 2 if takes_pairs else 1

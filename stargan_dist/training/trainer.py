@@ -184,8 +184,8 @@ class Trainer:
         return every > 0 and (step % every == 0 or step == self.config.steps)
 
     def _logs_at(self, step: int) -> bool:
-        kinds = len(self.sources.labels.spaces) * len(self.state.objective.turns)
-        return logs_at(step, self.config.monitor.log_every, self.config.steps, kinds)
+        every, num_sources = self.config.monitor.log_every, len(self.sources.labels.spaces)
+        return logs_at(step, every, self.config.steps, num_sources)
 
     def _evaluates_at(self, step: int) -> bool:
         return self._is_due(step, self.config.evaluation.every)
@@ -228,15 +228,16 @@ class Trainer:
         return FINISHED if finished else STOPPED
 
 
-def logs_at(step: int, every: int, steps: int, num_kinds: int) -> bool:
+def logs_at(step: int, every: int, steps: int, num_sources: int) -> bool:
     """Return True if a step is logged: every `every` steps, and at the last step.
 
-    A step belongs to one data source, and under some schedules to one guide. The logged steps
-    alternate between these kinds of steps: interval after interval, the last one of the next kind.
+    A step belongs to one data source. With several sources, the logged steps alternate between
+    them: interval after interval, the last step of the next source.
     """
     interval = -(-step // every)
-    of_next_kind = interval * every - step == interval % num_kinds
-    return every < num_kinds or of_next_kind or step == steps
+    among_last = interval * every - step < num_sources
+    of_next_source = step % num_sources == interval % num_sources
+    return every < num_sources or (among_last and of_next_source) or step == steps
 
 
 def _slots(spec: RunSpec, sources: DataSources, reference_turns: Sequence[bool]) -> Slots:

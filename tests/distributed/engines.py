@@ -27,7 +27,7 @@ from tests.objectives.test_objective import make_batch, make_pairs
 
 ITERATIONS, BATCH = 3, 8
 # By the prefix of a case; others start at step 0, where pools are filled.
-STARTS = {"recipe_cyclegan": 0, "recipe_": 3, "sparse": 6, "fast": 6}
+STARTS = {"recipe_cyclegan": 0, "recipe_": 3, "sparse": 6, "fast": 6, "later": 6}
 TINY = {"base_width": 4, "max_width": 8, "style_dim": 6, "latent_dim": 5, "mapping_dim": 7}
 BASE = [
     *("--run", "r", "--data.shards", "s", "--batch_size", str(BATCH), "--model.image_size", "32"),
@@ -82,6 +82,7 @@ CASES = {
     "sparse_float64": SPARSE + FLOAT64,
     "sparse_accumulated": SPARSE + FLOAT64 + TWO,
     "sparse_zero2": zero(2, *SPARSE),
+    "later": [],
     "fast": FAST,
     "fast_float64": FAST + FLOAT64,
     "fast_accumulated": FAST + FLOAT64 + TWO,

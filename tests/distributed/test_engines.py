@@ -51,7 +51,7 @@ def test_a_schedule_with_lazy_terms_works_with_every_engine(schedule, two, one):
     assert max_difference(in_float64, one[f"{schedule}_float64"]) <= 1e-9
     assert max_difference(two[f"{schedule}_accumulated"], in_float64) <= 1e-9
     assert max_difference(two[f"{schedule}_zero2"], two[schedule]) <= 1e-6
-    assert max_difference(two[schedule], two["ddp"]) > 1e-4
+    assert max_difference(two[schedule], two["later"]) > 1e-4  # the same steps as published
 
 
 def test_the_high_pass_option_works_with_every_engine(two, one):

@@ -12,6 +12,7 @@ from stargan_dist.data.labels import domain_labels
 from stargan_dist.distributed.world import World
 from stargan_dist.engines.ddp import DDP
 from stargan_dist.errors import OutsideFault
+from stargan_dist.objectives.objective import Objective
 from stargan_dist.objectives.recipes import resolve
 from stargan_dist.runs import async_writer
 from stargan_dist.runs import checkpoint as checkpoints
@@ -128,9 +129,23 @@ def test_logged_steps_alternate_between_data_sources():
     """Steps are numbered from 1: step s belongs to source (s - 1) mod the number of sources."""
     assert [s for s in range(1, 13) if logs_at(s, 4, 12, 1)] == [4, 8, 12]
     assert [s for s in range(1, 13) if logs_at(s, 4, 13, 2)] == [3, 8, 11]
-    assert [s for s in range(1, 20) if logs_at(s, 6, 20, 3)] == [5, 10, 18]
+    assert [s for s in range(1, 20) if logs_at(s, 6, 20, 3)] == [4, 11, 18]
+    assert [s for s in range(1, 20) if logs_at(s, 5, 20, 3)] == [4, 8, 15, 19]
     assert [s for s in range(1, 6) if logs_at(s, 1, 5, 2)] == [1, 2, 3, 4, 5]
     assert logs_at(13, 4, 13, 2)
+
+
+def test_iterations_by_latents_load_no_references(shards, tmp_path, monkeypatch):
+    loaded, iterate = [], Objective.iterate
+
+    def recorded(self, engine, micro_batches, step):
+        loaded.append(micro_batches[0].x_ref is not None)
+        return iterate(self, engine, micro_batches, step)
+
+    monkeypatch.setattr(Objective, "iterate", recorded)
+    options = ("--schedule", "fast", "--steps", "4")
+    assert train(make_config(tmp_path / "run", shards, *options)) == FINISHED
+    assert loaded == [False, True, True, False]
 
 
 def test_what_a_killed_training_left_is_removed(shards, tmp_path):
