@@ -88,9 +88,9 @@ class Training(NamedTuple):
     Attributes:
         schedule: a key of SCHEDULES.
         steps: its length.
-        rates: a factor of the learning rates.
         every: steps between judged checkpoints.
         evaluate_every: steps between evaluations.
+        rates: a factor of the learning rates.
     """
 
     schedule: str
