@@ -6,7 +6,8 @@
 A schedule is a row of objectives/schedules.py: what an iteration computes, and when. Each is
 trained as the demo (configs/demo.yaml) for equal numbers of images. `--budgets` trains some once
 more, for the images that they see with a share of the FLOPs of that training under `published`, and
-at other learning rates if asked: `published:0.5:2` has half of the images and twice the rates.
+at other learning rates if asked: `published:0.5:2:0.6` has half of the images and twice the rates,
+which decay to 0 from 0.6 of the steps on.
 Runs of one seed see the same samples in the same order. The demo's judge (demo_quality.py) measures
 a checkpoint every `--every` steps, and the protocol `demo` measures distance and diversity at the
 end.
@@ -91,6 +92,7 @@ class Training(NamedTuple):
         every: steps between judged checkpoints.
         evaluate_every: steps between evaluations.
         rates: a factor of the learning rates.
+        decay: the share of the steps from which on the rates decay to 0; 1: they are constant.
     """
 
     schedule: str
@@ -98,6 +100,7 @@ class Training(NamedTuple):
     every: int
     evaluate_every: int
     rates: float = 1.0
+    decay: float = 1.0
 
 
 class Budget(NamedTuple):
@@ -106,12 +109,14 @@ class Budget(NamedTuple):
     schedule: str
     share: float
     rates: float = 1.0
+    decay: float = 1.0
 
     @property
     def row(self) -> str:
         """The name of its row."""
         rates = f"-rates-{self.rates:g}" if self.rates != 1 else ""
-        return f"{self.schedule}-{self.share:g}{rates}"
+        decay = f"-decay-{self.decay:g}" if self.decay != 1 else ""
+        return f"{self.schedule}-{self.share:g}{rates}{decay}"
 
 
 def plan_trainings(args: argparse.Namespace, gflop: Mapping[str, float]) -> dict[str, Training]:
@@ -128,7 +133,7 @@ def limited_training(budget: Budget, steps: int, gflop: Mapping[str, float]) -> 
     """Return a training with at most its share of the FLOPs of `steps` steps under `published`."""
     ratio = gflop[REFERENCE] / gflop[budget.schedule]
     every = max(int(budget.share * steps * ratio / JUDGED), 1)
-    return Training(budget.schedule, every * JUDGED, every, every * JUDGED, budget.rates)
+    return Training(budget.schedule, every * JUDGED, every, every * JUDGED, *budget[2:])
 
 
 # One run.
@@ -136,7 +141,7 @@ def limited_training(budget: Budget, steps: int, gflop: Mapping[str, float]) -> 
 
 def training_options(run: Run, training: Training, shards: str) -> list[str]:
     """Return the training's command line: the demo's, with checkpoints to judge."""
-    schedule, steps, every, evaluate_every, rates = training
+    schedule, steps, every, evaluate_every, rates, decay = training
     demo = demo_config().optim
     assert demo.lr is not None
     assert demo.lr_mapping is not None
@@ -147,6 +152,8 @@ def training_options(run: Run, training: Training, shards: str) -> list[str]:
         "evaluation.every": evaluate_every, "evaluation.protocol": PROTOCOL,
         "optim.lr": rates * demo.lr, "optim.lr_mapping": rates * demo.lr_mapping,
     }  # fmt: skip
+    if decay < 1:
+        settings |= {"optim.decay_begin": int(decay * steps), "optim.decay_end": steps}
     return command_line([DEMO], settings)
 
 
@@ -233,10 +240,10 @@ def report(runs: Sequence[Run], steps: int, gflop: dict[str, float], out: Path) 
 
 
 def parse_budget(text: str) -> Budget:
-    """Parse a schedule, a share of FLOPs, and maybe a factor of rates, as in `fast:0.5:2`."""
+    """Parse a schedule, a share of FLOPs, and maybe rates and decay, as in `fast:0.5:2:0.6`."""
     schedule, *numbers = text.split(":")
     budget = Budget(schedule, *map(float, numbers))
-    if schedule not in SCHEDULES or not min(budget.share, budget.rates) > 0:
+    if schedule not in SCHEDULES or not min(budget[1:]) > 0 or budget.decay > 1:
         raise ValueError
     return budget
 
@@ -249,9 +256,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="SCHEDULE", help=f"some of {', '.join(SCHEDULES)} (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--budgets", nargs="*", type=parse_budget, default=[], metavar="SCHEDULE:SHARE[:RATES]",
-        help=f"schedules to train also for a share of the FLOPs of {REFERENCE}, and with a factor "
-        "of the rates (default: none)",
+        "--budgets", nargs="*", type=parse_budget, default=[],
+        metavar="SCHEDULE:SHARE[:RATES[:DECAY]]",
+        help=f"schedules to train also for a share of the FLOPs of {REFERENCE}, with a factor of "
+        "the rates, which decay from a share of the steps on (default: none)",
     )  # fmt: skip
     parser.add_argument(
         "--every", type=int, help=f"steps between judged checkpoints (default: 1/{JUDGED} of all)"

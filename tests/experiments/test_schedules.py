@@ -61,24 +61,25 @@ def test_a_training_is_the_demos_with_the_schedule_and_checkpoints_to_judge(tmp_
 
 
 def test_a_share_of_the_flops_buys_a_cheaper_schedule_a_larger_share_of_the_images():
-    words = ["--schedules", "published", "--budgets", "sparse:0.5", "published:0.5:2"]
+    words = ["--schedules", "published", "--budgets", "sparse:0.5", "published:0.5:2:0.75"]
     words += ["--steps", "820"]
     trainings = schedules.plan_trainings(schedules.parse(words), {"published": 5.0, "sparse": 3.0})
     assert trainings == {
-        "published": ("published", 820, 164, 820, 1),
-        "sparse-0.5": ("sparse", 680, 136, 680, 1),  # of 683, a multiple of the checkpoints
-        "published-0.5-rates-2": ("published", 410, 82, 410, 2),
+        "published": ("published", 820, 164, 820, 1, 1),
+        "sparse-0.5": ("sparse", 680, 136, 680, 1, 1),  # of 683, a multiple of the checkpoints
+        "published-0.5-rates-2-decay-0.75": ("published", 410, 82, 410, 2, 0.75),
     }
 
 
 def test_a_budget_may_have_other_rates(tmp_path):
     (run,) = study.list_runs(["published-1-rates-2"], 1, tmp_path)
-    training = schedules.Training("published", STEPS, 5, STEPS, rates=2)
+    training = schedules.Training("published", STEPS, 5, STEPS, rates=2, decay=0.75)
     options = schedules.training_options(run, training, "s")
     settings = dict(zip(options[::2], options[1::2], strict=True))
     demo = schedules.demo_config().optim
     assert float(settings["--optim.lr"]) == 2 * demo.lr
     assert float(settings["--optim.lr_mapping"]) == 2 * demo.lr_mapping
+    assert (settings["--optim.decay_begin"], settings["--optim.decay_end"]) == ("15", "20")
 
 
 @pytest.mark.parametrize(
