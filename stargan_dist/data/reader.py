@@ -272,6 +272,7 @@ def open_readers(config: DataConfig, split: str) -> list[ShardReader]:
 def _read_index(url: str, pair: list[str]) -> Index:
     """Read the index of a dataset, or of a pair of its domains."""
     index = read_index(url)
+    storage.import_client(url)
     try:
         return index.of_domains(pair) if pair else index
     except UserError as error:

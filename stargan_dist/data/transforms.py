@@ -51,6 +51,11 @@ RANDOM_CROP = Crop()
 NO_CROP = Crop(0.0)
 
 
+# PIL imports its formats with the first image. If a thread does that while workers are forked (one
+# writes the grids of an evaluation), they wait forever for its import to end.
+Image.init()
+
+
 @contextmanager
 def _open_image(data: bytes, max_pixels: int | None = None) -> Iterator[ImageFile]:
     """Open an encoded image and check its size. PIL's errors in the block become UserErrors."""

@@ -1,7 +1,7 @@
 """Storage: all reads and writes of URLs go through this package, which uses fsspec."""
 
 from stargan_dist.storage.ahead import Ahead, blocks_of, files_ahead
-from stargan_dist.storage.background import Range, read_ranges, start
+from stargan_dist.storage.background import Range, import_client, read_ranges, start
 from stargan_dist.storage.reading import (
     BLOCK_BYTES,
     PARTIAL_PREFIX,
@@ -56,6 +56,7 @@ __all__ = [
     "files_ahead",
     "filesystem",
     "find_files",
+    "import_client",
     "is_below",
     "is_far",
     "is_folder",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from fsspec.asyn import AsyncFileSystem, get_loop
 
 from stargan_dist.storage import traffic
-from stargan_dist.storage.reading import filesystem, parent
+from stargan_dist.storage.reading import filesystem, is_far, parent
 from stargan_dist.storage.retry import current_config
 
 MAX_REQUESTS = 64  # of a process at a time
@@ -75,6 +75,16 @@ async def _in_time(reading: Awaitable[bytes], seconds: float) -> bytes:
         return await reading
     finally:
         timer.cancel()
+
+
+def import_client(url: str) -> None:
+    """Import what reads ranges of a URL.
+
+    Call it before workers are forked: one that is forked while a thread imports a module waits for
+    that import forever, if it needs the module too.
+    """
+    if is_far(url):
+        _range_reader(url)
 
 
 def _range_reader(url: str) -> RangeReader:

@@ -1,22 +1,27 @@
 """Loader processes that are killed, and a full shared memory."""
 
+import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import psutil
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from stargan_dist import storage
 from stargan_dist.data import workers
 from stargan_dist.data.workers import iterate, open_loader
 from stargan_dist.errors import OutsideFault, as_user_error
 
+DRIVER = Path(__file__).with_name("imports_of_worker.py")
 KILLED = r"^a loader process .* out of memory; use fewer loader processes \(--data.workers\) or"
 
 
@@ -34,6 +39,20 @@ class Items(Dataset):
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("place", ["local", "http", "s3"])
+def test_a_worker_imports_nothing(place, request, shards):
+    """A thread that imports a module while a worker is forked makes it wait forever for that."""
+    url, options = shards, {}
+    if place == "http":
+        url = request.getfixturevalue("far").url
+    if place == "s3":
+        url, options = request.getfixturevalue("s3"), storage.current_config().options
+        fsspec.filesystem("s3").put(f"{shards}/", f"{url}/", recursive=True)
+    command = [sys.executable, str(DRIVER), url, json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert {*done.stdout.splitlines()} == {"[]"}
 
 
 @pytest.mark.parametrize(
