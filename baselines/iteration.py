@@ -102,11 +102,11 @@ def scheduled_iteration(networks, optimizers, batch, weights, lambda_ds, row, it
     """Run one iteration of another schedule than the published one, as plainly.
 
     Args:
-        row: a `Schedule`; only what it says is used: which networks step once for both guides, and
-            whether an iteration has one guide alone (the second where its number has an odd number
-            of binary ones), and the terms that are left out of most
-            iterations, and weigh more in the others. They take turns: the n-th of them is due n
-            iterations earlier, and of the second guide one iteration earlier.
+        row: a `Schedule`; only what it says is used: which networks step once for both guides;
+            whether an iteration has one guide alone (the second one if its number has an odd number
+            of binary ones); and the terms that are left out of most iterations, and weigh more in
+            the others. They take turns: the n-th of them is due n iterations earlier, and of the
+            second guide one iteration earlier.
         iteration: the number of earlier iterations.
 
     Returns:

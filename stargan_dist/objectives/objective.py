@@ -134,7 +134,7 @@ class Objective:
 
     @property
     def period(self) -> int:
-        """The number of iterations of a data source in which all terms are due as often as ever."""
+        """A number of iterations of a data source; in any as many, each term is due as often."""
         return self.recipe.discriminator_steps * len(self.turns) * self.schedule.period
 
     def kind_of_iteration(self, step: int) -> tuple[object, ...]:
@@ -167,9 +167,9 @@ class Objective:
         """Run one iteration: D with each of its guides, then the generator with each.
 
         For StarGAN v2: D by latent, D by reference, G, F and E by latent, G by reference. A
-        schedule may have one step for both guides, or one guide an iteration. In some
-        recipes the generator steps first; D's fakes are those of before its steps in any case. C,
-        the discriminator of contents, steps after D.
+        schedule may have one step for both guides, or one guide an iteration. In some recipes the
+        generator steps first; D's fakes are those of before its steps in any case. C, the
+        discriminator of contents, steps after D.
 
         G, F and E do not change before their first step. So the encoder half of G on the sources
         serves all phases up to that step, and D's fakes are the fakes of that step. With several
