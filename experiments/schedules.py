@@ -133,7 +133,8 @@ def limited_training(budget: Budget, steps: int, gflop: Mapping[str, float]) -> 
     """Return a training with at most its share of the FLOPs of `steps` steps under `published`."""
     ratio = gflop[REFERENCE] / gflop[budget.schedule]
     every = max(int(budget.share * steps * ratio / JUDGED), 1)
-    return Training(budget.schedule, every * JUDGED, every, every * JUDGED, *budget[2:])
+    steps = every * JUDGED
+    return Training(budget.schedule, steps, every, steps, budget.rates, budget.decay)
 
 
 # One run.

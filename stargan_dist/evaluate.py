@@ -19,6 +19,7 @@ import os
 
 from stargan_dist import storage
 from stargan_dist.config import Config
+from stargan_dist.console.arguments import integer
 from stargan_dist.console.logs import setup_logging
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import USER_ERROR, run_command
@@ -44,10 +45,10 @@ def parse_args() -> argparse.Namespace:
         "--checkpoint", default="latest", help="latest, best, or a step (default: latest)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of latents and references (default: 0)"
+        "--seed", type=integer(0), default=0, help="seed of latents and references (default: 0)"
     )
     parser.add_argument(
-        "--repeat", type=int, default=1, metavar="N",
+        "--repeat", type=integer(1), default=1, metavar="N",
         help="evaluate with N seeds, beginning with --seed (default: 1)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -67,10 +68,7 @@ def parse_args() -> argparse.Namespace:
     overrides.add_argument(
         "--alexnet-weights", metavar="FILE", help="weights of AlexNet instead of a download"
     )
-    args = parser.parse_args()
-    if args.repeat < 1 or args.seed < 0:
-        parser.error("--repeat must be at least 1, and --seed at least 0")
-    return args
+    return parser.parse_args()
 
 
 def override_config(config: Config, args: argparse.Namespace) -> Config:
