@@ -7,6 +7,7 @@ It listens on this machine alone, unless --host names another address.
 import argparse
 
 from stargan_dist import storage
+from stargan_dist.console.arguments import integer
 from stargan_dist.data import transforms
 from stargan_dist.errors import run_command
 from stargan_dist.inference import examples, page_server
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
     parser.add_argument(
-        "--port", type=int, default=7860,
+        "--port", type=integer(0, 2**16 - 1), default=7860,
         help="if it is busy, the next free one; 0: any (default: 7860)",
     )  # fmt: skip
     parser.add_argument(
@@ -36,19 +37,14 @@ def parse_args() -> argparse.Namespace:
         help="pictures to choose from, files or folders (default: validation images)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-pixels", type=int, default=transforms.MAX_PIXELS, metavar="N",
+        "--max-pixels", type=integer(1), default=transforms.MAX_PIXELS, metavar="N",
         help="refuse larger pictures (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--batch-size", type=int, metavar="N",
+        "--batch-size", type=integer(1), metavar="N",
         help="outputs that a model computes at a time (default: 8; on a CPU fewer large ones)",
     )  # fmt: skip
-    args = parser.parse_args()
-    if not 0 <= args.port < 2**16:
-        parser.error("--port must be at least 0 and at most 65535")
-    if args.max_pixels < 1 or (args.batch_size is not None and args.batch_size < 1):
-        parser.error("--max-pixels and --batch-size must be at least 1")
-    return args
+    return parser.parse_args()
 
 
 def load(args: argparse.Namespace) -> dict[str, Translator]:

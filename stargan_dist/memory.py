@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from stargan_dist import storage
 from stargan_dist.config import Config
+from stargan_dist.console.arguments import integer
 from stargan_dist.console.tables import format_table
 from stargan_dist.data.labels import Labels, domain_labels
 from stargan_dist.data.sources import open_sources
@@ -36,7 +37,7 @@ def parse_args() -> tuple[argparse.Namespace, Config]:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--domains", type=int, nargs="+", metavar="K", default=[],
+        "--domains", type=integer(1), nargs="+", metavar="K", default=[],
         help="number of domains (default: as in the shards); several numbers: print the costs of "
         "each, in sum over all trainings",
     )  # fmt: skip
@@ -44,14 +45,14 @@ def parse_args() -> tuple[argparse.Namespace, Config]:
         "--recipes", nargs="+", metavar="RECIPE", default=[],
         help="recipes to compare in their costs (default: that of the configuration)",
     )  # fmt: skip
-    parser.add_argument("--processes", type=int, metavar="W", help="number of GPUs (default: 1)")
+    parser.add_argument(
+        "--processes", type=integer(1), metavar="W", help="number of GPUs (default: 1)"
+    )
     parser.add_argument(
         "--zero-stage", type=int, choices=range(4), help="0: DDP (default: print all stages)"
     )
     parser.add_argument("--json", action="store_true", help="print bytes as JSON, not a table")
     args, training_options = parser.parse_known_args()
-    if min([args.processes or 1, *args.domains]) < 1:
-        parser.error("--processes and --domains must be at least 1")
     if costs_asked(args) and (args.processes or args.zero_stage is not None):
         parser.error("--processes and --zero-stage are about one training, with one --domains K")
     if args.recipes and not args.domains:

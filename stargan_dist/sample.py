@@ -82,16 +82,15 @@ def parse_args() -> argparse.Namespace:
         help="reference images with their domains (default: validation images)",
     )  # fmt: skip
     parser.add_argument(
-        "--count", type=int, default=3, help="validation images per domain (default: 3)"
+        "--count", type=integer(1), default=3, help="validation images per domain (default: 3)"
     )
-    parser.add_argument("--latents", type=int, default=4, help="latents per target (default: 4)")
+    parser.add_argument(
+        "--latents", type=integer(1), default=4, help="latents per target (default: 4)"
+    )
     parser.add_argument(
         "--seed", type=integer(0), default=0, help="seed of the latents (default: 0)"
     )
-    args = parser.parse_args()
-    if args.count < 1 or args.latents < 1:
-        parser.error("--count and --latents must be at least 1")
-    return args
+    return parser.parse_args()
 
 
 def _load_image(url: str, size: int, ahead: storage.Ahead) -> np.ndarray:

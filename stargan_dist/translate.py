@@ -13,6 +13,7 @@ import os
 from functools import partial
 
 from stargan_dist import storage
+from stargan_dist.console.arguments import integer
 from stargan_dist.console.logs import setup_logging
 from stargan_dist.distributed.world import World
 from stargan_dist.errors import run_command
@@ -47,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     )
     guide = parser.add_mutually_exclusive_group()
     guide.add_argument(
-        "--seeds", nargs="+", type=int, default=[0], metavar="N",
+        "--seeds", nargs="+", type=integer(0), default=[0], metavar="N",
         help="random styles, the same for all pictures (default: 0)",
     )  # fmt: skip
     guide.add_argument(

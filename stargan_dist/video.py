@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from stargan_dist import storage
+from stargan_dist.console.arguments import integer
 from stargan_dist.console.progress import progress_bar
 from stargan_dist.errors import UserError, run_command
 from stargan_dist.inference import examples, videos
@@ -64,8 +65,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--strength", type=float, default=1.0, help="of the styles (default: 1)")
     parser.add_argument("--fit", choices=[*FITS], default="crop", help="default: crop")
     args = parser.parse_args()
-    if not (1 <= args.frames <= MAX_FRAMES and 0 <= args.hold <= MAX_FRAMES):
-        parser.error(f"--frames, --hold: up to {MAX_FRAMES}, and at least 1 and 0")
     if args.layout == "authors":
         check_layout_of_authors(parser, args)
     return args
@@ -88,7 +87,7 @@ def add_keyframes(parser: argparse.ArgumentParser) -> None:
     )
     guide = parser.add_mutually_exclusive_group()
     guide.add_argument(
-        "--seeds", nargs="+", type=int, metavar="N",
+        "--seeds", nargs="+", type=integer(0), metavar="N",
         help="random styles: one for all keyframes, or one for each (default: 0 1 2 3; with "
         "several domains: 0)",
     )  # fmt: skip
@@ -101,10 +100,16 @@ def add_keyframes(parser: argparse.ArgumentParser) -> None:
 def add_motion(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how the video moves between keyframes, and its layout."""
     parser.add_argument(
-        "--frames", type=int, default=30, help="from a keyframe to the next (default: 30)"
+        "--frames",
+        type=integer(1, MAX_FRAMES),
+        default=30,
+        help="from a keyframe to the next (default: 30)",
     )
     parser.add_argument(
-        "--hold", type=int, default=0, help="further frames on each keyframe (default: 0)"
+        "--hold",
+        type=integer(0, MAX_FRAMES),
+        default=0,
+        help="further frames on each keyframe (default: 0)",
     )
     parser.add_argument("--fps", type=frame_rate, help="frames per second (default: 25)")
     parser.add_argument("--easing", choices=[*videos.EASINGS], default="smooth")

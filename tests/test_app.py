@@ -42,9 +42,9 @@ def test_without_gradio_nothing_is_loaded(model, monkeypatch):
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("--port", 65536, "--port must be at least 0 and at most 65535"),
-        ("--max-pixels", 0, "--max-pixels and --batch-size must be at least 1"),
-        ("--batch-size", 0, "--max-pixels and --batch-size must be at least 1"),
+        ("--port", 65536, "argument --port: 65536 must be at least 0 and at most 65535"),
+        ("--max-pixels", 0, "argument --max-pixels: 0 must be at least 1"),
+        ("--batch-size", 0, "argument --batch-size: 0 must be at least 1"),
     ],
 )
 def test_numbers_have_limits(model, option, value, expected):

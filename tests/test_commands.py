@@ -134,17 +134,18 @@ def test_a_user_error_is_one_line(finished_run, tmp_path, module, args, expected
 @pytest.mark.parametrize(
     ("module", "args"),
     [
-        ("sample", ["--run", "r"]),
-        ("evaluate", ["--run", "r"]),
-        ("shards", ["build", "images", "out"]),
-        ("data.demo", ["out"]),
+        ("sample", ["--run", "r", "--seed"]),
+        ("evaluate", ["--run", "r", "--seed"]),
+        ("shards", ["build", "images", "out", "--seed"]),
+        ("data.demo", ["out", "--seed"]),
+        ("translate", ["model", "in", "out", "--domain", "cat", "--seeds"]),
+        ("video", ["model", "out.webp", "--domain", "cat", "--seeds"]),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.* found in sys.modules")
 def test_seeds_are_not_negative(module, args):
-    error = here(module, *args, "--seed", -1, code=2).stderr
-    assert "--seed" in error.splitlines()[-1]
-    assert "at least 0" in error.splitlines()[-1]
+    error = here(module, *args, -1, code=2).stderr
+    assert f"{args[-1]}: -1 must be at least 0" in error.splitlines()[-1]
 
 
 def test_a_run_without_checkpoints_cannot_be_evaluated(tmp_path):

@@ -104,7 +104,7 @@ def test_references_in_the_layout_of_the_authors(place):
     (("--domain", "cat", "fox", "bear", "--references", "1.png", "2.png"), "3 targets and 2"),
     (("--domain", "cat", "fox", "--seeds", "0", "1", "2"), "2 targets and 3"),
     (("--domain", "cat", "--seeds", "0", "--loop"), "one keyframe does not move"),
-    (("--domain", "cat", "--seeds", "0", "-1"), "seed: -1 is negative"),
+    (("--domain", "cat", "--seeds", "0", "-1"), "--seeds: -1 must be at least 0"),
     (("--domain", "cat", "fox", "--references", "1.png", "2.png", "--layout", "authors"),
      "two of one domain"),
     (("--domain", "cat", "--layout", "authors"), "needs --domain and --references"),

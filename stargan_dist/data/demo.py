@@ -266,10 +266,8 @@ def write_dataset(
     The domains are the species, or with ``expressions`` the expressions.
 
     Raises:
-        UserError: ``count`` or ``size`` is below 1, or ``dest`` exists and is not an empty folder.
+        UserError: ``dest`` exists and is not an empty folder.
     """
-    if count < 1 or size < 1:
-        raise UserError(f"--count and --size must be at least 1, not {count} and {size}")
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise UserError(f"{dest} exists already and is not an empty folder: name another one")
     domains, sample = (EXPRESSIONS, sample_expression) if expressions else (SPECIES, sample_factors)
@@ -306,10 +304,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         "dest", metavar="DEST", type=Path, help="output folder, which must be new or empty"
     )
     parser.add_argument(
-        "--count", type=int, default=1200, help="images per domain (default: %(default)s)"
+        "--count",
+        type=integer(1),
+        default=1200,
+        help="images per domain (default: %(default)s)",
     )
     parser.add_argument(
-        "--size", type=int, default=64, help="width and height, in pixels (default: %(default)s)"
+        "--size",
+        type=integer(1),
+        default=64,
+        help="width and height, in pixels (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",

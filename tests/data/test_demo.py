@@ -186,9 +186,10 @@ def test_a_folder_that_is_not_empty_is_rejected(tmp_path: Path) -> None:
     assert (tmp_path / "kept").read_text() == "mine"
 
 
-def test_a_count_of_zero_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--count and --size must be at least 1, not 0 and 32"):
-        write_dataset(tmp_path / "animals", 0, SIZE, seed=0)
+def test_a_count_of_zero_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "animals"), "--count", "0"])
+    assert "argument --count: 0 must be at least 1" in capsys.readouterr().err
 
 
 def test_an_empty_folder_and_leftovers_of_an_interrupted_run_are_reused(tmp_path: Path) -> None:
