@@ -105,7 +105,7 @@ ablation: $(DEMO)/shards/index.json
 	$(BIN)/python experiments/ablation.py
 
 schedules: $(DEMO)/shards/index.json
-	$(BIN)/python experiments/schedules.py --budgets fast:0.47
+	$(BIN)/python experiments/schedules.py --budgets fast:0.47 fast:0.49
 
 comparison: $(DEMO)/shards/index.json
 	$(BIN)/python experiments/comparison.py
