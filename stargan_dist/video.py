@@ -100,17 +100,13 @@ def add_keyframes(parser: argparse.ArgumentParser) -> None:
 def add_motion(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how the video moves between keyframes, and its layout."""
     parser.add_argument(
-        "--frames",
-        type=integer(1, MAX_FRAMES),
-        default=30,
+        "--frames", type=integer(1, MAX_FRAMES), default=30,
         help="from a keyframe to the next (default: 30)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--hold",
-        type=integer(0, MAX_FRAMES),
-        default=0,
+        "--hold", type=integer(0, MAX_FRAMES), default=0,
         help="further frames on each keyframe (default: 0)",
-    )
+    )  # fmt: skip
     parser.add_argument("--fps", type=frame_rate, help="frames per second (default: 25)")
     parser.add_argument("--easing", choices=[*videos.EASINGS], default="smooth")
     parser.add_argument(
